@@ -1,0 +1,1 @@
+//! Bytes on disk: pure types, no IO, no unsafe.

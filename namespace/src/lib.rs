@@ -1,0 +1,1 @@
+//! POSIX meaning over immutable objects: directories, files, realms, forks, snapshots.

@@ -1,0 +1,1 @@
+//! Shared parts of the envoyfs command line tools.

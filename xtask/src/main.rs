@@ -1,0 +1,2 @@
+//! Project tasks: long test suites and comparisons.
+fn main() {}
