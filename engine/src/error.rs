@@ -1,0 +1,74 @@
+//! What the engine tells its client.
+
+use crate::device::DeviceError;
+use envoyfs_layout::{LayoutError, Oid};
+use thiserror::Error;
+
+/// A failed engine call: what, where, expected, found.
+#[derive(Clone, Debug, Error)]
+pub enum StoreError {
+    /// No space for this tier, also after everything that a checkpoint can give back.
+    #[error("no space left on the store ({available} bytes available, {needed} needed)")]
+    NoSpace {
+        /// Bytes available to the tier.
+        available: u64,
+        /// Bytes asked for.
+        needed: u64,
+    },
+    /// A write or a flush failed before: the store is read-only until it is mounted again.
+    #[error("the store takes no more writes: {why}")]
+    Poisoned {
+        /// First failure.
+        why: String,
+    },
+    /// The store was opened read-only.
+    #[error("the store is read-only: {why}")]
+    ReadOnly {
+        /// Why.
+        why: String,
+    },
+    /// Bytes of an object do not verify.
+    #[error("object {oid}: {what} at device offset {offset}")]
+    Damaged {
+        /// The object.
+        oid: Oid,
+        /// Bytes from the device's start.
+        offset: u64,
+        /// What is wrong.
+        what: LayoutError,
+    },
+    /// No such object, or a range outside it.
+    #[error("object {oid}: {what}")]
+    BadReference {
+        /// The object.
+        oid: Oid,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// A structure of the store itself is damaged or foreign.
+    #[error("{structure} at device offset {offset}: {source}")]
+    Structure {
+        /// Which.
+        structure: &'static str,
+        /// Bytes from the device's start.
+        offset: u64,
+        /// What is wrong.
+        source: LayoutError,
+    },
+    /// The store cannot be opened as asked; says what to do.
+    #[error("{0}")]
+    Refused(String),
+    /// A request larger than the limits.
+    #[error("{what} of {bytes} bytes is larger than {limit}")]
+    TooLarge {
+        /// What.
+        what: &'static str,
+        /// Size asked for.
+        bytes: u64,
+        /// Largest.
+        limit: u64,
+    },
+    /// The device failed.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
