@@ -7,6 +7,7 @@
 pub mod checksum;
 mod error;
 mod ids;
+pub mod node;
 mod reference;
 
 pub use error::LayoutError;
