@@ -4,11 +4,15 @@
 //! [`LayoutError`]. `docs/on-disk-format.md` draws them; decision 0001 says why they are as they are.
 #![forbid(unsafe_code)]
 
+pub mod batch;
 pub mod checksum;
+pub mod directory_page;
 mod error;
 mod ids;
 pub mod node;
 mod reference;
+pub mod segment;
+pub mod system_page;
 
 pub use error::LayoutError;
 pub use ids::{Hlc, Lsn, Oid};

@@ -1,0 +1,402 @@
+//! Batches: what one checkpoint adds to and takes from counts and liveness, as rows. Split into parts, each an object of its own.
+//!
+//! ```text
+//! part: | header 48 | new 16 ... | freed 16 ... | freed ranges 16 ... | deltas 40 ... | drops 16 ... | edges of the drops 32 ... | zeros to 512 |
+//! ```
+//!
+//! The whole batch is the concatenation of each kind of row over all parts, and is applied in the order of the diagram (INV-07: only whole). Parts carry no checksum:
+//! the CHECKPOINT record's references to them do.
+
+use crate::segment::kind_of;
+use crate::{LayoutError, Oid, Reference, ReferenceKind, UNIT};
+use zerocopy::little_endian::{I32, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+const STRUCTURE: &str = "batch";
+/// "EVBT".
+pub const MAGIC: u32 = u32::from_le_bytes(*b"EVBT");
+/// Largest part.
+pub const PART_BYTES_MAX: usize = 1 << 20;
+
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct RawHeader {
+    magic: U32,
+    format: U32,
+    checkpoint: U64,
+    part: U32,
+    parts: U32,
+    /// New, freed, ranges, deltas, drops, edges.
+    counts: [U32; 6],
+}
+const _: () = assert!(size_of::<RawHeader>() == 48);
+
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct RawObject {
+    oid: U64,
+    stored_bytes: U32,
+    kind: u8,
+    reserved: [u8; 3],
+}
+const _: () = assert!(size_of::<RawObject>() == 16);
+
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct RawRange {
+    oid: U64,
+    first: U32,
+    units: U32,
+}
+const _: () = assert!(size_of::<RawRange>() == 16);
+
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct RawDelta {
+    reference: [u8; 32],
+    delta: I32,
+    reserved: U32,
+}
+const _: () = assert!(size_of::<RawDelta>() == 40);
+
+/// An object and its length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BatchObject {
+    /// The object.
+    pub oid: Oid,
+    /// Bytes in the segment, growth included.
+    pub stored_bytes: u32,
+    /// What it is.
+    pub kind: ReferenceKind,
+}
+
+impl BatchObject {
+    /// Units that it takes.
+    #[must_use]
+    pub const fn units(&self) -> u32 {
+        self.stored_bytes.div_ceil(UNIT)
+    }
+}
+
+impl From<&Reference> for BatchObject {
+    fn from(reference: &Reference) -> Self {
+        Self { oid: reference.oid, stored_bytes: reference.stored_bytes, kind: reference.kind }
+    }
+}
+
+/// Units of an extent that an operation freed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BatchRange {
+    /// The extent.
+    pub oid: Oid,
+    /// First unit, from the extent's start.
+    pub first: u32,
+    /// Units.
+    pub units: u32,
+}
+
+/// A change of an object's count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delta {
+    /// The object; enough to free it and to read its edges when the count reaches zero.
+    pub reference: Reference,
+    /// Edges gained less edges lost; never 0.
+    pub delta: i32,
+}
+
+/// One entry of the drop queue that was worked off: the object was freed, and every edge lost one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drop {
+    /// The object that stood last in the queue.
+    pub object: Oid,
+    /// Its length.
+    pub stored_bytes: u32,
+    /// Its distinct edges.
+    pub edges: Vec<Reference>,
+}
+
+/// What one checkpoint does to counts and liveness.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// Number of the checkpoint.
+    pub checkpoint: u64,
+    /// Objects that this checkpoint contains first.
+    pub new: Vec<BatchObject>,
+    /// Objects freed at once: exclusive nodes that left their tree.
+    pub freed: Vec<BatchObject>,
+    /// Ranges freed by operations.
+    pub ranges: Vec<BatchRange>,
+    /// Changes of counts, in order of OID.
+    pub deltas: Vec<Delta>,
+    /// Drop queue entries worked off, in order.
+    pub drops: Vec<Drop>,
+}
+
+impl Batch {
+    /// Parts of at most [`PART_BYTES_MAX`]; at least one.
+    #[must_use]
+    pub fn encode(&self, part_bytes_max: usize) -> Vec<Vec<u8>> {
+        let mut parts = vec![Part::default()];
+        let object = |o: &BatchObject| RawObject {
+            oid: o.oid.0.into(),
+            stored_bytes: o.stored_bytes.into(),
+            kind: o.kind as u8,
+            reserved: [0; 3],
+        };
+        for row in &self.new {
+            Part::push(&mut parts, part_bytes_max, 0, &[object(row).as_bytes()]);
+        }
+        for row in &self.freed {
+            Part::push(&mut parts, part_bytes_max, 1, &[object(row).as_bytes()]);
+        }
+        for row in &self.ranges {
+            let raw = RawRange { oid: row.oid.0.into(), first: row.first.into(), units: row.units.into() };
+            Part::push(&mut parts, part_bytes_max, 2, &[raw.as_bytes()]);
+        }
+        for row in &self.deltas {
+            let raw = RawDelta { reference: row.reference.encode(), delta: row.delta.into(), reserved: 0.into() };
+            Part::push(&mut parts, part_bytes_max, 3, &[raw.as_bytes()]);
+        }
+        for row in &self.drops {
+            let edges: Vec<u8> = row.edges.iter().flat_map(Reference::encode).collect();
+            let raw = RawRange {
+                oid: row.object.0.into(),
+                first: row.stored_bytes.into(),
+                units: u32::try_from(row.edges.len()).unwrap_or(u32::MAX).into(),
+            };
+            Part::push(&mut parts, part_bytes_max, 4, &[raw.as_bytes(), &edges]);
+        }
+        let count = parts.len();
+        parts.iter().enumerate().map(|(index, part)| part.encode(self.checkpoint, index, count)).collect()
+    }
+
+    /// From all parts in order.
+    pub fn decode<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Result<Self, LayoutError> {
+        let mut batch = Self::default();
+        let (mut index, mut total) = (0_u32, 0_u32);
+        for bytes in parts {
+            let (raw, rest) = RawHeader::read_from_prefix(bytes).map_err(|_| LayoutError::Short {
+                structure: STRUCTURE,
+                expected: size_of::<RawHeader>(),
+                found: bytes.len(),
+            })?;
+            if raw.magic.get() != MAGIC {
+                return Err(LayoutError::Magic {
+                    structure: STRUCTURE,
+                    expected: MAGIC.into(),
+                    found: raw.magic.get().into(),
+                });
+            }
+            if raw.format.get() != 1 {
+                return Err(LayoutError::Unknown {
+                    structure: STRUCTURE,
+                    what: "format",
+                    found: raw.format.get().into(),
+                });
+            }
+            if raw.part.get() != index
+                || (index > 0 && (raw.parts.get() != total || raw.checkpoint.get() != batch.checkpoint))
+            {
+                return Err(field("part", raw.part.get().into()));
+            }
+            total = raw.parts.get();
+            batch.checkpoint = raw.checkpoint.get();
+            index += 1;
+            batch.add_rows(&raw, rest)?;
+        }
+        if index != total || index == 0 {
+            return Err(field("parts", total.into()));
+        }
+        Ok(batch)
+    }
+
+    fn add_rows(&mut self, raw: &RawHeader, mut rest: &[u8]) -> Result<(), LayoutError> {
+        let mut section = |rows: U32, bytes: usize| {
+            let need = rows.get() as usize * bytes;
+            let (head, tail) = rest.split_at_checked(need).ok_or(LayoutError::Short {
+                structure: STRUCTURE,
+                expected: need,
+                found: rest.len(),
+            })?;
+            rest = tail;
+            Ok::<&[u8], LayoutError>(head)
+        };
+        let [new, freed, ranges, deltas, drops, edges] = raw.counts;
+        for row in section(new, 16)?.chunks_exact(16) {
+            self.new.push(decode_object(row)?);
+        }
+        for row in section(freed, 16)?.chunks_exact(16) {
+            self.freed.push(decode_object(row)?);
+        }
+        for row in section(ranges, 16)?.chunks_exact(16) {
+            let raw = decode_range(row)?;
+            self.ranges.push(BatchRange { oid: Oid(raw.oid.get()), first: raw.first.get(), units: raw.units.get() });
+        }
+        for row in section(deltas, 40)?.chunks_exact(40) {
+            let (raw, _) = RawDelta::read_from_prefix(row).map_err(|_| field("delta", 0))?;
+            if raw.delta.get() == 0 || raw.reserved.get() != 0 {
+                return Err(field("delta", u64::from(raw.reserved.get())));
+            }
+            self.deltas.push(Delta { reference: Reference::decode(&raw.reference)?, delta: raw.delta.get() });
+        }
+        let drops = section(drops, 16)?;
+        let mut edges = section(edges, Reference::BYTES)?;
+        for row in drops.chunks_exact(16) {
+            let raw = decode_range(row)?;
+            let need = raw.units.get() as usize * Reference::BYTES;
+            let (head, tail) =
+                edges.split_at_checked(need).ok_or_else(|| field("drop edges", raw.units.get().into()))?;
+            edges = tail;
+            let edges = head.chunks_exact(Reference::BYTES).map(Reference::decode).collect::<Result<_, _>>()?;
+            self.drops.push(Drop { object: Oid(raw.oid.get()), stored_bytes: raw.first.get(), edges });
+        }
+        if !edges.is_empty() {
+            return Err(field("drop edges", edges.len() as u64));
+        }
+        if rest.len() >= UNIT as usize || rest.iter().any(|b| *b != 0) {
+            return Err(field("padding", rest.len() as u64));
+        }
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Part {
+    sections: [Vec<u8>; 5],
+    edges: Vec<u8>,
+    counts: [u32; 6],
+    bytes: usize,
+}
+
+impl Part {
+    fn push(parts: &mut Vec<Self>, max: usize, section: usize, row: &[&[u8]]) {
+        let len: usize = row.iter().map(|piece| piece.len()).sum();
+        if parts.last().is_none_or(|part| part.bytes > 0 && size_of::<RawHeader>() + part.bytes + len > max) {
+            parts.push(Self::default());
+        }
+        let (Some(part), [head, tail @ ..]) = (parts.last_mut(), row) else { return };
+        if let Some(bytes) = part.sections.get_mut(section) {
+            bytes.extend_from_slice(head);
+        }
+        if let Some(count) = part.counts.get_mut(section) {
+            *count += 1;
+        }
+        for piece in tail {
+            part.edges.extend_from_slice(piece);
+        }
+        part.bytes += len;
+    }
+
+    fn encode(&self, checkpoint: u64, index: usize, parts: usize) -> Vec<u8> {
+        let [new, freed, ranges, deltas, drops, _] = self.counts;
+        let small = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
+        let edges = small(self.edges.len() / Reference::BYTES);
+        let raw = RawHeader {
+            magic: MAGIC.into(),
+            format: 1.into(),
+            checkpoint: checkpoint.into(),
+            part: small(index).into(),
+            parts: small(parts).into(),
+            counts: [new, freed, ranges, deltas, drops, edges].map(U32::new),
+        };
+        let mut out = raw.as_bytes().to_vec();
+        for section in &self.sections {
+            out.extend_from_slice(section);
+        }
+        out.extend_from_slice(&self.edges);
+        out.resize(out.len().next_multiple_of(UNIT as usize), 0);
+        out
+    }
+}
+
+fn decode_object(bytes: &[u8]) -> Result<BatchObject, LayoutError> {
+    let (raw, _) = RawObject::read_from_prefix(bytes).map_err(|_| field("object", 0))?;
+    if raw.reserved != [0; 3] {
+        return Err(field("reserved", raw.reserved.map(u64::from).iter().sum()));
+    }
+    Ok(BatchObject {
+        oid: Oid(raw.oid.get()),
+        stored_bytes: raw.stored_bytes.get(),
+        kind: kind_of(STRUCTURE, raw.kind)?,
+    })
+}
+
+fn decode_range(bytes: &[u8]) -> Result<RawRange, LayoutError> {
+    RawRange::read_from_prefix(bytes).map(|(raw, _)| raw).map_err(|_| field("range", 0))
+}
+
+fn field(field: &'static str, found: u64) -> LayoutError {
+    LayoutError::Field { structure: STRUCTURE, field, found }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Encoding, Hlc};
+    use proptest::prelude::*;
+
+    fn reference(slot: u16) -> Reference {
+        Reference {
+            oid: Oid::new(1, 1, slot),
+            birth: Hlc(1),
+            stored_bytes: 512,
+            logical_bytes: 512,
+            crc: 0,
+            kind: ReferenceKind::Node,
+            flags: 0,
+            encoding: Encoding::Plain,
+        }
+    }
+
+    fn sample(rows: u16) -> Batch {
+        let objects: Vec<BatchObject> = (1..=rows).map(|n| BatchObject::from(&reference(n))).collect();
+        Batch {
+            checkpoint: 12,
+            new: objects.clone(),
+            freed: objects,
+            ranges: (1..=rows).map(|n| BatchRange { oid: reference(n).oid, first: 8, units: 16 }).collect(),
+            deltas: (1..=rows)
+                .map(|n| Delta { reference: reference(n), delta: if n % 2 == 0 { -1 } else { 3 } })
+                .collect(),
+            drops: (1..=rows)
+                .map(|n| Drop {
+                    object: reference(n).oid,
+                    stored_bytes: 512,
+                    edges: (1..n % 5).map(reference).collect(),
+                })
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn a_batch_survives_any_split_into_parts() {
+        for rows in [0, 1, 40] {
+            for max in [0, 512, 1500, PART_BYTES_MAX] {
+                let parts = sample(rows).encode(max);
+                assert_eq!(
+                    Batch::decode(parts.iter().map(Vec::as_slice)),
+                    Ok(sample(rows)),
+                    "{rows} rows, {max} bytes a part"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_missing_or_swapped_part_is_refused() {
+        let parts = sample(40).encode(1500);
+        assert!(Batch::decode(parts[1..].iter().map(Vec::as_slice)).is_err());
+        assert!(Batch::decode(parts[..parts.len() - 1].iter().map(Vec::as_slice)).is_err());
+        assert!(Batch::decode(parts.iter().rev().map(Vec::as_slice)).is_err());
+        assert!(Batch::decode(std::iter::empty()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn decoding_never_panics(damage in proptest::collection::vec((0usize..2000, any::<u8>()), 1..8)) {
+            let mut part = sample(20).encode(PART_BYTES_MAX).remove(0);
+            for (at, value) in damage { let len = part.len(); part[at % len] = value; }
+            let _ = Batch::decode([part.as_slice()]);
+        }
+    }
+}
