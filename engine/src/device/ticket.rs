@@ -1,0 +1,183 @@
+//! A ticket stands for one write under way: it can be asked, waited for, or told whom to call.
+//!
+//! The [`Completion`] is the other end and is settled exactly once. A completion that is dropped without
+//! a result settles as [`DeviceError::Closed`], so that nobody waits for ever.
+
+use super::DeviceError;
+use parking_lot::{Condvar, Mutex};
+use std::sync::Arc;
+
+type Callback = Box<dyn FnOnce(Result<(), DeviceError>) + Send>;
+
+/// Makes progress for a device that has no thread of its own (the simulation), so that a waiter is not stuck.
+pub(crate) trait Drive: Send + Sync {
+    /// Does some outstanding work; returns whether there was any.
+    fn drive(&self) -> bool;
+}
+
+enum State {
+    UnderWay(Vec<Callback>),
+    Done(Result<(), DeviceError>),
+}
+
+struct Shared {
+    state: Mutex<State>,
+    done: Condvar,
+    driver: Option<Arc<dyn Drive>>,
+}
+
+/// One write under way. Clones refer to the same write.
+#[derive(Clone)]
+pub struct Ticket {
+    shared: Arc<Shared>,
+}
+
+/// The device's end of a [`Ticket`].
+pub struct Completion {
+    shared: Option<Arc<Shared>>,
+}
+
+impl Ticket {
+    /// A ticket and what settles it.
+    #[must_use]
+    pub fn pair() -> (Ticket, Completion) {
+        Self::pair_driven_by(None)
+    }
+
+    /// As [`Ticket::pair`]; a waiter drives `driver` until the write is done.
+    pub(crate) fn pair_driven_by(driver: Option<Arc<dyn Drive>>) -> (Ticket, Completion) {
+        let shared = Arc::new(Shared { state: Mutex::new(State::UnderWay(Vec::new())), done: Condvar::new(), driver });
+        (Ticket { shared: Arc::clone(&shared) }, Completion { shared: Some(shared) })
+    }
+
+    /// A pair for a device that wraps the one which gave this ticket: whoever waits drives that device too.
+    pub(crate) fn outer_pair(&self) -> (Ticket, Completion) {
+        Self::pair_driven_by(self.shared.driver.clone())
+    }
+
+    /// A ticket that is done already.
+    #[must_use]
+    pub fn done(result: Result<(), DeviceError>) -> Ticket {
+        let state = Mutex::new(State::Done(result));
+        Ticket { shared: Arc::new(Shared { state, done: Condvar::new(), driver: None }) }
+    }
+
+    /// Whether the write has completed or failed.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        matches!(*self.shared.state.lock(), State::Done(_))
+    }
+
+    /// The outcome, if there is one yet.
+    #[must_use]
+    pub fn outcome(&self) -> Option<Result<(), DeviceError>> {
+        match &*self.shared.state.lock() {
+            State::Done(result) => Some(result.clone()),
+            State::UnderWay(_) => None,
+        }
+    }
+
+    /// Blocks until the write has completed or failed. Never call it from an [`Ticket::on_done`] function.
+    ///
+    /// # Errors
+    /// Whatever the write met.
+    pub fn wait(&self) -> Result<(), DeviceError> {
+        if let Some(driver) = &self.shared.driver {
+            loop {
+                if let Some(result) = self.outcome() {
+                    return result;
+                }
+                if !driver.drive() {
+                    break;
+                }
+            }
+        }
+        let mut state = self.shared.state.lock();
+        loop {
+            if let State::Done(result) = &*state {
+                return result.clone();
+            }
+            self.shared.done.wait(&mut state);
+        }
+    }
+
+    /// Calls `then` with the outcome: on the device's completion thread, or at once, here, if the write is done.
+    /// Functions of one ticket are called in the order they were given. `then` must not block.
+    pub fn on_done(&self, then: Box<dyn FnOnce(Result<(), DeviceError>) + Send>) {
+        let result = {
+            let mut state = self.shared.state.lock();
+            match &mut *state {
+                State::UnderWay(callbacks) => {
+                    callbacks.push(then);
+                    return;
+                }
+                State::Done(result) => result.clone(),
+            }
+        };
+        then(result);
+    }
+}
+
+impl std::fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Ticket").field(&self.outcome()).finish()
+    }
+}
+
+impl Completion {
+    /// Settles the ticket: wakes the waiters, then calls the functions.
+    pub fn complete(mut self, result: Result<(), DeviceError>) {
+        if let Some(shared) = self.shared.take() {
+            settle(&shared, &result);
+        }
+    }
+}
+
+impl Drop for Completion {
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared.take() {
+            settle(&shared, &Err(DeviceError::Closed));
+        }
+    }
+}
+
+fn settle(shared: &Shared, result: &Result<(), DeviceError>) {
+    let before = std::mem::replace(&mut *shared.state.lock(), State::Done(result.clone()));
+    shared.done.notify_all();
+    if let State::UnderWay(callbacks) = before {
+        for callback in callbacks {
+            callback(result.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    #[test]
+    fn functions_run_once_each_before_or_after_completion() {
+        let calls = Arc::new(AtomicU32::new(0));
+        let (ticket, completion) = Ticket::pair();
+        let count = |by: u32| {
+            let calls = Arc::clone(&calls);
+            Box::new(move |_: Result<(), DeviceError>| {
+                calls.fetch_add(by, Ordering::SeqCst);
+            })
+        };
+        ticket.on_done(count(1));
+        assert_eq!(calls.load(Ordering::SeqCst), 0);
+        completion.complete(Ok(()));
+        ticket.on_done(count(10));
+        assert_eq!(calls.load(Ordering::SeqCst), 11);
+        assert_eq!(ticket.wait(), Ok(()));
+    }
+
+    #[test]
+    fn a_dropped_completion_is_an_error_not_a_hang() {
+        let (ticket, completion) = Ticket::pair();
+        drop(completion);
+        assert_eq!(ticket.wait(), Err(DeviceError::Closed));
+    }
+}

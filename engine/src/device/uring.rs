@@ -1,0 +1,183 @@
+//! A block device or image file through `io_uring`, with direct IO.
+//!
+//! - *Reads*: every reading thread has a ring of its own on the device, made at its first read. A read is one
+//!   `io_uring_enter`, without a hand-over to another thread.
+//! - *Writes*: one thread owns the write ring. `submit` puts the write into its queue and wakes it when it sleeps; it
+//!   submits whatever has gathered in one call, and settles tickets in the order of completion.
+//! - *Flush*: `fdatasync(2)` by the caller. (`IORING_OP_FSYNC` would do the same on a kernel worker thread: a hand-over
+//!   more.) It covers every write whose completion the write thread has seen.
+//! - *Claim*: the exclusive lock (`O_EXCL` on block devices, `flock` on files) is on a descriptor of its own. The kernel
+//!   tears rings down in the background and may hold the IO descriptor a little longer; the claim ends with the drop.
+//!
+//! If power fails here: nothing is kept in this layer; see the module above for what a device may lose.
+//!
+//! After a failed flush this device refuses writes and flushes for good: Linux reports a lost write back once, and a
+//! second `fdatasync` would succeed without it.
+
+mod open;
+mod read_ring;
+mod ring;
+mod write_ring;
+
+#[cfg(test)]
+mod tests;
+
+pub use open::OpenMode;
+
+use super::{AlignedBuf, BufferPool, Device, DeviceError, Geometry, Operation, Ticket, Write};
+use super::{check_range, check_write, widen};
+use open::Opened;
+use read_ring::ReadRings;
+use std::fs::File;
+use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use write_ring::WriteRing;
+
+/// A block device or image file. Dropping it waits for the writes under way.
+pub struct UringDevice {
+    path: PathBuf,
+    geometry: Geometry,
+    mode: OpenMode,
+    memory_alignment: usize,
+    pool: BufferPool,
+    reads: ReadRings,
+    /// `None` when read-only.
+    writes: Option<WriteRing>,
+    flush_failed: AtomicBool,
+    opened: Arc<Opened>,
+    /// Last, so that it ends after everything above; the write thread has the other reference.
+    _claim: Option<Arc<File>>,
+}
+
+impl UringDevice {
+    /// Opens a block device or a regular file, with a buffer pool of its own (32 MiB, taken as used). With `exclusive`,
+    /// a second exclusive open fails.
+    ///
+    /// # Errors
+    /// [`DeviceError::InUse`], [`DeviceError::UringUnavailable`], [`DeviceError::Open`].
+    pub fn open(path: impl AsRef<Path>, mode: OpenMode, exclusive: bool) -> Result<UringDevice, DeviceError> {
+        Self::open_with_pool(path, mode, exclusive, BufferPool::default())
+    }
+
+    /// As [`UringDevice::open`], with the caller's pool. Only buffers of this pool use registered memory.
+    ///
+    /// # Errors
+    /// As [`UringDevice::open`].
+    pub fn open_with_pool(
+        path: impl AsRef<Path>,
+        mode: OpenMode,
+        exclusive: bool,
+        pool: BufferPool,
+    ) -> Result<UringDevice, DeviceError> {
+        let path = path.as_ref();
+        let (opened, claim) = open::open(path, mode, exclusive)?;
+        let (opened, claim) = (Arc::new(opened), claim.map(Arc::new));
+        let reads = ReadRings::new(Arc::clone(&opened), pool.clone());
+        // Made now, so that a forbidden io_uring is told at open and not at the first read.
+        reads.prepare()?;
+        let writes = match mode {
+            OpenMode::ReadOnly => None,
+            OpenMode::ReadWrite => Some(WriteRing::start(Arc::clone(&opened), claim.clone(), pool.clone())?),
+        };
+        Ok(UringDevice {
+            path: path.to_path_buf(),
+            geometry: opened.geometry,
+            mode,
+            memory_alignment: opened.memory_alignment,
+            pool,
+            reads,
+            writes,
+            flush_failed: AtomicBool::new(false),
+            opened,
+            _claim: claim,
+        })
+    }
+
+    /// How it was opened.
+    #[must_use]
+    pub fn mode(&self) -> OpenMode {
+        self.mode
+    }
+
+    /// Whether the page cache is bypassed. False only on file systems that refuse `O_DIRECT`.
+    #[must_use]
+    pub fn is_direct(&self) -> bool {
+        self.opened.direct
+    }
+
+    fn writable(&self, operation: Operation) -> Result<&WriteRing, DeviceError> {
+        let Some(writes) = &self.writes else { return Err(DeviceError::ReadOnly { operation }) };
+        if self.flush_failed.load(Ordering::Acquire) {
+            return Err(DeviceError::Poisoned { operation });
+        }
+        Ok(writes)
+    }
+
+    fn try_submit(&self, write: Write) -> Result<Ticket, DeviceError> {
+        let writes = self.writable(Operation::Write)?;
+        let bytes = check_write(&self.geometry, &write)?;
+        if !bytes.as_ptr().addr().is_multiple_of(self.memory_alignment) {
+            return Err(DeviceError::Unaligned {
+                operation: Operation::Write,
+                offset: widen(write.range.start),
+                length: widen(bytes.len()),
+                alignment: widen(self.memory_alignment),
+            });
+        }
+        Ok(writes.submit(write))
+    }
+}
+
+impl Device for UringDevice {
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn read(&self, offset: u64, into: &mut AlignedBuf) -> Result<(), DeviceError> {
+        check_range(&self.geometry, Operation::Read, offset, widen(into.len()))?;
+        self.reads.read(offset, into)
+    }
+
+    fn submit(&self, write: Write) -> Ticket {
+        self.try_submit(write).unwrap_or_else(|error| Ticket::done(Err(error)))
+    }
+
+    fn flush(&self) -> Result<(), DeviceError> {
+        self.writable(Operation::Flush)?;
+        loop {
+            // SAFETY: no memory is passed; the descriptor is open as long as `opened`.
+            if unsafe { libc::fdatasync(self.opened.io.as_raw_fd()) } == 0 {
+                // A flush on another thread may have taken the one error report for what this one covers.
+                return self.writable(Operation::Flush).map(|_| ());
+            }
+            let errno = open::last_errno();
+            // EINTR comes before the outcome is known, so the error report is still to come.
+            if errno != libc::EINTR {
+                self.flush_failed.store(true, Ordering::Release);
+                return Err(DeviceError::Io { operation: Operation::Flush, offset: 0, length: 0, errno });
+            }
+        }
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> Result<(), DeviceError> {
+        self.writable(Operation::Discard)?;
+        check_range(&self.geometry, Operation::Discard, offset, len)?;
+        open::discard(&self.opened, offset, len)
+    }
+
+    fn label(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn buffers(&self) -> &BufferPool {
+        &self.pool
+    }
+}
+
+impl std::fmt::Debug for UringDevice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UringDevice").field("path", &self.path).field("geometry", &self.geometry).finish()
+    }
+}

@@ -1,0 +1,98 @@
+//! Making a ring: the best flags that the kernel has, the device's descriptor and the pool's arena registered.
+
+use super::super::buffer::Arena;
+use super::super::{BufferPool, DeviceError};
+use super::open::{Opened, errno_of};
+use io_uring::{IoUring, Submitter, opcode, squeue, types};
+use std::os::fd::AsRawFd as _;
+use std::sync::Arc;
+
+/// The longest single request; longer ones continue like short transfers. A multiple of every block size.
+const REQUEST_BYTES_MAX: usize = 64 << 20;
+
+/// A ring on one device.
+pub(super) struct Ring {
+    pub(super) uring: IoUring,
+    /// What is registered as buffer 0; kept for as long as the ring.
+    arena: Option<Arc<Arena>>,
+    file_is_registered: bool,
+    opened: Arc<Opened>,
+}
+
+const HINT: &str = "allow it with `sysctl kernel.io_uring_disabled=0` (2 forbids it for all, 1 for all but \
+                    kernel.io_uring_group); in a container the seccomp profile may forbid it too";
+
+impl Ring {
+    pub(super) fn new(entries: u32, opened: &Arc<Opened>, pool: &BufferPool) -> Result<Ring, DeviceError> {
+        let uring = build(entries).map_err(|error| match errno_of(&error) {
+            errno @ (libc::EPERM | libc::EACCES | libc::ENOSYS) => DeviceError::UringUnavailable { errno, hint: HINT },
+            errno @ libc::ENOMEM => {
+                DeviceError::UringUnavailable { errno, hint: "raise the limit of locked memory (ulimit -l)" }
+            }
+            errno => DeviceError::UringUnavailable { errno, hint: "the kernel must be 5.15 or newer" },
+        })?;
+        let file_is_registered = uring.submitter().register_files(&[opened.io.as_raw_fd()]).is_ok();
+        let arena = pool.arena().filter(|arena| register(&uring.submitter(), arena)).cloned();
+        Ok(Ring { uring, arena, file_is_registered, opened: Arc::clone(opened) })
+    }
+
+    /// A read of `length` bytes to `start`, in this ring's terms.
+    pub(super) fn read(&self, registered: bool, start: *mut u8, length: usize, offset: u64) -> squeue::Entry {
+        let length = request_length(length);
+        match (registered, self.file_is_registered) {
+            (true, true) => opcode::ReadFixed::new(types::Fixed(0), start, length, 0).offset(offset).build(),
+            (true, false) => opcode::ReadFixed::new(self.descriptor(), start, length, 0).offset(offset).build(),
+            (false, true) => opcode::Read::new(types::Fixed(0), start, length).offset(offset).build(),
+            (false, false) => opcode::Read::new(self.descriptor(), start, length).offset(offset).build(),
+        }
+    }
+
+    /// A write of `length` bytes from `start`, in this ring's terms.
+    pub(super) fn write(&self, registered: bool, start: *const u8, length: usize, offset: u64) -> squeue::Entry {
+        let length = request_length(length);
+        match (registered, self.file_is_registered) {
+            (true, true) => opcode::WriteFixed::new(types::Fixed(0), start, length, 0).offset(offset).build(),
+            (true, false) => opcode::WriteFixed::new(self.descriptor(), start, length, 0).offset(offset).build(),
+            (false, true) => opcode::Write::new(types::Fixed(0), start, length).offset(offset).build(),
+            (false, false) => opcode::Write::new(self.descriptor(), start, length).offset(offset).build(),
+        }
+    }
+
+    /// Whether `buffer` can be used with the "fixed" requests of this ring.
+    pub(super) fn has_registered(&self, buffer: &super::AlignedBuf) -> bool {
+        self.arena.as_ref().is_some_and(|arena| buffer.is_in(arena))
+    }
+
+    fn descriptor(&self) -> types::Fd {
+        types::Fd(self.opened.io.as_raw_fd())
+    }
+}
+
+fn request_length(length: usize) -> u32 {
+    u32::try_from(length.min(REQUEST_BYTES_MAX)).unwrap_or(0)
+}
+
+/// Newest flags first. A kernel that does not know one answers EINVAL.
+fn build(entries: u32) -> std::io::Result<IoUring> {
+    let refused = |error: &std::io::Error| error.raw_os_error() == Some(libc::EINVAL);
+    match IoUring::builder().dontfork().setup_single_issuer().setup_defer_taskrun().build(entries) {
+        Err(error) if refused(&error) => {}
+        other => return other,
+    }
+    match IoUring::builder().dontfork().setup_coop_taskrun().build(entries) {
+        Err(error) if refused(&error) => IoUring::builder().dontfork().build(entries),
+        other => other,
+    }
+}
+
+/// A refusal (locked-memory limit) costs speed only.
+fn register(submitter: &Submitter<'_>, arena: &Arena) -> bool {
+    let (start, length) = arena.span();
+    let span = libc::iovec { iov_base: start.cast(), iov_len: length };
+    // SAFETY: the ring keeps an Arc of the arena, so the memory stays mapped as long as it is registered.
+    let registered = unsafe { submitter.register_buffers(&[span]) };
+    if let Err(error) = &registered {
+        tracing::debug!(%error, "buffers are not registered; the limit of locked memory may be too low");
+    }
+    registered.is_ok()
+}

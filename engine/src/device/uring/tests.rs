@@ -1,0 +1,318 @@
+//! Against a real file system, and a loop device where the machine allows it.
+
+use super::super::random::Random;
+use super::*;
+use std::process::Command;
+use std::sync::atomic::AtomicUsize;
+
+const MIB: u64 = 1 << 20;
+
+struct Image {
+    dir: tempfile::TempDir,
+}
+
+impl Image {
+    fn new(size: u64) -> Image {
+        Self::in_dir(tempfile::tempdir().unwrap(), size)
+    }
+
+    fn in_dir(dir: tempfile::TempDir, size: u64) -> Image {
+        std::fs::File::create(dir.path().join("image")).unwrap().set_len(size).unwrap();
+        Image { dir }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("image")
+    }
+
+    fn open(&self) -> UringDevice {
+        UringDevice::open(self.path(), OpenMode::ReadWrite, true).unwrap()
+    }
+}
+
+/// A loop device on an image, detached when dropped.
+struct LoopDevice {
+    path: PathBuf,
+    _image: Image,
+}
+
+impl LoopDevice {
+    /// `None`, with a note, where loop devices cannot be made.
+    fn new(size: u64, block: u32) -> Option<LoopDevice> {
+        let image = Image::new(size);
+        let output = Command::new("losetup")
+            .args(["--find", "--show", "--direct-io=on", "--sector-size", &block.to_string()])
+            .arg(image.path())
+            .output()
+            .ok()
+            .filter(|output| output.status.success());
+        let Some(output) = output else {
+            eprintln!("no loop devices here: not tested on a block device");
+            return None;
+        };
+        let path = PathBuf::from(String::from_utf8(output.stdout).unwrap().trim());
+        Some(LoopDevice { path, _image: image })
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("--detach").arg(&self.path).status();
+    }
+}
+
+fn filled(device: &dyn Device, length: usize, mark: u8) -> AlignedBuf {
+    let mut buffer = device.buffers().take(length);
+    buffer.as_mut_slice().fill(mark);
+    buffer
+}
+
+fn round_trip(device: &UringDevice) {
+    let block = device.geometry().logical_block_bytes as usize;
+    let mut random = Random::new(42);
+    // From the arena and from the heap, small and larger than every slot.
+    for length in [block, 3 * block, 4096, 65536, 3 << 20] {
+        for from_pool in [true, false] {
+            let mut buffer = if from_pool { device.buffers().take(length) } else { AlignedBuf::zeroed(length) };
+            buffer.as_mut_slice().iter_mut().for_each(|byte| *byte = (random.next() & 255) as u8);
+            let written = Arc::new(buffer);
+            device.submit(Write::whole(MIB, Arc::clone(&written))).wait().unwrap();
+            let mut read = if from_pool { device.buffers().take(length) } else { AlignedBuf::zeroed(length) };
+            device.read(MIB, &mut read).unwrap();
+            assert!(read.as_slice() == written.as_slice());
+        }
+    }
+    device.flush().unwrap();
+}
+
+#[test]
+fn bytes_come_back_from_an_image_file() {
+    let image = Image::new(8 * MIB + 100);
+    let device = image.open();
+    let geometry = device.geometry();
+    assert_eq!((geometry.size_bytes, geometry.is_block_device), (8 * MIB, false));
+    assert!(device.is_direct());
+    round_trip(&device);
+    drop(device);
+    let device = UringDevice::open(image.path(), OpenMode::ReadOnly, true).unwrap();
+    let mut buffer = device.buffers().take(4096);
+    device.read(MIB, &mut buffer).unwrap();
+    assert!(buffer.as_slice().iter().any(|byte| *byte != 0));
+}
+
+#[test]
+fn bytes_come_back_from_tmpfs() {
+    let Ok(dir) = tempfile::tempdir_in("/dev/shm") else { return };
+    let image = Image::in_dir(dir, 8 * MIB);
+    let device = image.open();
+    eprintln!("tmpfs: direct {}, {:?}", device.is_direct(), device.geometry());
+    round_trip(&device);
+}
+
+#[test]
+fn bytes_come_back_from_loop_devices_of_both_block_sizes() {
+    for block in [512, 4096] {
+        let Some(target) = LoopDevice::new(8 * MIB, block) else { return };
+        let device = UringDevice::open(&target.path, OpenMode::ReadWrite, true).unwrap();
+        let expected = Geometry { size_bytes: 8 * MIB, logical_block_bytes: block, is_block_device: true };
+        assert_eq!(device.geometry(), expected);
+        round_trip(&device);
+        if block == 4096 {
+            let mut buffer = AlignedBuf::zeroed(512);
+            assert!(matches!(device.read(0, &mut buffer), Err(DeviceError::Unaligned { alignment: 4096, .. })));
+        }
+        // The claim: refused while open, also though rings of this thread exist; free at once after the drop.
+        let second = UringDevice::open(&target.path, OpenMode::ReadWrite, true);
+        assert!(matches!(second, Err(DeviceError::InUse { .. })));
+        drop(device);
+        drop(UringDevice::open(&target.path, OpenMode::ReadWrite, true).unwrap());
+    }
+}
+
+#[test]
+fn discarded_ranges_read_as_zero_on_a_file_and_a_loop_device() {
+    let image = Image::new(4 * MIB);
+    let target = LoopDevice::new(4 * MIB, 512);
+    for path in std::iter::once(image.path()).chain(target.as_ref().map(|target| target.path.clone())) {
+        let device = UringDevice::open(path, OpenMode::ReadWrite, true).unwrap();
+        device.submit(Write::whole(0, filled(&device, 1 << 20, 7))).wait().unwrap();
+        match device.discard(0, MIB) {
+            Ok(()) => {
+                let mut buffer = device.buffers().take(1 << 20);
+                device.read(0, &mut buffer).unwrap();
+                assert!(buffer.as_slice().iter().all(|byte| *byte == 0));
+            }
+            Err(error) => assert!(error.is_unsupported(), "{error}"),
+        }
+    }
+}
+
+#[test]
+fn unaligned_and_out_of_range_requests_are_refused() {
+    let image = Image::new(MIB);
+    let device = image.open();
+    let mut buffer = AlignedBuf::zeroed(4096);
+    assert!(matches!(device.read(100, &mut buffer), Err(DeviceError::Unaligned { offset: 100, .. })));
+    assert!(matches!(device.read(MIB, &mut buffer), Err(DeviceError::ShortDevice { .. })));
+    assert!(matches!(device.read(u64::MAX - 4095, &mut buffer), Err(DeviceError::ShortDevice { .. })));
+    let shared = Arc::new(buffer);
+    let write = |offset, range| device.submit(Write { offset, buf: Arc::clone(&shared), range }).wait();
+    assert!(matches!(write(1, 0..4096), Err(DeviceError::Unaligned { .. })));
+    assert!(matches!(write(0, 0..0), Err(DeviceError::Unaligned { .. })));
+    assert!(matches!(write(0, 0..100), Err(DeviceError::Unaligned { .. })));
+    assert!(matches!(write(0, 0..8192), Err(DeviceError::OutsideBuffer { .. })));
+    assert!(matches!(write(MIB - 512, 0..4096), Err(DeviceError::ShortDevice { .. } | DeviceError::Unaligned { .. })));
+    assert_eq!(device.discard(0, 2 * MIB).unwrap_err().errno(), None);
+}
+
+#[test]
+fn a_second_exclusive_open_is_refused_until_the_first_ends() {
+    let image = Image::new(MIB);
+    let device = image.open();
+    let mut buffer = AlignedBuf::zeroed(4096);
+    device.read(0, &mut buffer).unwrap();
+    let again = || UringDevice::open(image.path(), OpenMode::ReadWrite, true);
+    assert!(matches!(again(), Err(DeviceError::InUse { .. })));
+    assert!(UringDevice::open(image.path(), OpenMode::ReadOnly, false).is_ok());
+    drop(device);
+    assert!(again().is_ok());
+}
+
+#[test]
+fn a_read_only_device_refuses_changes() {
+    let image = Image::new(MIB);
+    let device = UringDevice::open(image.path(), OpenMode::ReadOnly, false).unwrap();
+    let refused = DeviceError::ReadOnly { operation: Operation::Write };
+    assert_eq!(device.submit(Write::whole(0, AlignedBuf::zeroed(4096))).wait(), Err(refused));
+    assert_eq!(device.flush(), Err(DeviceError::ReadOnly { operation: Operation::Flush }));
+    assert_eq!(device.discard(0, 4096), Err(DeviceError::ReadOnly { operation: Operation::Discard }));
+}
+
+#[test]
+fn what_is_no_device_is_refused_with_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    for path in [dir.path().to_path_buf(), dir.path().join("missing"), PathBuf::from("/dev/null")] {
+        let error = UringDevice::open(&path, OpenMode::ReadWrite, true).unwrap_err();
+        assert!(matches!(&error, DeviceError::Open { path: named, .. } if *named == path), "{error}");
+    }
+}
+
+#[test]
+fn many_writers_and_readers_at_once_see_their_own_bytes() {
+    let image = Image::new(32 * MIB);
+    let device = image.open();
+    std::thread::scope(|scope| {
+        for thread in 0..8_u8 {
+            let device = &device;
+            scope.spawn(move || {
+                let base = u64::from(thread) * 4 * MIB;
+                for round in 0..4_u8 {
+                    let tickets: Vec<Ticket> = (0..100_u8)
+                        .map(|index| {
+                            let mark = thread.wrapping_mul(31).wrapping_add(round).wrapping_add(index);
+                            let offset = base + u64::from(index) * 8192;
+                            device.submit(Write::whole(offset, filled(device, 8192, mark)))
+                        })
+                        .collect();
+                    tickets.iter().for_each(|ticket| ticket.wait().unwrap());
+                    device.flush().unwrap();
+                    let mut buffer = device.buffers().take(8192);
+                    for index in 0..100_u8 {
+                        device.read(base + u64::from(index) * 8192, &mut buffer).unwrap();
+                        let mark = thread.wrapping_mul(31).wrapping_add(round).wrapping_add(index);
+                        assert!(buffer.as_slice().iter().all(|byte| *byte == mark));
+                    }
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn dropping_the_device_completes_the_writes_under_way() {
+    let image = Image::new(64 * MIB);
+    let called = Arc::new(AtomicUsize::new(0));
+    let device = image.open();
+    let buffer = Arc::new(filled(&device, 65536, 9));
+    let tickets: Vec<Ticket> =
+        (0..1024).map(|index| device.submit(Write::whole(index * 65536, Arc::clone(&buffer)))).collect();
+    for ticket in &tickets {
+        let called = Arc::clone(&called);
+        ticket.on_done(Box::new(move |result| {
+            assert_eq!(result, Ok(()));
+            called.fetch_add(1, Ordering::SeqCst);
+        }));
+    }
+    drop(device);
+    assert!(tickets.iter().all(Ticket::is_done));
+    assert_eq!(called.load(Ordering::SeqCst), 1024);
+    assert!(std::fs::read(image.path()).unwrap().iter().all(|byte| *byte == 9));
+}
+
+#[test]
+fn the_last_reference_may_go_in_a_completion_function() {
+    let image = Image::new(MIB);
+    for _ in 0..50 {
+        let device = Arc::new(image.open());
+        let (done, is_done) = crossbeam::channel::bounded(1);
+        let ticket = device.submit(Write::whole(0, filled(&*device, 4096, 1)));
+        let held = Arc::clone(&device);
+        drop(device);
+        ticket.on_done(Box::new(move |result| {
+            drop(held);
+            let _ = done.send(result);
+        }));
+        assert_eq!(is_done.recv().unwrap(), Ok(()));
+        // The thread ends by itself and gives up the claim soon.
+        let mut tries = 0;
+        while UringDevice::open(image.path(), OpenMode::ReadWrite, true).is_err() {
+            tries += 1;
+            assert!(tries < 1_000_000);
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[test]
+fn a_completion_function_may_submit_the_next_write() {
+    let image = Image::new(MIB);
+    let device = Arc::new(image.open());
+    let (done, is_done) = crossbeam::channel::bounded(1);
+    fn chain(device: Arc<UringDevice>, left: u64, done: crossbeam::channel::Sender<()>) {
+        let buffer = filled(&*device, 4096, 5);
+        device.submit(Write::whole(left * 4096, buffer)).on_done(Box::new(move |result| {
+            result.unwrap();
+            match left.checked_sub(1) {
+                Some(left) => chain(device, left, done),
+                None => done.send(()).unwrap(),
+            }
+        }));
+    }
+    chain(Arc::clone(&device), 255, done);
+    is_done.recv().unwrap();
+    drop(device);
+    assert!(std::fs::read(image.path()).unwrap().iter().all(|byte| *byte == 5));
+}
+
+#[test]
+fn a_file_that_shrank_is_a_short_device() {
+    let image = Image::new(MIB);
+    let device = image.open();
+    std::fs::File::options().write(true).open(image.path()).unwrap().set_len(MIB / 2).unwrap();
+    let mut buffer = AlignedBuf::zeroed(8192);
+    assert!(
+        matches!(device.read(MIB / 2 - 4096, &mut buffer), Err(DeviceError::ShortDevice { size, .. }) if size == MIB / 2)
+    );
+}
+
+#[test]
+fn threads_that_end_give_their_rings_back() {
+    let image = Image::new(MIB);
+    let device = Arc::new(image.open());
+    for _ in 0..64 {
+        let device = Arc::clone(&device);
+        let read = move || device.read(0, &mut AlignedBuf::zeroed(4096));
+        std::thread::Builder::new().spawn(read).unwrap().join().unwrap().unwrap();
+    }
+    assert!(device.reads.live() <= 2, "{} rings", device.reads.live());
+}

@@ -1,0 +1,316 @@
+//! Writes: one thread, one ring, many writes under way.
+//!
+//! ```text
+//! submit() --> queue --+--> backlog --> jobs (in the kernel) --> ticket
+//!                      |                  | short transfer: again with the rest
+//!                 eventfd, only when the thread sleeps
+//! ```
+//!
+//! Sleeping: the thread sets `asleep`, looks at the queue once more, and waits in the kernel for a completion or for
+//! the eventfd. A submitter queues first and looks at `asleep` afterwards. Both put a full fence between, so at least
+//! one of them sees the other.
+
+use super::super::{BufferPool, Completion, DeviceError, Operation, Ticket, Write, widen};
+use super::open::{Opened, errno_of, last_errno};
+use super::ring::Ring;
+use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded, unbounded};
+use io_uring::{opcode, squeue, types};
+use std::collections::VecDeque;
+use std::fs::File;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::thread::JoinHandle;
+
+/// Entries of the ring, and the most writes in the kernel at a time. One entry is for the eventfd.
+const WRITE_RING_ENTRIES: u32 = 256;
+const WRITES_UNDER_WAY_MAX: usize = 255;
+/// Marks the completion of the eventfd's poll.
+const WAKE: u64 = u64::MAX;
+
+/// The write side of a device. Dropping it waits for everything that was submitted.
+pub(super) struct WriteRing {
+    /// `None` only while dropping.
+    queue: Option<Sender<Job>>,
+    waker: Arc<Waker>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Waker {
+    event: OwnedFd,
+    asleep: AtomicBool,
+}
+
+struct Job {
+    write: Write,
+    /// Bytes of the range that are written.
+    done: usize,
+    completion: Completion,
+}
+
+impl WriteRing {
+    /// The thread keeps `claim` until the last write is done.
+    pub(super) fn start(
+        opened: Arc<Opened>,
+        claim: Option<Arc<File>>,
+        pool: BufferPool,
+    ) -> Result<WriteRing, DeviceError> {
+        let no_thread = |errno| DeviceError::UringUnavailable { errno, hint: "the write thread cannot be started" };
+        // SAFETY: makes a new descriptor; no memory is passed.
+        let event = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        if event < 0 {
+            return Err(no_thread(last_errno()));
+        }
+        // SAFETY: the descriptor was just made and nobody else owns it.
+        let event = unsafe { OwnedFd::from_raw_fd(event) };
+        let waker = Arc::new(Waker { event, asleep: AtomicBool::new(false) });
+        let (queue, submitted) = unbounded();
+        let (ready, is_ready) = bounded(1);
+        let thread_waker = Arc::clone(&waker);
+        let thread = std::thread::Builder::new()
+            .name("envoyfs-write".to_owned())
+            .spawn(move || {
+                let _claim = claim;
+                // A SINGLE_ISSUER ring belongs to the thread that makes it.
+                match Ring::new(WRITE_RING_ENTRIES, &opened, &pool) {
+                    Ok(ring) => {
+                        let _ = ready.send(Ok(()));
+                        WriteThread::new(ring, submitted, thread_waker).run();
+                    }
+                    Err(error) => {
+                        let _ = ready.send(Err(error));
+                    }
+                }
+            })
+            .map_err(|error| no_thread(errno_of(&error)))?;
+        is_ready.recv().unwrap_or(Err(DeviceError::Closed))?;
+        Ok(WriteRing { queue: Some(queue), waker, thread: Some(thread) })
+    }
+
+    /// Starts a write whose ranges were checked.
+    pub(super) fn submit(&self, write: Write) -> Ticket {
+        let (ticket, completion) = Ticket::pair();
+        if let Some(queue) = &self.queue {
+            // If the thread is gone the completion is dropped, which settles the ticket as closed.
+            let _ = queue.send(Job { write, done: 0, completion });
+            self.waker.wake();
+        }
+        ticket
+    }
+}
+
+impl Drop for WriteRing {
+    fn drop(&mut self) {
+        self.queue = None;
+        // Without looking at `asleep`: the thread looks for queued writes before it sleeps, not for the queue's end.
+        self.waker.signal();
+        if let Some(thread) = self.thread.take()
+            // The last reference may go away in a function that a ticket calls, on the thread itself: it then ends alone.
+            && thread.thread().id() != std::thread::current().id()
+        {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Waker {
+    fn wake(&self) {
+        fence(Ordering::SeqCst);
+        if self.asleep.swap(false, Ordering::SeqCst) {
+            self.signal();
+        }
+    }
+
+    fn signal(&self) {
+        let one = 1_u64;
+        // SAFETY: eight bytes are read from `one`, which lives through the call.
+        unsafe { libc::write(self.event.as_raw_fd(), (&raw const one).cast(), 8) };
+    }
+
+    /// Takes back what `wake` wrote.
+    fn clear(&self) {
+        let mut count = 0_u64;
+        // SAFETY: at most eight bytes are written to `count`, which lives through the call.
+        unsafe { libc::read(self.event.as_raw_fd(), (&raw mut count).cast(), 8) };
+    }
+}
+
+struct WriteThread {
+    ring: Ring,
+    submitted: Receiver<Job>,
+    waker: Arc<Waker>,
+    /// Taken from the queue, not yet in the kernel.
+    backlog: VecDeque<Job>,
+    /// In the kernel, by user data.
+    jobs: Vec<Option<Job>>,
+    free: Vec<usize>,
+    wake_is_polled: bool,
+    closing: bool,
+}
+
+impl WriteThread {
+    fn new(ring: Ring, submitted: Receiver<Job>, waker: Arc<Waker>) -> WriteThread {
+        WriteThread {
+            ring,
+            submitted,
+            waker,
+            backlog: VecDeque::new(),
+            jobs: (0..WRITES_UNDER_WAY_MAX).map(|_| None).collect(),
+            free: (0..WRITES_UNDER_WAY_MAX).rev().collect(),
+            wake_is_polled: false,
+            closing: false,
+        }
+    }
+
+    fn run(mut self) {
+        loop {
+            self.gather();
+            self.fill();
+            let under_way = WRITES_UNDER_WAY_MAX - self.free.len();
+            if self.closing && under_way == 0 && self.backlog.is_empty() {
+                return;
+            }
+            if let Err(errno) = self.enter() {
+                self.give_up(errno);
+                return;
+            }
+            self.reap();
+        }
+    }
+
+    fn gather(&mut self) {
+        loop {
+            match self.submitted.try_recv() {
+                Ok(job) => self.backlog.push_back(job),
+                Err(TryRecvError::Empty) => return,
+                Err(TryRecvError::Disconnected) => {
+                    self.closing = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Moves the backlog into the ring, and polls the eventfd. The ring has room for both: it never holds more than
+    /// the writes under way and one poll.
+    fn fill(&mut self) {
+        if !self.wake_is_polled && !self.closing {
+            let events = u32::from(libc::POLLIN.unsigned_abs());
+            let poll = opcode::PollAdd::new(types::Fd(self.waker.event.as_raw_fd()), events);
+            // SAFETY: a poll names no memory; the descriptor is kept by `waker`.
+            self.wake_is_polled = unsafe { self.push(&poll.build().user_data(WAKE)) };
+        }
+        while !self.backlog.is_empty() {
+            let Some(index) = self.free.pop() else { return };
+            let Some(job) = self.backlog.pop_front() else { return };
+            self.start(index, job);
+        }
+    }
+
+    /// Hands `job` to the kernel under `index`, which is taken from the free list.
+    fn start(&mut self, index: usize, job: Job) {
+        let rest = job.write.bytes().and_then(|bytes| bytes.get(job.done..)).unwrap_or_default();
+        let registered = self.ring.has_registered(&job.write.buf);
+        let offset = job.write.offset + widen(job.done);
+        let entry = self.ring.write(registered, rest.as_ptr(), rest.len(), offset).user_data(widen(index));
+        let Some(slot) = self.jobs.get_mut(index) else { return };
+        *slot = Some(job);
+        // SAFETY: the memory belongs to `job.write.buf`, which stays in `jobs` until the completion is reaped, or is
+        // leaked in `give_up`; nobody can change it, since it is behind an Arc.
+        let pushed = unsafe { self.push(&entry) };
+        // The ring has room for all (see `fill`); were it not so, waiting in line would be right.
+        if !pushed && let Some(job) = self.jobs.get_mut(index).and_then(Option::take) {
+            self.free.push(index);
+            self.backlog.push_front(job);
+        }
+    }
+
+    /// # Safety
+    /// The memory that the entry names is valid until its completion is reaped.
+    unsafe fn push(&mut self, entry: &squeue::Entry) -> bool {
+        // SAFETY: passed on to the caller.
+        unsafe { self.ring.uring.submission().push(entry) }.is_ok()
+    }
+
+    /// Submits what is in the ring and waits for something to happen.
+    fn enter(&mut self) -> Result<(), i32> {
+        let mut want = 1;
+        if !self.closing {
+            self.waker.asleep.store(true, Ordering::SeqCst);
+            fence(Ordering::SeqCst);
+            let can_take_more = !self.free.is_empty();
+            if can_take_more && !self.submitted.is_empty() {
+                want = 0;
+            }
+        }
+        let outcome = self.ring.uring.submit_and_wait(want);
+        self.waker.asleep.store(false, Ordering::SeqCst);
+        match outcome.map_err(|error| errno_of(&error)) {
+            Ok(_) | Err(libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::ETIME) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn reap(&mut self) {
+        // Collected first: a ticket's function may take its time, and the kernel wants the entries back.
+        let completions: Vec<(u64, i32)> =
+            self.ring.uring.completion().map(|entry| (entry.user_data(), entry.result())).collect();
+        for (user_data, result) in completions {
+            if user_data == WAKE {
+                self.wake_is_polled = false;
+                self.waker.clear();
+                continue;
+            }
+            let Ok(index) = usize::try_from(user_data) else { continue };
+            if let Some(job) = self.jobs.get_mut(index).and_then(Option::take) {
+                self.finish(index, job, result);
+            }
+        }
+    }
+
+    fn finish(&mut self, index: usize, mut job: Job, result: i32) {
+        let (operation, length) = (Operation::Write, widen(job.write.range.len()));
+        let offset = job.write.offset;
+        let outcome = match usize::try_from(result) {
+            Ok(0) => Err(DeviceError::ShortDevice { operation, offset, length, size: offset + widen(job.done) }),
+            Ok(count) => {
+                job.done += count;
+                if job.done < job.write.range.len() {
+                    return self.start(index, job);
+                }
+                Ok(())
+            }
+            Err(_) if matches!(-result, libc::EINTR | libc::EAGAIN) => return self.start(index, job),
+            Err(_) => Err(DeviceError::Io { operation, offset, length, errno: -result }),
+        };
+        self.free.push(index);
+        let Job { write, completion, .. } = job;
+        // Before the ticket: whoever it wakes may take a buffer at once.
+        drop(write);
+        completion.complete(outcome);
+    }
+
+    /// The ring cannot be entered any more. What is in the kernel stays there for an unknown time, so its memory is
+    /// leaked; everybody who waits learns of it.
+    fn give_up(&mut self, errno: i32) {
+        tracing::error!(errno, "the write ring cannot be entered: writes end here");
+        let in_kernel = self.jobs.iter_mut().filter_map(Option::take).map(|job| (job, true));
+        let waiting = self.backlog.drain(..).map(|job| (job, false));
+        for (job, is_in_kernel) in in_kernel.chain(waiting).collect::<Vec<_>>() {
+            let (offset, length) = (job.write.offset, widen(job.write.range.len()));
+            if is_in_kernel {
+                std::mem::forget(job.write);
+            }
+            job.completion.complete(Err(DeviceError::Io { operation: Operation::Write, offset, length, errno }));
+        }
+    }
+}
+
+impl Drop for WriteThread {
+    /// Nothing is left after `run`, unless a ticket's function panicked.
+    fn drop(&mut self) {
+        if self.free.len() < WRITES_UNDER_WAY_MAX || !self.backlog.is_empty() {
+            self.give_up(libc::ECANCELED);
+        }
+    }
+}
