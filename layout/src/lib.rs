@@ -4,19 +4,38 @@
 //! [`LayoutError`]. `docs/on-disk-format.md` draws them; decision 0001 says why they are as they are.
 #![forbid(unsafe_code)]
 
+pub mod attributes;
 pub mod batch;
 pub mod checksum;
+mod codec;
 pub mod directory_page;
+pub mod entry;
 mod error;
 mod ids;
+pub mod inode;
+pub mod key;
 pub mod node;
+pub mod operation;
+pub mod realm;
 mod reference;
 pub mod segment;
+pub mod slice;
+pub mod superblock;
 pub mod system_page;
+pub mod territory;
+pub mod totals;
+pub mod wal;
 
+pub use attributes::DirectoryAttributes;
+pub use entry::{DirectoryEntry, Entry, LinkEntry};
 pub use error::LayoutError;
 pub use ids::{Hlc, Lsn, Oid};
+pub use inode::{Body, Inode, Timestamp, Xattrs};
+pub use realm::{RealmEntry, RealmRecord, Retention, SnapshotItem};
 pub use reference::{Encoding, Reference, ReferenceKind, flags};
+pub use slice::Slice;
+pub use territory::{ClientRoots, TerritoryRecord};
+pub use totals::Totals;
 
 /// Bytes of a unit, the granularity of space in a segment.
 pub const UNIT: u32 = 512;
