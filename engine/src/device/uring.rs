@@ -20,6 +20,8 @@ mod ring;
 mod write_ring;
 
 #[cfg(test)]
+mod bench;
+#[cfg(test)]
 mod tests;
 
 pub use open::OpenMode;

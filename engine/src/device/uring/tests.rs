@@ -316,3 +316,48 @@ fn threads_that_end_give_their_rings_back() {
     }
     assert!(device.reads.live() <= 2, "{} rings", device.reads.live());
 }
+
+#[test]
+fn after_a_failed_flush_changes_are_refused_and_reads_go_on() {
+    let image = Image::new(MIB);
+    let device = image.open();
+    // No file system here fails on demand; the latch is what is tested.
+    device.flush_failed.store(true, Ordering::Release);
+    let poisoned = |operation| Err(DeviceError::Poisoned { operation });
+    assert_eq!(device.submit(Write::whole(0, AlignedBuf::zeroed(4096))).wait(), poisoned(Operation::Write));
+    assert_eq!(device.flush(), poisoned(Operation::Flush));
+    assert_eq!(device.discard(0, 4096), poisoned(Operation::Discard));
+    assert_eq!(device.read(0, &mut AlignedBuf::zeroed(4096)), Ok(()));
+}
+
+/// Forbids `io_uring_setup` to this thread and those that it starts.
+fn forbid_io_uring() {
+    let statement = |code: u32, jt, jf, k: u32| libc::sock_filter { code: u16::try_from(code).unwrap(), jt, jf, k };
+    let number = u32::try_from(libc::SYS_io_uring_setup).unwrap();
+    let eperm = libc::SECCOMP_RET_ERRNO | u32::try_from(libc::EPERM).unwrap();
+    let mut filter = [
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, number),
+        statement(libc::BPF_RET | libc::BPF_K, 0, 0, eperm),
+        statement(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: 4, filter: filter.as_mut_ptr() };
+    // SAFETY: the kernel copies the filter during the call.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program), 0);
+    }
+}
+
+#[test]
+fn a_forbidden_io_uring_is_told_with_the_setting_to_change() {
+    let image = Image::new(MIB);
+    let path = image.path();
+    let open = move || {
+        forbid_io_uring();
+        UringDevice::open(path, OpenMode::ReadWrite, true).map(|_| ())
+    };
+    let error = std::thread::Builder::new().spawn(open).unwrap().join().unwrap().unwrap_err();
+    assert!(matches!(error, DeviceError::UringUnavailable { errno: libc::EPERM, .. }));
+    assert!(error.to_string().contains("kernel.io_uring_disabled"), "{error}");
+}
