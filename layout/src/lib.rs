@@ -18,6 +18,7 @@ pub mod node;
 pub mod operation;
 pub mod realm;
 mod reference;
+pub mod roots;
 pub mod segment;
 pub mod slice;
 pub mod superblock;

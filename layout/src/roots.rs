@@ -1,0 +1,140 @@
+//! The roots object: the client's state as a checkpoint publishes it, written twice into a segment, so that a scan finds the newest.
+//!
+//! ```text
+//! | header 48 | reference 32 ... | client bytes | zeros to 512 |
+//! ```
+
+use crate::{Hlc, LayoutError, Lsn, Reference, UNIT};
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+const STRUCTURE: &str = "roots object";
+/// "EVRT".
+pub const MAGIC: u32 = u32::from_le_bytes(*b"EVRT");
+/// Most client bytes.
+pub const BLOB_BYTES_MAX: usize = 8192;
+
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct RawHeader {
+    magic: U32,
+    format: U32,
+    checkpoint: U64,
+    freeze: U64,
+    hlc: U64,
+    references: U32,
+    blob_bytes: U32,
+    reserved: U64,
+}
+const _: () = assert!(size_of::<RawHeader>() == 48);
+
+/// See the module.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RootsObject {
+    /// Number of the checkpoint.
+    pub checkpoint: u64,
+    /// First LSN that it does not contain.
+    pub freeze: Lsn,
+    /// Every birth in it is at most this.
+    pub hlc: Hlc,
+    /// Every one is a root edge.
+    pub references: Vec<Reference>,
+    /// Client bytes.
+    pub blob: Vec<u8>,
+}
+
+impl RootsObject {
+    /// The object, padded with zeros to a unit.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let small = |value: usize| U32::new(u32::try_from(value).unwrap_or(u32::MAX));
+        let raw = RawHeader {
+            magic: MAGIC.into(),
+            format: 1.into(),
+            checkpoint: self.checkpoint.into(),
+            freeze: self.freeze.0.into(),
+            hlc: self.hlc.0.into(),
+            references: small(self.references.len()),
+            blob_bytes: small(self.blob.len()),
+            reserved: 0.into(),
+        };
+        let mut out = raw.as_bytes().to_vec();
+        for reference in &self.references {
+            out.extend_from_slice(&reference.encode());
+        }
+        out.extend_from_slice(&self.blob);
+        out.resize(out.len().next_multiple_of(UNIT as usize), 0);
+        out
+    }
+
+    /// From stored bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, LayoutError> {
+        let short = |expected| LayoutError::Short { structure: STRUCTURE, expected, found: bytes.len() };
+        let field = |field, found| LayoutError::Field { structure: STRUCTURE, field, found };
+        let (raw, rest) = RawHeader::read_from_prefix(bytes).map_err(|_| short(48))?;
+        if raw.magic.get() != MAGIC {
+            return Err(LayoutError::Magic { structure: STRUCTURE, expected: MAGIC.into(), found: raw.magic.get().into() });
+        }
+        if raw.format.get() != 1 {
+            return Err(LayoutError::Unknown { structure: STRUCTURE, what: "format", found: raw.format.get().into() });
+        }
+        if raw.reserved.get() != 0 {
+            return Err(field("reserved", raw.reserved.get()));
+        }
+        let table = raw.references.get() as usize * Reference::BYTES;
+        let (table, rest) = rest.split_at_checked(table).ok_or_else(|| short(table))?;
+        let blob = raw.blob_bytes.get() as usize;
+        let (blob, rest) = rest.split_at_checked(blob).ok_or_else(|| short(blob))?;
+        if blob.len() > BLOB_BYTES_MAX {
+            return Err(field("client bytes", blob.len() as u64));
+        }
+        if rest.len() >= UNIT as usize || rest.iter().any(|b| *b != 0) {
+            return Err(field("padding", rest.len() as u64));
+        }
+        Ok(Self {
+            checkpoint: raw.checkpoint.get(),
+            freeze: Lsn(raw.freeze.get()),
+            hlc: Hlc(raw.hlc.get()),
+            references: table.chunks_exact(Reference::BYTES).map(Reference::decode).collect::<Result<_, _>>()?,
+            blob: blob.to_vec(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Encoding, Oid, ReferenceKind};
+    use proptest::prelude::*;
+
+    fn sample() -> RootsObject {
+        let reference = Reference {
+            oid: Oid::new(1, 1, 8),
+            birth: Hlc(1),
+            stored_bytes: 512,
+            logical_bytes: 512,
+            crc: 0,
+            kind: ReferenceKind::Node,
+            flags: 0,
+            encoding: Encoding::Plain,
+        };
+        RootsObject { checkpoint: 4, freeze: Lsn(80), hlc: Hlc(6), references: vec![reference; 3], blob: vec![7; 700] }
+    }
+
+    #[test]
+    fn roots_round_trip() {
+        for roots in [sample(), RootsObject::default()] {
+            assert_eq!(RootsObject::decode(&roots.encode()), Ok(roots));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn decoding_never_panics(damage in proptest::collection::vec((0usize..300, any::<u8>()), 1..8), cut in 0usize..1100) {
+            let mut bytes = sample().encode();
+            for (at, value) in damage { bytes[at] = value; }
+            bytes.truncate(cut);
+            let _ = RootsObject::decode(&bytes);
+        }
+    }
+}
