@@ -1,2 +1,37 @@
-//! Project tasks: long test suites and comparisons.
-fn main() {}
+//! Project tasks: `cargo xtask COMMAND`. One file a command.
+
+mod ci;
+mod command;
+mod models;
+mod setup;
+mod test;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Project tasks.")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Runs the tests; with CI=true formatting and lints come first.
+    Test(test::Arguments),
+    /// Everything a change must pass: formatting, lints, licences, tests.
+    Ci,
+    /// Runs the executable models with larger budgets than the tests do.
+    Models(models::Arguments),
+    /// Installs what this machine lacks (Debian, Ubuntu), or says what to install.
+    Setup(setup::Arguments),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().task {
+        Task::Test(arguments) => test::run(&arguments),
+        Task::Ci => ci::run(),
+        Task::Models(arguments) => models::run(&arguments),
+        Task::Setup(arguments) => setup::run(&arguments),
+    }
+}
