@@ -7,6 +7,7 @@
 //! The whole batch is the concatenation of each kind of row over all parts, and is applied in the order of the diagram (INV-07: only whole). Parts carry no checksum:
 //! the CHECKPOINT record's references to them do.
 
+use crate::fields::{Structure, structure};
 use crate::segment::kind_of;
 use crate::{LayoutError, Oid, Reference, ReferenceKind, UNIT};
 use zerocopy::little_endian::{I32, U32, U64};
@@ -328,6 +329,14 @@ fn decode_range(bytes: &[u8]) -> Result<RawRange, LayoutError> {
 fn field(field: &'static str, found: u64) -> LayoutError {
     LayoutError::Field { structure: STRUCTURE, field, found }
 }
+
+/// For the documentation; see [`crate::fields`].
+pub(crate) const LAYOUTS: &[Structure] = &[
+    structure!("batch part header", RawHeader { magic, format, checkpoint, part, parts, counts }),
+    structure!("batch object row", RawObject { oid, stored_bytes, kind, reserved }),
+    structure!("batch range row", RawRange { oid, first, units }),
+    structure!("batch delta row", RawDelta { reference, delta, reserved }),
+];
 
 #[cfg(test)]
 mod tests {

@@ -11,6 +11,7 @@ mod codec;
 pub mod directory_page;
 pub mod entry;
 mod error;
+pub mod fields;
 mod ids;
 pub mod inode;
 pub mod key;

@@ -8,6 +8,7 @@
 //! A decoder here takes hostile bytes: [`NodeView::parse`] checks every bound once, after which walking a view cannot fail. [`edges`] looks at the header and the
 //! reference table only.
 
+use crate::fields::{Structure, structure};
 use crate::{Hlc, LayoutError, Oid, Reference, UNIT};
 use std::collections::HashMap;
 use zerocopy::little_endian::{U16, U32, U64};
@@ -476,6 +477,28 @@ fn check_len(total: usize) -> Result<(), LayoutError> {
     }
     Ok(())
 }
+
+/// For the documentation; see [`crate::fields`].
+pub(crate) const LAYOUTS: &[Structure] = &[structure!(
+    "node header",
+    RawHeader {
+        magic,
+        format,
+        tree,
+        level,
+        flags,
+        total_bytes,
+        reference_count,
+        item_count,
+        table_offset,
+        body_offset,
+        blob_bytes,
+        birth,
+        realm,
+        inode,
+        reserved
+    }
+)];
 
 #[cfg(test)]
 mod tests;

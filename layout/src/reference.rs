@@ -1,5 +1,6 @@
 //! What a node stores to point at an object.
 
+use crate::fields::{Structure, structure};
 use crate::{Hlc, LayoutError, Oid};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -106,8 +107,11 @@ impl Reference {
     /// From bytes on disk. Refuses what this version does not know.
     pub fn decode(bytes: &[u8]) -> Result<Self, LayoutError> {
         let structure = "reference";
-        let (raw, _) = RawReference::read_from_prefix(bytes)
-            .map_err(|_| LayoutError::Short { structure, expected: Self::BYTES, found: bytes.len() })?;
+        let (raw, _) = RawReference::read_from_prefix(bytes).map_err(|_| LayoutError::Short {
+            structure,
+            expected: Self::BYTES,
+            found: bytes.len(),
+        })?;
         let unknown = |what, found: u8| LayoutError::Unknown { structure, what, found: found.into() };
         let kind = match raw.kind {
             1 => ReferenceKind::Node,
@@ -154,6 +158,12 @@ impl Reference {
         self.stored_bytes / crate::UNIT
     }
 }
+
+/// For the documentation; see [`crate::fields`].
+pub(crate) const LAYOUTS: &[Structure] = &[structure!(
+    "reference",
+    RawReference { oid, birth, stored_bytes, logical_bytes, crc, kind, flags, encoding, reserved }
+)];
 
 #[cfg(test)]
 mod tests {

@@ -4,6 +4,7 @@
 //! | header 48 | reference 32 ... | client bytes | zeros to 512 |
 //! ```
 
+use crate::fields::{Structure, structure};
 use crate::{Hlc, LayoutError, Lsn, Reference, UNIT};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -73,7 +74,11 @@ impl RootsObject {
         let field = |field, found| LayoutError::Field { structure: STRUCTURE, field, found };
         let (raw, rest) = RawHeader::read_from_prefix(bytes).map_err(|_| short(48))?;
         if raw.magic.get() != MAGIC {
-            return Err(LayoutError::Magic { structure: STRUCTURE, expected: MAGIC.into(), found: raw.magic.get().into() });
+            return Err(LayoutError::Magic {
+                structure: STRUCTURE,
+                expected: MAGIC.into(),
+                found: raw.magic.get().into(),
+            });
         }
         if raw.format.get() != 1 {
             return Err(LayoutError::Unknown { structure: STRUCTURE, what: "format", found: raw.format.get().into() });
@@ -100,6 +105,12 @@ impl RootsObject {
         })
     }
 }
+
+/// For the documentation; see [`crate::fields`].
+pub(crate) const LAYOUTS: &[Structure] = &[structure!(
+    "roots header",
+    RawHeader { magic, format, checkpoint, freeze, hlc, references, blob_bytes, reserved }
+)];
 
 #[cfg(test)]
 mod tests {

@@ -9,6 +9,7 @@
 //! objects and are not; the sequence of opening in them tells a part of this life of the container from one of an earlier life.
 
 use crate::checksum::{crc32c_pieces, seeded};
+use crate::fields::{Structure, structure};
 use crate::{Hlc, LayoutError, Oid, ReferenceKind, UNIT};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -430,6 +431,32 @@ fn check_unit(
     }
     Ok(())
 }
+
+/// For the documentation; see [`crate::fields`].
+pub(crate) const LAYOUTS: &[Structure] = &[
+    structure!(
+        "segment header",
+        RawHeader { magic, crc, format, seed, segment, container, volume, stream, flags, reserved, birth_low, opening }
+    ),
+    structure!(
+        "segment footer",
+        RawFooter {
+            magic,
+            crc,
+            segment,
+            last_part,
+            objects,
+            used_units,
+            reserved,
+            digest,
+            birth_low,
+            birth_high,
+            opening
+        }
+    ),
+    structure!("table row", RawRow { oid, birth, stored_bytes, crc, offset, kind, reserved, owner }),
+    structure!("table part header", RawPart { magic, crc, segment, previous, count, reserved, opening }),
+];
 
 #[cfg(test)]
 mod tests {

@@ -7,6 +7,7 @@
 //! ```
 
 use crate::directory_page::Place;
+use crate::fields::{Structure, structure};
 use crate::{LayoutError, Reference, UNIT};
 use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -301,6 +302,12 @@ fn pad(mut out: Vec<u8>) -> Vec<u8> {
     out.resize(out.len().next_multiple_of(UNIT as usize), 0);
     out
 }
+
+/// For the documentation; see [`crate::fields`].
+pub(crate) const LAYOUTS: &[Structure] = &[
+    structure!("system page header", RawHeader { magic, key, counts, reserved }),
+    structure!("moved fragment", RawMoved { slot, units, container, offset }),
+];
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,65 @@
+//! Names, offsets and sizes of the fields of every structure of fixed layout, taken from the code by the compiler.
+//!
+//! `docs/on-disk-format.md` draws the same; `tests/format_doc.rs` compares the two in both directions, so that neither can drift.
+
+/// A field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// Name in the code.
+    pub name: &'static str,
+    /// Bytes from the start of the structure.
+    pub offset: usize,
+    /// Bytes.
+    pub bytes: usize,
+}
+
+/// A structure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Structure {
+    /// Name in the documentation.
+    pub name: &'static str,
+    /// Bytes.
+    pub bytes: usize,
+    /// Fields, in order.
+    pub fields: &'static [Field],
+}
+
+/// Size of what a projection leads to.
+pub(crate) const fn bytes_of<S, F>(_: fn(&S) -> &F) -> usize {
+    size_of::<F>()
+}
+
+/// Makes a [`Structure`] from a struct and the names of its fields.
+macro_rules! structure {
+    ($name:literal, $raw:ident { $($field:ident),* $(,)? }) => {
+        $crate::fields::Structure {
+            name: $name,
+            bytes: size_of::<$raw>(),
+            fields: &[$($crate::fields::Field {
+                name: stringify!($field),
+                offset: std::mem::offset_of!($raw, $field),
+                bytes: $crate::fields::bytes_of(|raw: &$raw| &raw.$field),
+            }),*],
+        }
+    };
+}
+pub(crate) use structure;
+
+/// Every structure of fixed layout.
+#[must_use]
+pub fn all() -> Vec<Structure> {
+    [
+        crate::reference::LAYOUTS,
+        crate::superblock::LAYOUTS,
+        crate::directory_page::LAYOUTS,
+        crate::wal::LAYOUTS,
+        crate::wal::RECORD_LAYOUTS,
+        crate::wal::ENGINE_RECORD_LAYOUTS,
+        crate::segment::LAYOUTS,
+        crate::node::LAYOUTS,
+        crate::system_page::LAYOUTS,
+        crate::batch::LAYOUTS,
+        crate::roots::LAYOUTS,
+    ]
+    .concat()
+}
