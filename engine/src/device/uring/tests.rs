@@ -361,3 +361,50 @@ fn a_forbidden_io_uring_is_told_with_the_setting_to_change() {
     assert!(matches!(error, DeviceError::UringUnavailable { errno: libc::EPERM, .. }));
     assert!(error.to_string().contains("kernel.io_uring_disabled"), "{error}");
 }
+
+/// Runs `work` on its own thread; a lost wake-up shows as a failure and not as a hang.
+fn within_a_minute(work: impl FnOnce() + Send + 'static) {
+    let (done, is_done) = crossbeam::channel::bounded(1);
+    let run = move || {
+        work();
+        let _ = done.send(());
+    };
+    let thread = std::thread::Builder::new().spawn(run).unwrap();
+    assert_eq!(is_done.recv_timeout(std::time::Duration::from_secs(60)), Ok(()), "a wake-up was lost");
+    thread.join().unwrap();
+}
+
+/// Asks without sleeping, so that the next step meets the write thread on its way to sleep.
+fn spin(ticket: &Ticket, turns: u32) {
+    while !ticket.is_done() {
+        std::hint::spin_loop();
+    }
+    (0..turns).for_each(|_| std::hint::spin_loop());
+}
+
+#[test]
+fn a_write_submitted_while_the_thread_falls_asleep_is_not_forgotten() {
+    let image = Image::new(MIB);
+    let device = image.open();
+    let buffer = Arc::new(filled(&device, 4096, 1));
+    within_a_minute(move || {
+        for turn in 0..8_000 {
+            spin(&device.submit(Write::whole(0, Arc::clone(&buffer))), turn % 64);
+        }
+    });
+}
+
+#[test]
+fn a_drop_while_the_thread_falls_asleep_does_not_hang() {
+    let image = Image::new(MIB);
+    within_a_minute(move || {
+        let buffer = Arc::new(AlignedBuf::zeroed(4096));
+        for turn in 0..200 {
+            let pool = BufferPool::heap().clone();
+            let mut device = UringDevice::open_with_pool(image.path(), OpenMode::ReadWrite, true, pool).unwrap();
+            spin(&device.submit(Write::whole(0, Arc::clone(&buffer))), turn % 64);
+            // Before the rest of the device, whose end would take longer than falling asleep.
+            drop(device.writes.take());
+        }
+    });
+}
