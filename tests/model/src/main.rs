@@ -7,8 +7,7 @@ use std::collections::BTreeMap;
 use std::panic::{catch_unwind, set_hook};
 use std::process::ExitCode;
 
-const USAGE: &str =
-    "model SEEDS OPERATIONS run [BASE] | model SEEDS OPERATIONS bugs [BASE [NAME]] | model 0 0 script | model 0 0 demo";
+const USAGE: &str = "model SEEDS OPERATIONS run [BASE] | model SEEDS OPERATIONS bugs [BASE [NAME]] | model 1 OPERATIONS replay SEED | model 0 0 script | model 0 0 demo";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -20,6 +19,7 @@ fn main() -> ExitCode {
             true
         }
         "bugs" => hunt(seeds, operations, base, args.get(4).map(String::as_str)),
+        "replay" => replay(operations, base),
         "script" => {
             scripts();
             true
@@ -55,6 +55,21 @@ fn random(seeds: u64, operations: usize, base: u64) {
     let mut named: BTreeMap<&str, u64> = total.named().into_iter().collect();
     named.insert("dec_on_freed(restamp=false)", decremented_without_restamp);
     println!("ok: {seeds} seeds x 2 modes, {:?}\n{named:#?}", started.elapsed());
+}
+
+/// One seed under every setting; false when any of them violates something.
+fn replay(operations: usize, seed: u64) -> bool {
+    set_hook(Box::new(|_| {}));
+    let mut clean = true;
+    for setting in 0..8 {
+        let (restamp, history, mark) = (setting & 1 == 0, setting & 2 == 0, setting & 4 == 0);
+        let config = Config { bug: Bug::None, restamp, history, mark, operations };
+        let result = catch_unwind(|| run(seed, config));
+        clean &= result.is_ok();
+        let verdict = result.map_or_else(|e| first_line(&*e), |stats| format!("ok, {} operations", stats.ops));
+        println!("seed {seed} restamp={restamp:<5} history={history:<5} mark={mark:<5} {verdict}");
+    }
+    clean
 }
 
 /// Every seeded bug, or one of them; false when one was caught in neither mode.

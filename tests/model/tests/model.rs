@@ -1,5 +1,5 @@
 //! The sharing model with a small budget; `cargo xtask models --long` has the large one. A failure prints the seed and the
-//! operation; `cargo run --profile models -p envoyfs-model -- 1 600 run SEED` with TRACE=1 shows the history.
+//! operation; `cargo run --profile models -p envoyfs-model -- 1 600 replay SEED` runs it again, TRACE=1 shows the history.
 
 use envoyfs_model::scripts::{SCRIPTS, Script, demonstrate, run_script};
 use envoyfs_model::{BUGS, Bug, Config, Stats, run};
