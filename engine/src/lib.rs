@@ -4,6 +4,9 @@
 
 pub mod device;
 mod error;
+pub mod hlc;
 pub mod store;
+pub mod superblock;
+pub mod wal;
 
 pub use error::StoreError;

@@ -1,0 +1,348 @@
+//! Superblock and volume directory: opening, repairing, publishing.
+//!
+//! Owns the order of writes that makes a publication atomic. Version N:
+//!
+//! ```text
+//! caller: directory N -> slot N mod 2 of areas A and B (write_directory), everything it names, FLUSH
+//! publish: superblocks 0, 1 -> FLUSH (N rules) -> superblocks 2, 3 -> FLUSH -> only now is anything of N - 1 reused
+//! ```
+//! If power fails before the first flush, N - 1 rules, whatever is torn; after it, N. Opening repairs what it finds before anything else is written, and
+//! never touches a good copy. A failed write or flush in here poisons the store: the caller tells [`crate::wal::Wal::poison`].
+
+mod foreign;
+mod rule;
+
+pub use foreign::foreign_signature;
+pub use rule::{Copies, choose, repairs};
+
+use crate::device::{AlignedBuf, Device, DeviceError, Write};
+use envoyfs_layout::LayoutError;
+use envoyfs_layout::directory_page::VolumeDirectory;
+use envoyfs_layout::superblock::{BYTES, COPIES, MAGIC, Superblock, incompatible};
+use std::sync::Arc;
+
+/// Why a store does not open, and what to do about it.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum OpenError {
+    /// Nothing of envoyfs is there.
+    #[error("{device} is not an envoyfs store{}; check the path, or make one with: mkfs.envoyfs {device}", holds(*foreign))]
+    NotAStore {
+        /// The device.
+        device: String,
+        /// What it looks like instead.
+        foreign: Option<&'static str>,
+    },
+    /// The store says that it is larger than the device.
+    #[error(
+        "{device} is truncated: the store has {expected} bytes, the device {found}; extend the image to its full size (truncate -s {expected}), or restore it from a complete copy"
+    )]
+    Truncated {
+        /// The device.
+        device: String,
+        /// Bytes of the store.
+        expected: u64,
+        /// Bytes of the device.
+        found: u64,
+    },
+    /// Features of a newer version.
+    #[error("{device} uses features that this version does not know ({features}); mount it with a newer envoyfs")]
+    Features {
+        /// The device.
+        device: String,
+        /// Their names or bits.
+        features: String,
+    },
+    /// It was formatted by a version with another format.
+    #[error("{device}: {source}")]
+    Version {
+        /// The device.
+        device: String,
+        /// Which version.
+        source: LayoutError,
+    },
+    /// Blocks of the store are smaller than what the device can write.
+    #[error(
+        "{device}: the store was made for blocks of {expected} bytes, the device writes {found}; put it on a device with smaller blocks, or copy its files to a new store"
+    )]
+    LogicalBlock {
+        /// The device.
+        device: String,
+        /// Block of the store.
+        expected: u32,
+        /// Block of the device.
+        found: u32,
+    },
+    /// It is a store, but no copy of its superblock is whole.
+    #[error(
+        "{device}: all four copies of the superblock are damaged ({first}); keep the image as it is and run: fsck.envoyfs --rebuild-superblock {device}"
+    )]
+    AllDamaged {
+        /// The device.
+        device: String,
+        /// What is wrong with the first.
+        first: LayoutError,
+    },
+    /// Both copies of the volume directory that the superblock names are damaged.
+    #[error("{device}: both copies of the volume directory are damaged (at {} and {}: {source}); run: fsck.envoyfs {device}", at[0], at[1])]
+    Directory {
+        /// The device.
+        device: String,
+        /// Byte offsets of the copies.
+        at: [u64; 2],
+        /// What is wrong with the last.
+        source: LayoutError,
+    },
+    /// The device failed.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
+
+fn holds(foreign: Option<&'static str>) -> String {
+    foreign.map(|name| format!(" (it holds {name})")).unwrap_or_default()
+}
+
+/// An opened store, before anything was written.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    /// The superblock that rules.
+    pub superblock: Superblock,
+    /// What each copy held.
+    pub copies: Copies,
+    /// The device is larger than the store by so many bytes.
+    pub unused_bytes: u64,
+    /// Read-only features that this version does not know: the store may be read, not written.
+    pub read_only: Option<String>,
+}
+
+impl Opened {
+    /// Copies that must be rewritten, in order; see [`repairs`].
+    #[must_use]
+    pub fn repairs(&self) -> Vec<Vec<usize>> {
+        repairs(&self.copies, &self.superblock)
+    }
+}
+
+/// Buffer length for a structure: whole logical blocks.
+fn buffer(bytes: usize) -> AlignedBuf {
+    AlignedBuf::zeroed(bytes.next_multiple_of(4096))
+}
+
+/// Reads; an unreadable range counts as damaged, not as a failure of the call, since single sectors fail.
+fn read(device: &dyn Device, offset: u64, bytes: usize) -> Result<Option<AlignedBuf>, DeviceError> {
+    let mut buf = buffer(bytes);
+    match device.read(offset, &mut buf) {
+        Ok(()) => Ok(Some(buf)),
+        Err(DeviceError::Io { .. } | DeviceError::ShortDevice { .. }) => Ok(None),
+        Err(other) => Err(other),
+    }
+}
+
+/// A region larger than one IO should be.
+fn read_region(device: &dyn Device, offset: u64, bytes: u64) -> Result<Option<Vec<u8>>, DeviceError> {
+    let mut whole = Vec::new();
+    while (whole.len() as u64) < bytes {
+        let at = whole.len() as u64;
+        let piece = usize::try_from((bytes - at).min(1 << 20)).unwrap_or(1 << 20);
+        let Some(buf) = read(device, offset.saturating_add(at), piece)? else { return Ok(None) };
+        whole.extend_from_slice(buf.as_slice());
+    }
+    Ok(Some(whole))
+}
+
+/// Reads all four copies and decides. Writes nothing. Flush the device first: the newest copies may still be in its cache (INV-20).
+///
+/// # Errors
+/// Says what the device holds and what to do.
+pub fn open(device: &dyn Device) -> Result<Opened, OpenError> {
+    let (copies, damage) = read_copies(device)?;
+    let Some(superblock) = choose(&copies).cloned() else { return Err(explain(device, damage)) };
+    let name = device.label();
+    let geometry = device.geometry();
+    let unknown = superblock.incompatible & !incompatible::KNOWN;
+    if unknown != 0 {
+        return Err(OpenError::Features { device: name, features: feature_names(unknown) });
+    }
+    if superblock.size > geometry.size_bytes {
+        return Err(OpenError::Truncated { device: name, expected: superblock.size, found: geometry.size_bytes });
+    }
+    if superblock.logical_block < geometry.logical_block_bytes {
+        let (expected, found) = (superblock.logical_block, geometry.logical_block_bytes);
+        return Err(OpenError::LogicalBlock { device: name, expected, found });
+    }
+    let read_only = Some(superblock.read_only_compatible).filter(|bits| *bits != 0);
+    Ok(Opened {
+        unused_bytes: geometry.size_bytes.saturating_sub(superblock.size),
+        read_only: read_only.map(|bits| format!("features {bits:#x} allow this version only to read")),
+        superblock,
+        copies,
+    })
+}
+
+type Damage = Vec<LayoutError>;
+
+/// Copies 0 and 1 lie at fixed places; where 2 and 3 are follows from the size in one of these, or from the device's own.
+fn read_copies(device: &dyn Device) -> Result<(Copies, Damage), OpenError> {
+    let mut copies: Copies = [None, None, None, None];
+    let mut damage = Vec::new();
+    let mut fill = |index: usize, position: u64, copies: &mut Copies| -> Result<(), OpenError> {
+        let decoded = match read(device, position, BYTES)? {
+            Some(buf) => Superblock::decode(buf.as_slice(), position),
+            None => Err(LayoutError::Short { structure: "superblock", expected: BYTES, found: 0 }),
+        };
+        match (decoded, copies.get_mut(index)) {
+            (Ok(superblock), Some(copy)) => *copy = Some(superblock),
+            (Err(error), _) => damage.push(error),
+            (Ok(_), None) => {}
+        }
+        Ok(())
+    };
+    let device_size = device.geometry().size_bytes & !4095;
+    let [first, second, ..] = Superblock::positions(device_size);
+    fill(0, first, &mut copies)?;
+    fill(1, second, &mut copies)?;
+    let size = choose(&copies).map_or(device_size, |superblock| superblock.size);
+    if size >= 4 * 4096 {
+        let [.., third, fourth] = Superblock::positions(size);
+        fill(2, third, &mut copies)?;
+        fill(3, fourth, &mut copies)?;
+    }
+    Ok((copies, damage))
+}
+
+/// No copy is valid: is there a store at all?
+fn explain(device: &dyn Device, damage: Damage) -> OpenError {
+    let name = device.label();
+    let is_store = |error: &&LayoutError| !matches!(error, LayoutError::Magic { .. } | LayoutError::Short { .. });
+    if let Some(first) = damage.iter().find(is_store) {
+        return match first {
+            LayoutError::Unknown { .. } => OpenError::Version { device: name, source: first.clone() },
+            _ => OpenError::AllDamaged { device: name, first: first.clone() },
+        };
+    }
+    let head_bytes = device.geometry().size_bytes.min(128 << 10) & !4095;
+    let head = match read_region(device, 0, head_bytes) {
+        Ok(head) => head.unwrap_or_default(),
+        Err(error) => return error.into(),
+    };
+    OpenError::NotAStore { device: name, foreign: foreign_signature(&head) }
+}
+
+fn feature_names(bits: u64) -> String {
+    let names = incompatible::NAMES;
+    let known = names.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| (*name).to_string());
+    let rest = names.iter().fold(bits, |bits, (bit, _)| bits & !bit);
+    let rest = Some(rest).filter(|rest| *rest != 0).map(|rest| format!("{rest:#x}"));
+    known.chain(rest).collect::<Vec<_>>().join(", ")
+}
+
+/// Rewrites the copies that need it, a flush after each group. Call before anything else is written. Costs nothing when all four agree.
+///
+/// # Errors
+/// Whatever the device says; the store must not be written then.
+pub fn repair(device: &dyn Device, opened: &Opened) -> Result<(), DeviceError> {
+    for group in opened.repairs() {
+        write_copies(device, &opened.superblock, &group)?;
+        device.flush()?;
+    }
+    Ok(())
+}
+
+fn write_copies(device: &dyn Device, superblock: &Superblock, members: &[usize]) -> Result<(), DeviceError> {
+    let positions = Superblock::positions(superblock.size);
+    let positions = positions.iter().enumerate().filter(|(index, _)| members.contains(index)).map(|(_, at)| *at);
+    let tickets: Vec<_> = positions
+        .map(|position| {
+            let mut buf = buffer(BYTES);
+            buf.as_mut_slice().copy_from_slice(&superblock.encode(position));
+            device.submit(Write::whole(position, buf))
+        })
+        .collect();
+    tickets.iter().try_for_each(|ticket| ticket.wait())
+}
+
+/// The volume directory that a superblock names: from area A, else from B.
+///
+/// # Errors
+/// Both copies are damaged.
+pub fn read_directory(device: &dyn Device, superblock: &Superblock) -> Result<VolumeDirectory, OpenError> {
+    let at = superblock.slot_positions();
+    let mut last = LayoutError::Short { structure: "volume directory", expected: 4096, found: 0 };
+    for position in at {
+        let Some(bytes) = read_region(device, position, superblock.directory_bytes.into())? else { continue };
+        match VolumeDirectory::decode(&bytes, &superblock.seed, superblock.directory_crc) {
+            Ok(directory) => return Ok(directory),
+            Err(error) => last = error,
+        }
+    }
+    Err(OpenError::Directory { device: device.label(), at, source: last })
+}
+
+/// Writes `directory` as the one that `next` will name: sets its sequence, and checksum and length in `next`; both areas; waits for the writes, does *not*
+/// flush: the caller's barrier covers them, and must before [`publish`]. `next` comes from [`Superblock::next`], so its slot is not the one in use.
+///
+/// # Errors
+/// The directory does not fit its slot, or whatever the device says.
+pub fn write_directory(
+    device: &dyn Device,
+    next: &mut Superblock,
+    directory: &mut VolumeDirectory,
+) -> Result<(), DeviceError> {
+    directory.sequence = next.sequence;
+    let (bytes, crc) = directory.encode(&next.seed);
+    let short = DeviceError::ShortDevice {
+        operation: crate::device::Operation::Write,
+        offset: next.area_a,
+        length: bytes.len() as u64,
+        size: next.area_slot_bytes,
+    };
+    let Ok(length) = u32::try_from(bytes.len()) else { return Err(short) };
+    if u64::from(length) > next.area_slot_bytes {
+        return Err(short);
+    }
+    next.directory_crc = crc;
+    next.directory_bytes = length;
+    let mut tickets = Vec::new();
+    for (index, piece) in bytes.chunks(1 << 20).enumerate() {
+        let mut buf = buffer(piece.len());
+        let (filled, _) = buf.as_mut_slice().split_at_mut(piece.len());
+        filled.copy_from_slice(piece);
+        let buf = Arc::new(buf);
+        let at = (index as u64) << 20;
+        for area in next.slot_positions() {
+            tickets.push(device.submit(Write::whole(area.saturating_add(at), Arc::clone(&buf))));
+        }
+    }
+    tickets.iter().try_for_each(|ticket| ticket.wait())
+}
+
+/// Makes `next` the superblock that rules. Everything it names is durable already. When this returns, and not before, what only its predecessor names may be reused.
+///
+/// # Errors
+/// Whatever the device says; which of the two rules is open until the next mount.
+pub fn publish(device: &dyn Device, next: &Superblock) -> Result<(), DeviceError> {
+    for pair in [[0, 1], [2, 3]] {
+        write_copies(device, next, &pair)?;
+        device.flush()?;
+    }
+    Ok(())
+}
+
+/// Writes the first superblock of a store: everything else of it first, then a flush, then this.
+///
+/// # Errors
+/// Whatever the device says.
+pub fn format(device: &dyn Device, first: &Superblock) -> Result<(), DeviceError> {
+    let all: Vec<usize> = (0..COPIES).collect();
+    device.flush()?;
+    write_copies(device, first, &all)?;
+    device.flush()
+}
+
+/// Does a block start like a superblock? For tools that look before they write.
+#[must_use]
+pub fn looks_like_a_store(head: &[u8]) -> bool {
+    head.starts_with(&MAGIC.to_le_bytes())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,188 @@
+use super::*;
+use crate::device::{Fault, SimulatedDevice};
+use envoyfs_layout::directory_page::{
+    Bounds, ContainerRow, Place, PublishedCheckpoint, Role, StartPosition, Totals, VolumeEntry,
+};
+use envoyfs_layout::superblock::LABEL_BYTES;
+use envoyfs_layout::{Hlc, Lsn};
+
+fn first() -> Superblock {
+    Superblock {
+        sequence: 1,
+        predecessor: 0,
+        identity: [1; 16],
+        seed: [2; 16],
+        cluster: [0; 16],
+        host: 0,
+        store: [3; 16],
+        compatible: 0,
+        read_only_compatible: 0,
+        incompatible: 0,
+        size: 4 << 20,
+        logical_block: 4096,
+        segment_bytes: 1 << 16,
+        ring_offset: 65536,
+        ring_bytes: 1 << 20,
+        area_a: 2 << 20,
+        area_b: 3 << 20,
+        area_slot_bytes: 64 << 10,
+        segments_offset: (2 << 20) + (128 << 10),
+        containers: 10,
+        directory_crc: 0,
+        directory_bytes: 0,
+        system_slot: 1,
+        hlc_bound: Hlc(0),
+        format_ns: 0,
+        label: [0; LABEL_BYTES],
+    }
+}
+
+fn directory() -> VolumeDirectory {
+    VolumeDirectory {
+        sequence: 0,
+        entry: VolumeEntry {
+            volume: 1,
+            role: Role::Writer,
+            uuid: [4; 16],
+            promised_epoch: 1,
+            writer_epoch: 1,
+            config_version: 0,
+            ring: [(65536, 1 << 20), (0, 0), (0, 0), (0, 0)],
+            ring_generation: 0,
+            checkpoint: PublishedCheckpoint { record: Lsn(0), ..PublishedCheckpoint::default() },
+            start: StartPosition::default(),
+            cuts: vec![],
+            roots: None,
+            roots_twin: None,
+            drop_queue: Place::NONE,
+            orphaned_segments: Place::NONE,
+            bounds: Bounds::default(),
+            merged_through: 0,
+            checkpoint_hlc: Hlc(0),
+            totals: Totals::default(),
+        },
+        table: vec![ContainerRow::FREE; 10],
+    }
+}
+
+/// A formatted store, and the same store one publication later.
+fn store() -> (SimulatedDevice, Superblock) {
+    let device = SimulatedDevice::new(4 << 20, 4096, 1);
+    let mut superblock = first();
+    let mut directory = directory();
+    write_directory(&device, &mut superblock, &mut directory).unwrap();
+    format(&device, &superblock).unwrap();
+    (device, superblock)
+}
+
+fn publish_next(device: &SimulatedDevice, current: &Superblock, number: u64) -> Result<Superblock, DeviceError> {
+    let mut next = current.next();
+    let mut directory = directory();
+    directory.entry.checkpoint.number = number;
+    write_directory(device, &mut next, &mut directory)?;
+    device.flush()?;
+    publish(device, &next)?;
+    Ok(next)
+}
+
+#[test]
+fn a_store_opens_with_its_directory_and_needs_no_repair() {
+    let (device, superblock) = store();
+    let opened = open(&device).unwrap();
+    assert_eq!(opened.superblock, superblock);
+    assert!(opened.repairs().is_empty());
+    assert_eq!(read_directory(&device, &opened.superblock).unwrap().entry, directory().entry);
+    assert_eq!(open(&device.process_crash()).unwrap().superblock, superblock);
+}
+
+#[test]
+fn a_power_cut_after_any_io_of_a_publication_leaves_the_old_or_the_new_version_whole() {
+    for seed in 0..40 {
+        for ios in 0..60 {
+            let (device, superblock) = store();
+            let device = SimulatedDevice::from_image(device.durable_image(), 4096, seed);
+            device.crash_after(ios);
+            let done = publish_next(&device, &superblock, 7).is_ok();
+            let after = device.crash(seed * 1000 + ios);
+            after.flush().unwrap();
+            let opened = open(&after).unwrap_or_else(|error| panic!("seed {seed} ios {ios}: {error}"));
+            let number = read_directory(&after, &opened.superblock).unwrap().entry.checkpoint.number;
+            assert_eq!(number, if opened.superblock.sequence == 2 { 7 } else { 0 });
+            assert!(!done || number == 7, "seed {seed} ios {ios}");
+            repair(&after, &opened).unwrap();
+            let again = open(&after).unwrap();
+            assert!(again.repairs().is_empty());
+            assert_eq!(again.superblock, opened.superblock);
+            if done {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn three_of_four_copies_may_be_lost_after_a_publication() {
+    for alive in 0..4 {
+        let (device, superblock) = store();
+        let second = publish_next(&device, &superblock, 7).unwrap();
+        for (index, position) in Superblock::positions(second.size).into_iter().enumerate() {
+            if index != alive {
+                device.inject(Fault::ReadError { offset: position });
+            }
+        }
+        let opened = open(&device).unwrap();
+        assert_eq!(opened.superblock, second);
+        assert_eq!(opened.repairs().concat().len(), 3);
+        repair(&device, &opened).unwrap();
+        assert!(open(&device).unwrap().repairs().is_empty());
+    }
+}
+
+#[test]
+fn one_bad_copy_of_the_directory_is_survived_and_two_are_named() {
+    let (device, superblock) = store();
+    let [a, b] = superblock.slot_positions();
+    device.inject(Fault::FlipBits { offset: a + 4097, mask: 1 });
+    assert!(read_directory(&device, &superblock).is_ok());
+    device.inject(Fault::ReadError { offset: b });
+    let error = read_directory(&device, &superblock).unwrap_err().to_string();
+    assert!(error.contains("both copies of the volume directory"), "{error}");
+}
+
+#[test]
+fn errors_say_what_is_there_and_what_to_do() {
+    let text = |device: &SimulatedDevice| open(device).unwrap_err().to_string();
+    let empty = SimulatedDevice::new(4 << 20, 4096, 1);
+    assert!(text(&empty).contains("is not an envoyfs store; check the path, or make one with: mkfs.envoyfs"));
+    empty.inject(Fault::FlipBits { offset: 1080, mask: 0x53 });
+    empty.inject(Fault::FlipBits { offset: 1081, mask: 0xef });
+    assert!(text(&empty).contains("it holds an ext2, ext3 or ext4 file system"));
+
+    let (device, superblock) = store();
+    let cut = SimulatedDevice::from_image(
+        crate::device::DeviceImage::from_bytes(&device.image().to_bytes()[..3 << 20]),
+        4096,
+        1,
+    );
+    assert!(text(&cut).contains("truncated: the store has 4194304 bytes, the device 3145728"), "{}", text(&cut));
+
+    let mut newer = superblock.clone();
+    newer.incompatible = incompatible::COMPRESSION | 1 << 40;
+    format(&device, &newer).unwrap();
+    assert!(text(&device).contains("(compression, 0x10000000000); mount it with a newer envoyfs"), "{}", text(&device));
+
+    for position in Superblock::positions(superblock.size) {
+        device.inject(Fault::FlipBits { offset: position + 100, mask: 1 });
+    }
+    assert!(text(&device).contains("all four copies of the superblock are damaged"), "{}", text(&device));
+}
+
+#[test]
+fn a_store_on_a_larger_device_opens_and_says_so() {
+    let (device, _) = store();
+    let mut bytes = device.image().to_bytes();
+    bytes.resize(6 << 20, 0);
+    let larger = SimulatedDevice::from_image(crate::device::DeviceImage::from_bytes(&bytes), 512, 1);
+    let opened = open(&larger).unwrap();
+    assert_eq!((opened.unused_bytes, opened.repairs().len()), (2 << 20, 0));
+}

@@ -1,0 +1,62 @@
+//! The thread that does what nobody waits for: callbacks, the barrier of every second, watermarks after quiet.
+
+use super::group::Due;
+use super::{QUIET_MS, Wal};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Runs while it lives; dropping it stops the thread after the group it is in. What is not durable then stays so until somebody commits.
+#[derive(Debug)]
+pub struct Committer {
+    wal: std::sync::Weak<Wal>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Committer {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The system has no thread to give.
+    pub fn start(wal: &Arc<Wal>) -> std::io::Result<Self> {
+        let own = Arc::clone(wal);
+        let thread = std::thread::Builder::new().name("envoyfs-commit".into()).spawn(move || own.run())?;
+        Ok(Self { wal: Arc::downgrade(wal), thread: Some(thread) })
+    }
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        if let Some(wal) = self.wal.upgrade() {
+            wal.inner.lock().stop = true;
+            wal.wake.notify_all();
+        }
+        if let Some(thread) = self.thread.take()
+            && thread.thread().id() != std::thread::current().id()
+            && thread.join().is_err()
+        {
+            tracing::error!("the committer thread panicked");
+        }
+    }
+}
+
+impl Wal {
+    fn run(&self) {
+        let mut inner = self.inner.lock();
+        while !inner.stop {
+            match inner.due(self) {
+                Due::Group => inner = self.lead(inner, false),
+                Due::Watermark => inner = self.lead(inner, true),
+                Due::Later(None) => {
+                    inner.committer_idle = true;
+                    self.wake.wait(&mut inner);
+                    inner.committer_idle = false;
+                }
+                // Not longer than the quiet time: what others do meanwhile may make a watermark due, and does not wake this thread for it.
+                Due::Later(Some(ms)) => {
+                    self.wake.wait_for(&mut inner, Duration::from_millis(ms.clamp(1, QUIET_MS)));
+                }
+            }
+        }
+    }
+}

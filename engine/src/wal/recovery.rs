@@ -1,0 +1,447 @@
+//! Pass 1 of recovery: the longest prefix of the log that can be trusted, as a pure function of what the device shows.
+//!
+//! ```text
+//! lineage    blocks from the published start on, each with exactly the generation that the directory lists for its sequence, bytes without a gap,
+//!            each generation truncated at its cut
+//! threshold  max(published cut, published CHECKPOINT record, largest watermark of the published generation, also beyond a bad block)
+//! cut        first record that is not whole, or, at or above the threshold, whose data does not verify
+//! corrupt    the cut is below the threshold: something that was durable is gone. Reported, never cut silently (INV-19)
+//! ```
+//! Nothing is written here. Run it twice, or after a crash of the recovery itself, and it finds the same (INV-21): it looks only at what the published
+//! directory names, and [`super::publish_cut`] makes the cut final before anything is appended.
+
+use super::{ChainBlock, Resume, RingGeometry, start_in};
+use crate::StoreError;
+use crate::device::{AlignedBuf, Device, DeviceError};
+use crate::hlc::HlcSource;
+use crate::store::{DataObject, Origin, Result};
+use envoyfs_layout::directory_page::{CUTS_MAX, Cut, StartPosition, VolumeEntry};
+use envoyfs_layout::wal::{Block, CheckpointBody, Record, SegmentPlaced, kind};
+use envoyfs_layout::{Hlc, LayoutError, Lsn};
+
+/// Bytes of the ring behind the end of the chain that are searched for blocks of this mount. More than can be un-flushed at any time.
+const SEARCH_BYTES: u64 = 4 * super::UNFLUSHED_BYTES_MAX;
+/// Bytes of one read.
+const READ_BYTES: usize = 1 << 20;
+
+/// Who knows whether data is on the device as a record says.
+pub trait Judge {
+    /// A segment's container; all of them come before the first [`Judge::verify`].
+    fn placed(&mut self, placed: SegmentPlaced);
+    /// A record in the prefix so far; all before it verify or are durable. Engine records come here too: SEGMENT_OPENED says that the number is in use.
+    fn record(&mut self, record: &FoundRecord);
+    /// Do the object's bytes have these checksums?
+    fn verify(&mut self, object: &DataObject) -> bool;
+}
+
+/// A record of the prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundRecord {
+    /// LSN of its first byte.
+    pub start: Lsn,
+    /// LSN behind it.
+    pub end: Lsn,
+    /// HLC.
+    pub hlc: Hlc,
+    /// Kind.
+    pub kind: u16,
+    /// Territory.
+    pub territory: u64,
+    /// Identity of a forwarded request.
+    pub origin: Option<Origin>,
+    /// Data objects.
+    pub data: Vec<DataObject>,
+    /// Body.
+    pub body: Vec<u8>,
+}
+
+/// A checkpoint whose record is in the prefix, newer than the published one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Adopted {
+    /// Where its record starts.
+    pub record: Lsn,
+    /// The record.
+    pub body: CheckpointBody,
+    /// Where its freeze LSN stands.
+    pub start: StartPosition,
+}
+
+/// What was durable and cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Corruption {
+    /// The log is whole before this.
+    pub cut: Lsn,
+    /// It was durable up to here.
+    pub threshold: Lsn,
+    /// What is wrong at the cut.
+    pub cause: Cause,
+}
+
+/// What ended the prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// A block is missing, damaged or older than it should be.
+    Block {
+        /// Its sequence.
+        sequence: u64,
+        /// Its byte offset on the device.
+        offset: u64,
+    },
+    /// A record does not verify though its blocks do.
+    Record(LayoutError),
+}
+
+impl std::fmt::Display for Corruption {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.cause {
+            Cause::Block { sequence, offset } => {
+                write!(f, "log block {sequence} at device offset {offset} is damaged")?
+            }
+            Cause::Record(error) => write!(f, "log record at {:?}: {error}", self.cut)?,
+        }
+        let lost = self.threshold.0.saturating_sub(self.cut.0);
+        write!(f, "; at least {lost} bytes of acknowledged operations behind {:?} are lost", self.cut)
+    }
+}
+
+/// What pass 1 found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The records from the *published* freeze LSN up to the cut, engine records too.
+    pub records: Vec<FoundRecord>,
+    /// Placements in the blocks kept.
+    pub placed: Vec<SegmentPlaced>,
+    /// Where the log ends: LSN, last block kept, byte in it. Generation and epoch are set by [`super::publish_cut`].
+    pub cut: Cut,
+    /// Records before this were durable.
+    pub threshold: Lsn,
+    /// Set: mount read-only at the cut and say so; writable only when the user accepts the loss.
+    pub corrupt: Option<Corruption>,
+    /// The last CHECKPOINT in the prefix that is newer than the published one.
+    pub adopted: Option<Adopted>,
+    /// Largest HLC of a record.
+    pub max_hlc: Hlc,
+    /// Kept blocks from the published start on.
+    pub chain: Vec<ChainBlock>,
+}
+
+impl Found {
+    /// What the log opens with. `entry` is what [`super::publish_cut`] made and is published by now; `hlc` from [`HlcSource::after_recovery`].
+    #[must_use]
+    pub fn resume(&self, entry: &VolumeEntry, hlc: HlcSource) -> Resume {
+        let start = entry.start.sequence;
+        let freeze = entry.checkpoint.freeze;
+        Resume {
+            generation: entry.ring_generation,
+            next_lsn: self.cut.lsn,
+            next_sequence: self.cut.sequence.saturating_add(1),
+            start_sequence: start,
+            chain: self.chain.iter().copied().filter(|block| block.sequence >= start).collect(),
+            records: self.records.iter().filter(|record| record.start >= freeze).count() as u64,
+            hlc,
+        }
+    }
+}
+
+/// Reads blocks in the order of their sequence, many at a time; a block that cannot be read is `None`.
+struct Reader<'a> {
+    device: &'a dyn Device,
+    ring: &'a RingGeometry,
+    buf: AlignedBuf,
+    first: u64,
+    count: u64,
+    /// Blocks that are still wanted one by one, after a read of many failed.
+    single: u64,
+}
+
+impl Reader<'_> {
+    fn block(&mut self, sequence: u64) -> Result<Option<&[u8]>> {
+        if !(self.first..self.first.saturating_add(self.count)).contains(&sequence) && !self.fill(sequence)? {
+            return Ok(None);
+        }
+        let within = usize::try_from(sequence.saturating_sub(self.first)).unwrap_or(usize::MAX);
+        Ok(self.buf.as_slice().chunks_exact(self.ring.block_len()).nth(within))
+    }
+
+    fn fill(&mut self, sequence: u64) -> Result<bool> {
+        let many = (READ_BYTES / self.ring.block_len().max(1)) as u64;
+        let to_end = self.ring.blocks.saturating_sub(self.ring.ring_block(sequence));
+        let want = if self.single > 0 { 1 } else { many.min(to_end).max(1) };
+        self.count = 0;
+        self.single = self.single.saturating_sub(1);
+        match self.read(sequence, want)? {
+            true => Ok(true),
+            false if want > 1 => {
+                self.single = want - 1;
+                self.read(sequence, 1)
+            }
+            false => Ok(false),
+        }
+    }
+
+    fn read(&mut self, sequence: u64, count: u64) -> Result<bool> {
+        self.buf.set_len(usize::try_from(self.ring.bytes(count)).unwrap_or(READ_BYTES));
+        match self.device.read(self.ring.position(sequence), &mut self.buf) {
+            Ok(()) => {
+                (self.first, self.count) = (sequence, count);
+                Ok(true)
+            }
+            Err(DeviceError::Io { .. }) => Ok(false),
+            Err(other) => Err(other.into()),
+        }
+    }
+}
+
+/// The lineage and what it carries.
+struct Lineage {
+    chain: Vec<ChainBlock>,
+    /// LSN of the first byte of `stream`.
+    base: Lsn,
+    stream: Vec<u8>,
+    /// LSN behind the last shared byte of the last block, generations not truncated.
+    end: Lsn,
+    /// Sequence of the first block that is not in the chain.
+    broken_at: u64,
+    watermark: Lsn,
+    local: Vec<(u64, Record)>,
+}
+
+/// Finds the prefix. The device has been flushed (INV-20); `entry` is the published one.
+///
+/// # Errors
+/// The device fails other than by single blocks, or the log holds records of a newer version.
+pub fn scan(device: &dyn Device, ring: &RingGeometry, entry: &VolumeEntry, judge: &mut dyn Judge) -> Result<Found> {
+    let mut lineage = lineage(device, ring, entry)?;
+    let published = entry.cuts.last().map_or(Lsn(0), |cut| cut.lsn);
+    let (freeze, record) = (entry.checkpoint.freeze, entry.checkpoint.record);
+    let threshold = published.max(freeze).max(record).max(lineage.watermark);
+
+    let mut placed = Vec::new();
+    for (sequence, record) in &lineage.local {
+        if record.kind == kind::SEGMENT_PLACED {
+            let body = SegmentPlaced::decode(&record.body)
+                .map_err(|source| damaged("SEGMENT_PLACED", ring, *sequence, source))?;
+            judge.placed(body);
+            placed.push((*sequence, body));
+        } else if !kind::is_known(record.kind) && !record.ignorable {
+            return Err(unknown_kind(record.kind));
+        }
+    }
+
+    let mut records = Vec::new();
+    let mut cut = freeze;
+    let mut cause = None;
+    loop {
+        let at = usize::try_from(cut.0.saturating_sub(lineage.base.0)).unwrap_or(usize::MAX);
+        let Some(rest) = lineage.stream.get(at..).filter(|rest| !rest.is_empty()) else { break };
+        let (record, bytes) = match Record::decode(rest) {
+            Ok(found) => found,
+            // It goes on in a block that is not there.
+            Err(LayoutError::Short { .. }) => break,
+            Err(error @ LayoutError::Unknown { .. }) => {
+                return Err(StoreError::Structure { structure: "WAL record", offset: cut.0, source: error });
+            }
+            Err(error) => {
+                cause = Some(Cause::Record(error));
+                break;
+            }
+        };
+        let record = found_record(record, cut, bytes)?;
+        if cut >= threshold && !record.data.iter().all(|object| judge.verify(object)) {
+            break;
+        }
+        judge.record(&record);
+        cut = record.end;
+        records.push(record);
+    }
+
+    if cut < lineage.end.max(freeze) {
+        lineage.chain.retain(|block| block.first_lsn < cut);
+    }
+    let mut found = Found {
+        adopted: adopted(ring, entry, &records, &lineage.chain)?,
+        max_hlc: Hlc::ZERO,
+        placed: Vec::new(),
+        cut: Cut::default(),
+        threshold,
+        corrupt: (cut < threshold).then(|| Corruption {
+            cut,
+            threshold,
+            cause: cause
+                .unwrap_or(Cause::Block { sequence: lineage.broken_at, offset: ring.position(lineage.broken_at) }),
+        }),
+        records,
+        chain: lineage.chain,
+    };
+    found.end_at(entry, cut);
+    found.drop_unserved_generation(entry);
+    let last = found.cut.sequence;
+    found.placed = placed.into_iter().filter(|(sequence, _)| *sequence <= last).map(|(_, placed)| placed).collect();
+    found.max_hlc = found.records.iter().map(|record| record.hlc).max().unwrap_or(Hlc::ZERO);
+    Ok(found)
+}
+
+fn damaged(structure: &'static str, ring: &RingGeometry, sequence: u64, source: LayoutError) -> StoreError {
+    StoreError::Structure { structure, offset: ring.position(sequence), source }
+}
+
+fn unknown_kind(kind: u16) -> StoreError {
+    StoreError::Refused(format!(
+        "the log holds records of kind {kind}, which this version does not know; mount it with a newer envoyfs"
+    ))
+}
+
+/// Reads the ring from the published start on.
+fn lineage(device: &dyn Device, ring: &RingGeometry, entry: &VolumeEntry) -> Result<Lineage> {
+    let start = entry.start.sequence;
+    let freeze = entry.checkpoint.freeze;
+    let mut reader = Reader { device, ring, buf: AlignedBuf::zeroed(READ_BYTES), first: 0, count: 0, single: 0 };
+    let mut found = Lineage {
+        chain: Vec::new(),
+        base: freeze,
+        stream: Vec::new(),
+        end: freeze,
+        broken_at: start,
+        watermark: Lsn(0),
+        local: Vec::new(),
+    };
+    let search = SEARCH_BYTES / u64::from(ring.block_bytes.max(1));
+    let mut open = true;
+    let mut last_seen = start;
+    for sequence in start..start.saturating_add(ring.blocks) {
+        if !open && sequence.saturating_sub(last_seen) > search {
+            break;
+        }
+        let block = match reader.block(sequence)? {
+            Some(bytes) => Block::decode(bytes, &ring.seed, ring.position(sequence)).ok(),
+            None => None,
+        };
+        let block = block.filter(|block| block.header.volume == ring.volume);
+        if let Some(block) = &block
+            && block.header.generation == entry.ring_generation
+        {
+            found.watermark = found.watermark.max(block.header.durable);
+            last_seen = sequence;
+        }
+        if open {
+            open = block.is_some_and(|block| found.accept(entry, sequence, &block));
+            if open {
+                last_seen = sequence;
+            }
+        }
+    }
+    Ok(found)
+}
+
+impl Lineage {
+    /// Adds the next block if it is the one that belongs here.
+    fn accept(&mut self, entry: &VolumeEntry, sequence: u64, block: &Block<'_>) -> bool {
+        let header = &block.header;
+        if header.sequence != sequence || header.generation != entry.generation_at(sequence) {
+            return false;
+        }
+        let shared_offset = header.used_bytes.saturating_sub(u32::try_from(block.shared.len()).unwrap_or(u32::MAX));
+        if self.chain.is_empty() {
+            let freeze = entry.checkpoint.freeze;
+            let offset = u64::from(shared_offset).saturating_add(freeze.0.saturating_sub(header.first_lsn.0));
+            let holds_freeze = (header.first_lsn..=block.end_lsn()).contains(&freeze);
+            // A fresh store has no block yet that could say where its first LSN stands.
+            if !holds_freeze || (entry.start.offset != 0 && offset != u64::from(entry.start.offset)) {
+                return false;
+            }
+            self.base = header.first_lsn;
+        } else if header.first_lsn.0 != self.base.0.saturating_add(self.stream.len() as u64) {
+            return false;
+        }
+        let mut rest = block.local;
+        while let Ok((record, bytes)) = Record::decode(rest) {
+            self.local.push((sequence, record));
+            rest = rest.get(bytes..).unwrap_or_default();
+        }
+        self.stream.extend_from_slice(block.shared);
+        self.end = block.end_lsn();
+        self.chain.push(ChainBlock {
+            sequence,
+            generation: header.generation,
+            first_lsn: header.first_lsn,
+            shared_offset,
+        });
+        self.broken_at = sequence.saturating_add(1);
+        if let Some(cut) = entry.cuts.iter().find(|cut| cut.sequence == sequence) {
+            let kept = cut.lsn.0.saturating_sub(self.base.0);
+            self.stream.truncate(usize::try_from(kept).unwrap_or(usize::MAX));
+        }
+        true
+    }
+}
+
+fn found_record(record: Record, start: Lsn, bytes: usize) -> Result<FoundRecord> {
+    if record.local || (!kind::is_known(record.kind) && !record.ignorable) {
+        return Err(unknown_kind(record.kind));
+    }
+    let data = record.data.into_iter().map(|object| DataObject {
+        oid: object.oid,
+        extends: object.extends,
+        stored_bytes: object.stored_bytes,
+        crcs: object.crcs,
+    });
+    Ok(FoundRecord {
+        start,
+        end: Lsn(start.0.saturating_add(bytes as u64)),
+        hlc: record.hlc,
+        kind: record.kind,
+        territory: record.territory,
+        origin: record.origin.map(|o| Origin { client: o.client, sequence: o.sequence, floor: o.floor }),
+        data: data.collect(),
+        body: record.body,
+    })
+}
+
+fn adopted(
+    ring: &RingGeometry,
+    entry: &VolumeEntry,
+    records: &[FoundRecord],
+    chain: &[ChainBlock],
+) -> Result<Option<Adopted>> {
+    let Some(record) = records.iter().rev().find(|record| record.kind == kind::CHECKPOINT) else { return Ok(None) };
+    let structure = |source| StoreError::Structure { structure: "CHECKPOINT record", offset: record.start.0, source };
+    let body = CheckpointBody::decode(&record.body).map_err(structure)?;
+    if body.number <= entry.checkpoint.number {
+        return Ok(None);
+    }
+    let field = LayoutError::Field { structure: "CHECKPOINT", field: "freeze LSN", found: body.freeze.0 };
+    let inside = (entry.checkpoint.freeze..=record.start).contains(&body.freeze);
+    let start = start_in(ring, chain.iter(), body.freeze).filter(|_| inside).ok_or_else(|| structure(field))?;
+    Ok(Some(Adopted { record: record.start, body, start }))
+}
+
+impl Found {
+    /// Sets the cut: the last block of the chain, or the one before the start if there is none.
+    fn end_at(&mut self, entry: &VolumeEntry, lsn: Lsn) {
+        let last = self.chain.last();
+        let offset = last.map_or(0, |block| {
+            let within = u32::try_from(lsn.0.saturating_sub(block.first_lsn.0)).unwrap_or(u32::MAX);
+            block.shared_offset.saturating_add(within)
+        });
+        let sequence = last.map_or(entry.start.sequence.saturating_sub(1), |block| block.sequence);
+        self.cut = Cut { lsn, sequence, offset, ..Cut::default() };
+    }
+
+    /// With a full list of cuts, the last mount had to publish a checkpoint before it served anybody ([`super::Next`]). If it did not get that far, its records are
+    /// the engine's own (seals, openings): dropped, so that its cut can be replaced by the new one.
+    fn drop_unserved_generation(&mut self, entry: &VolumeEntry) {
+        let Some(last) = entry.cuts.last().filter(|_| entry.cuts.len() >= CUTS_MAX) else { return };
+        let start = self.adopted.as_ref().map_or(entry.start.sequence, |adopted| adopted.start.sequence);
+        let kept = entry.cuts.iter().filter(|cut| cut.sequence < self.cut.sequence);
+        let full = kept.filter(|cut| cut.sequence.saturating_add(1) >= start).count() >= CUTS_MAX;
+        let served = self.records.iter().any(|record| record.start >= last.lsn && record.kind >= kind::CLIENT_FIRST);
+        if !full || served || self.cut.lsn < last.lsn {
+            return;
+        }
+        self.records.retain(|record| record.start < last.lsn);
+        self.chain.retain(|block| block.sequence <= last.sequence);
+        self.end_at(entry, last.lsn);
+        self.adopted = self.adopted.take().filter(|adopted| adopted.record < last.lsn);
+        self.corrupt = None;
+    }
+}
