@@ -58,6 +58,15 @@ pub enum StoreError {
     /// The store cannot be opened as asked; says what to do.
     #[error("{0}")]
     Refused(String),
+    /// The store runs without threads and the call would have to wait for a checkpoint: make one, then ask again.
+    #[error("{what} has to wait for a checkpoint, and nobody makes one")]
+    WouldWait {
+        /// What waits.
+        what: &'static str,
+    },
+    /// The client broke a rule of the interface; going on would lose data.
+    #[error("{0}")]
+    Misuse(String),
     /// A request larger than the limits.
     #[error("{what} of {bytes} bytes is larger than {limit}")]
     TooLarge {

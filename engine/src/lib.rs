@@ -2,11 +2,20 @@
 //!
 //! The client's view is [`store::Store`]; decision 0002 describes it.
 
+mod checkpoint;
+mod cleaner;
 pub mod device;
+mod engine;
 mod error;
+pub mod format;
 pub mod hlc;
+pub mod memory;
+mod recovery;
+pub mod space;
+pub mod state;
 pub mod store;
 pub mod superblock;
 pub mod wal;
 
+pub use engine::{Engine, Options};
 pub use error::StoreError;

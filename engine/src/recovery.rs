@@ -1,0 +1,494 @@
+//! Mounting: from what the device shows to a store that serves.
+//!
+//! ```text
+//! FLUSH -> superblock, repair -> directory, segment pages -> log scan (cut, last CHECKPOINT)
+//!   -> adopt: apply the batch of an unpublished CHECKPOINT -> seal segments that were open -> system pages -> FLUSH
+//!   -> publish checkpoint, generation and cut: directory, FLUSH, superblock       (INV-20: before anything is served)
+//!   -> records after the freeze go to the client
+//! ```
+//! A crash anywhere here leaves what was published; running it again finds the same (INV-21). A read-only mount writes nothing. The time it takes depends on the log and
+//! the number of segments, not on files or snapshots.
+
+use crate::StoreError;
+use crate::checkpoint::{describe, max_bounds, table};
+use crate::device::Device;
+use crate::engine::{Batches, Counters, Engine, Objects, Options, Published, Writer, combine};
+use crate::hlc::{HlcSource, next_bound};
+use crate::space::admission::Budget;
+use crate::space::{
+    Container, Containers, HEADER_UNITS, Location, Numbers, Open, Reader, Shape, Space, StreamKind, check_blocks, seal,
+};
+use crate::state::State;
+use crate::store::{DataObject, Replayed, Result, Roots};
+use crate::superblock::{self, OpenError};
+use crate::wal::recovery::{Adopted, Found, FoundRecord, Judge, scan};
+use crate::wal::{Config, RingGeometry, Wal, publish_cut};
+use envoyfs_layout::batch::{Batch, BatchObject};
+use envoyfs_layout::checksum::crc32c;
+use envoyfs_layout::directory_page::{ContainerState, Place, VolumeDirectory, VolumeEntry};
+use envoyfs_layout::roots::RootsObject;
+use envoyfs_layout::segment::{SegmentHeader, TableRow};
+use envoyfs_layout::superblock::Superblock;
+use envoyfs_layout::system_page::{ListPage, OrphanedSegment, SegmentPage};
+use envoyfs_layout::wal::{CheckpointBody, SegmentOpened, SegmentPlaced, kind};
+use envoyfs_layout::{Hlc, LayoutError, Oid, Reference, ReferenceKind, UNIT};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// Batch parts that a CHECKPOINT record is expected to name at most when ring room is reserved for it.
+const BATCH_PARTS: usize = 64;
+
+/// What the published directory says, in memory.
+struct Loaded {
+    state: State,
+    orphans: (Vec<OrphanedSegment>, Vec<Place>),
+}
+
+/// The checkpoint that the mount starts from.
+struct Start {
+    adopted: Option<Adopted>,
+    batch: Batch,
+    roots: RootsObject,
+}
+
+struct Placements<'a> {
+    reader: &'a Reader,
+}
+
+impl Judge for Placements<'_> {
+    fn placed(&mut self, placed: SegmentPlaced) {
+        if !self.reader.knows(placed.number) {
+            self.reader.set_location(placed.number, Location { home: Some(placed.container), ..Location::default() });
+        }
+    }
+    fn record(&mut self, _record: &FoundRecord) {}
+    fn verify(&mut self, object: &DataObject) -> bool {
+        let start = u32::from(object.oid.slot());
+        let units = object.stored_bytes / UNIT;
+        if start + units > self.reader.shape().units() {
+            return false;
+        }
+        let mut bytes = vec![0; object.stored_bytes as usize];
+        self.reader
+            .read(object.oid, &(start..start + units), &mut bytes, |bytes| check_blocks(&object.crcs, bytes))
+            .is_ok()
+    }
+}
+
+fn refused(error: OpenError) -> StoreError {
+    match error {
+        OpenError::Device(error) => StoreError::Device(error),
+        other => StoreError::Refused(other.to_string()),
+    }
+}
+
+impl Engine {
+    /// Mounts a store.
+    pub fn open(device: Arc<dyn Device>, options: Options) -> Result<Self> {
+        if let Err(error) = device.flush()
+            && !options.read_only
+        {
+            return Err(error.into());
+        }
+        let opened = superblock::open(&*device).map_err(refused)?;
+        let superblock = opened.superblock.clone();
+        let mut why = opened.read_only.clone().unwrap_or_default();
+        if options.read_only {
+            why = "it was mounted read-only".into();
+        }
+        if why.is_empty() {
+            superblock::repair(&*device, &opened)?;
+        }
+        let directory = superblock::read_directory(&*device, &superblock).map_err(refused)?;
+        let shape = Shape {
+            seed: superblock.seed,
+            volume: directory.entry.volume,
+            segment_bytes: superblock.segment_bytes,
+            containers: superblock.containers,
+            segments_offset: superblock.segments_offset,
+            block_bytes: superblock.logical_block,
+        };
+        let reader = Arc::new(Reader::new(Arc::clone(&device), shape.clone()));
+        let mut loaded = load(&reader, &directory)?;
+        let ring = RingGeometry::of(&superblock, &directory.entry);
+        let found = scan(&*device, &ring, &directory.entry, &mut Placements { reader: &reader })?;
+        if let Some(corruption) = &found.corrupt {
+            if options.accept_loss {
+                tracing::warn!(%corruption, "operations that were acknowledged are given up, as told");
+            } else if why.is_empty() {
+                why = format!("{corruption}; mount it with --accept-loss to go on without them");
+            }
+        }
+        let mut containers = Containers::new(directory.table.iter().map(Container::from).collect());
+        place_found(&reader, &mut containers, &found)?;
+        let start = adopt(&reader, &containers, &directory.entry, &found, &mut loaded.state)?;
+        let recovered = Roots { references: start.roots.references.clone(), blob: start.roots.blob.clone() };
+        let replay = replay(&found, &directory.entry, start.adopted.as_ref());
+        let end = found.cut.lsn;
+        let mut engine = Self {
+            device: Arc::clone(&device),
+            options,
+            shape,
+            reader,
+            state: Mutex::new(loaded.state),
+            writer: None,
+            read_only: why,
+            recovered,
+            replay: Mutex::new(replay),
+            end,
+            checkpoint: start.adopted.as_ref().map_or(directory.entry.checkpoint.number, |adopted| adopted.body.number),
+        };
+        if engine.read_only.is_empty() {
+            engine.writer = Some(engine.take_over(
+                superblock,
+                directory.entry,
+                loaded.orphans,
+                containers,
+                &ring,
+                &found,
+                &start,
+            )?);
+        }
+        Ok(engine)
+    }
+
+    /// Publishes what recovery found and makes the store writable.
+    #[expect(clippy::too_many_arguments, reason = "one call, everything that recovery found")]
+    fn take_over(
+        &self,
+        superblock: Superblock,
+        mut entry: VolumeEntry,
+        mut orphans: (Vec<OrphanedSegment>, Vec<Place>),
+        containers: Containers,
+        ring: &RingGeometry,
+        found: &Found,
+        start: &Start,
+    ) -> Result<Writer> {
+        let clock = Arc::clone(&self.options.clock);
+        let seen = found.max_hlc.max(entry.checkpoint_hlc);
+        let (hlc, behind) = HlcSource::after_recovery(clock.wall_ns(), seen, superblock.hlc_bound);
+        if behind {
+            tracing::warn!("the clock is behind what the store has seen; time goes on from there");
+        }
+        let published_rows: BTreeMap<u32, u32> =
+            containers.iter().map(|(number, row)| (number, row.used_units)).collect();
+        let next_mount = publish_cut(&mut entry, found, start.adopted.as_ref())?;
+        if let Some(adopted) = &start.adopted {
+            entry.roots = Some(adopted.body.roots);
+            entry.roots_twin = Some(adopted.body.roots_twin);
+            entry.bounds = max_bounds(entry.bounds, adopted.body.bounds);
+            entry.checkpoint_hlc = adopted.body.hlc;
+        }
+        let budget = Budget::new(superblock.size, superblock.segment_bytes);
+        let wal = Wal::new(
+            Arc::clone(&self.device),
+            Arc::clone(&clock),
+            config(*ring, &entry, &budget),
+            found.resume(&entry, hlc),
+        );
+        let mut next = superblock.next();
+        let numbers = Numbers {
+            segment: AtomicU32::new(u32::try_from(entry.bounds.segment.max(1)).unwrap_or(u32::MAX)),
+            segment_bound: AtomicU64::new(0),
+            opening: AtomicU64::new(next.sequence << 20),
+        };
+        let space =
+            Space::new(Arc::clone(&self.device), Arc::clone(&self.reader), Arc::clone(&wal), containers, numbers);
+        self.seal_open(&space, &published_rows, found, start)?;
+        space.wait_writes()?;
+
+        let mut state = self.state.lock();
+        let pages = self.write_pages(&space, &mut state, &mut orphans)?;
+        space.wait_writes()?;
+        self.device.flush()?;
+        let counters = Counters::start(&entry.bounds);
+        entry.bounds = counters.reserve(self.segment_bound(&space));
+        let number = entry.checkpoint.number;
+        describe(&mut entry, &state, &pages, number);
+        next.hlc_bound = next_bound(clock.wall_ns(), superblock.hlc_bound.max(wal.last_hlc()));
+        let rows = table(&space, &state, &pages, &BTreeSet::new());
+        drop(state);
+        let mut directory = VolumeDirectory { sequence: 0, entry, table: rows };
+        superblock::write_directory(&*self.device, &mut next, &mut directory)?;
+        self.device.flush()?;
+        superblock::publish(&*self.device, &next)?;
+
+        wal.raise_hlc_bound(next.hlc_bound);
+        counters.raise(&directory.entry.bounds);
+        space.numbers.segment_bound.store(directory.entry.bounds.segment, Ordering::SeqCst);
+        let published = Published {
+            superblock: next,
+            entry: directory.entry,
+            roots: self.recovered.references.clone(),
+            orphans: pages.orphans,
+        };
+        let batches = Batches { current: Objects { number: number + 1, ..Objects::default() }, ..Batches::default() };
+        let writer = Writer::new(wal, space, batches, published, counters, budget, self.options.threads)?;
+        writer.overdue.store(next_mount.checkpoint_before_serving, Ordering::SeqCst);
+        let mut batches = writer.batches.lock();
+        for record in self.replay.lock().iter() {
+            for object in &record.data {
+                writer.space.pin(object.oid.segment());
+                writer.name(&mut batches, object, record.hlc.birth());
+            }
+        }
+        drop(batches);
+        Ok(writer)
+    }
+
+    /// Ends the segments that were being filled: new appends go to new ones. Without a record of its own (a mount appends none).
+    fn seal_open(&self, space: &Space, published: &BTreeMap<u32, u32>, found: &Found, start: &Start) -> Result<()> {
+        let open: Vec<(u32, Container)> = space.with_containers(|containers| {
+            containers
+                .iter()
+                .filter(|(_, row)| row.state == ContainerState::Open)
+                .map(|(number, row)| (number, *row))
+                .collect()
+        });
+        for (container, row) in open {
+            let covered = published.get(&container).copied().unwrap_or(0).max(HEADER_UNITS);
+            let mut rows: BTreeMap<u32, TableRow> = BTreeMap::new();
+            let mut add = |oid: Oid, birth: Hlc, stored_bytes: u32, crc: u32, kind: ReferenceKind| {
+                let offset_units = u32::from(oid.slot());
+                rows.entry(offset_units).or_insert(TableRow {
+                    oid,
+                    birth,
+                    stored_bytes,
+                    crc,
+                    offset_units,
+                    kind,
+                    owner: 0,
+                });
+            };
+            let here = |oid: Oid| oid.segment() == row.segment && u32::from(oid.slot()) >= covered;
+            for record in &found.records {
+                for object in record.data.iter().filter(|object| here(object.oid)) {
+                    let crc = combine(&object.crcs, object.stored_bytes);
+                    add(object.oid, record.hlc.birth(), object.stored_bytes, crc, ReferenceKind::Extent);
+                }
+            }
+            if let Some(adopted) = &start.adopted {
+                for part in adopted.body.batch.iter().filter(|part| here(part.oid)) {
+                    add(part.oid, part.birth, part.stored_bytes, part.crc, ReferenceKind::Batch);
+                }
+            }
+            for object in start.batch.new.iter().filter(|object| here(object.oid)) {
+                let mut bytes = vec![0; object.stored_bytes as usize];
+                // What cannot be read now is left out of the table; its readers will say what is wrong with it.
+                if self.reader.read_device(container, object.oid.slot().into(), &mut bytes).is_ok() {
+                    add(object.oid, Hlc::ZERO, object.stored_bytes, crc32c(&bytes), object.kind);
+                }
+            }
+            let used = rows.values().map(|row| row.offset_units + row.units()).max().unwrap_or(0).max(covered);
+            let opening = self.opening_of(container);
+            let open =
+                Open::recovered(row.segment, container, opening, used, row.last_part, rows.into_values().collect());
+            seal(space, StreamKind::of_code(row.stream), open)?;
+        }
+        Ok(())
+    }
+
+    fn opening_of(&self, container: u32) -> u64 {
+        let mut unit = vec![0; UNIT as usize];
+        let read = self.reader.read_device(container, 0, &mut unit);
+        let offset = self.shape.offset(container, 0);
+        read.ok()
+            .and_then(|_| SegmentHeader::decode(&unit, &self.shape.seed, offset).ok())
+            .map_or(0, |header| header.opening)
+    }
+}
+
+fn config(ring: RingGeometry, entry: &VolumeEntry, budget: &Budget) -> Config {
+    let segments = budget.dirty_max / budget.container_bytes.max(1) + 4;
+    let body = ring.blocks_for(CheckpointBody::bytes(BATCH_PARTS) as u64) + 2;
+    // Opened, placed and sealed, each in a block of its own. A mount seals without records.
+    Config { ring, writer_epoch: entry.writer_epoch, checkpoint_blocks: 3 * segments + body, seal_blocks: 0 }
+}
+
+/// Reads the segment pages and lists that the directory names.
+fn load(reader: &Reader, directory: &VolumeDirectory) -> Result<Loaded> {
+    let shape = reader.shape();
+    let mut state = State::new(shape.containers);
+    let mut add = |place: Place, home: Option<u32>, expected: u32| {
+        let bytes = reader.page(&place, "segment page")?;
+        let offset = shape.offset(place.container, place.units);
+        let wrong = |source| StoreError::Structure { structure: "segment page", offset, source };
+        let page = SegmentPage::decode(&bytes).map_err(wrong)?;
+        if page.segment != expected {
+            return Err(wrong(LayoutError::Field {
+                structure: "segment page",
+                field: "segment",
+                found: page.segment.into(),
+            }));
+        }
+        state.load(&page, home, place);
+        Ok::<(), StoreError>(())
+    };
+    for (number, row) in (0_u32..).zip(&directory.table) {
+        if row.segment != 0 {
+            reader.set_location(row.segment, Location { home: Some(number), ..Location::default() });
+        }
+        if !row.metadata.is_none() {
+            add(row.metadata, Some(number), row.segment)?;
+        }
+    }
+    let mut orphans = (Vec::new(), Vec::new());
+    let mut place = directory.entry.orphaned_segments;
+    while !place.is_none() && orphans.1.len() <= shape.containers as usize {
+        orphans.1.push(place);
+        let (page, next) = list(reader, &place)?;
+        let ListPage::OrphanedSegments(rows) = page else { return Err(wrong_list(reader, &place)) };
+        for row in &rows {
+            add(row.page, None, row.segment)?;
+        }
+        orphans.0.extend(rows);
+        place = next;
+    }
+    orphans.1.reverse();
+    let mut queue: Vec<Reference> = Vec::new();
+    let mut place = directory.entry.drop_queue;
+    let mut pages = 0;
+    while !place.is_none() && pages <= shape.containers {
+        let (page, next) = list(reader, &place)?;
+        let ListPage::DropQueue(rows) = page else { return Err(wrong_list(reader, &place)) };
+        queue.extend(rows);
+        place = next;
+        pages += 1;
+    }
+    state.load_queue(queue);
+    for (number, segment) in state.segments() {
+        reader.set_location(*number, segment.location());
+    }
+    Ok(Loaded { state, orphans })
+}
+
+fn list(reader: &Reader, place: &Place) -> Result<(ListPage, Place)> {
+    let bytes = reader.page(place, "list page")?;
+    let offset = reader.shape().offset(place.container, place.units);
+    ListPage::decode(&bytes).map_err(|source| StoreError::Structure { structure: "list page", offset, source })
+}
+
+fn wrong_list(reader: &Reader, place: &Place) -> StoreError {
+    let offset = reader.shape().offset(place.container, place.units);
+    let source = LayoutError::Field { structure: "list page", field: "list", found: 0 };
+    StoreError::Structure { structure: "list page", offset, source }
+}
+
+/// Containers that the log says were opened since the table was written.
+fn place_found(reader: &Reader, containers: &mut Containers, found: &Found) -> Result<()> {
+    let mut streams: BTreeMap<u32, u8> = BTreeMap::new();
+    for record in found.records.iter().filter(|record| record.kind == kind::SEGMENT_OPENED) {
+        let source = |source| StoreError::Structure { structure: "SEGMENT_OPENED", offset: record.start.0, source };
+        let body = SegmentOpened::decode(&record.body).map_err(source)?;
+        streams.insert(body.number, body.stream);
+    }
+    for placed in &found.placed {
+        // What the table says is newer, if it says anything: only free containers are given to segments.
+        let free = containers.get(placed.container).is_some_and(|row| row.state == ContainerState::Free);
+        let by_log = containers.get(placed.container).is_some_and(|row| row.used_units == 0);
+        if free || by_log {
+            let stream = streams.get(&placed.number).copied().unwrap_or(0);
+            let row = Container { state: ContainerState::Open, stream, segment: placed.number, ..Container::FREE };
+            containers.set(placed.container, row);
+            reader.set_location(placed.number, Location { home: Some(placed.container), ..Location::default() });
+        }
+    }
+    Ok(())
+}
+
+/// Brings the state to the last checkpoint whose record is in the log.
+fn adopt(
+    reader: &Reader,
+    containers: &Containers,
+    entry: &VolumeEntry,
+    found: &Found,
+    state: &mut State,
+) -> Result<Start> {
+    if let Some(adopted) = &found.adopted {
+        let tried = read_batch(reader, entry, adopted).and_then(|batch| {
+            let roots = read_roots(reader, [Some(adopted.body.roots), Some(adopted.body.roots_twin)])?;
+            Ok((batch, roots))
+        });
+        match tried {
+            Ok((batch, roots)) => {
+                let unknown: BTreeSet<u32> = batch.new.iter().map(|object| object.oid.segment()).collect();
+                for (container, row) in containers.iter() {
+                    if row.segment != 0
+                        && unknown.contains(&row.segment)
+                        && !state.segments().contains_key(&row.segment)
+                    {
+                        state.open_segment(row.segment, container);
+                    }
+                }
+                state.apply(&batch).map_err(|error| {
+                    StoreError::Refused(format!(
+                        "checkpoint {} does not fit the one before: {error}",
+                        adopted.body.number
+                    ))
+                })?;
+                for number in state.forget_empty() {
+                    reader.forget(number);
+                }
+                return Ok(Start { adopted: Some(adopted.clone()), batch, roots });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "checkpoint {} was not published and cannot be read; starting from {}", adopted.body.number, entry.checkpoint.number)
+            }
+        }
+    }
+    let roots = match (entry.roots, entry.roots_twin) {
+        (None, None) => RootsObject::default(),
+        both => read_roots(reader, [both.0, both.1])?,
+    };
+    Ok(Start { adopted: None, batch: Batch::default(), roots })
+}
+
+fn read_batch(reader: &Reader, entry: &VolumeEntry, adopted: &Adopted) -> Result<Batch> {
+    let parts = adopted.body.batch.iter().map(|part| reader.object(part)).collect::<Result<Vec<_>>>()?;
+    let source = |source| StoreError::Structure { structure: "batch", offset: 0, source };
+    let batch = Batch::decode(parts.iter().map(|part| &**part)).map_err(source)?;
+    let follows = batch.checkpoint == adopted.body.number && batch.checkpoint == entry.checkpoint.number + 1;
+    if !follows {
+        return Err(source(LayoutError::Field { structure: "batch", field: "checkpoint", found: batch.checkpoint }));
+    }
+    let twins =
+        [adopted.body.roots, adopted.body.roots_twin].map(|roots| batch.new.contains(&BatchObject::from(&roots)));
+    if twins != [true; 2] {
+        return Err(source(LayoutError::Field { structure: "batch", field: "roots objects", found: 0 }));
+    }
+    Ok(batch)
+}
+
+fn read_roots(reader: &Reader, copies: [Option<Reference>; 2]) -> Result<RootsObject> {
+    let mut last = StoreError::Refused("the checkpoint names no roots object".into());
+    for reference in copies.into_iter().flatten() {
+        let read = reader.object(&reference).and_then(|bytes| {
+            RootsObject::decode(&bytes).map_err(|what| StoreError::Damaged { oid: reference.oid, offset: 0, what })
+        });
+        match read {
+            Ok(roots) => return Ok(roots),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn replay(found: &Found, entry: &VolumeEntry, adopted: Option<&Adopted>) -> Vec<Replayed> {
+    let freeze = adopted.map_or(entry.checkpoint.freeze, |adopted| adopted.body.freeze);
+    found
+        .records
+        .iter()
+        .filter(|record| record.start >= freeze && record.kind >= kind::CLIENT_FIRST)
+        .map(|record| Replayed {
+            end: record.end,
+            hlc: record.hlc,
+            kind: record.kind,
+            territory: record.territory,
+            origin: record.origin,
+            data: record.data.clone(),
+            body: record.body.clone(),
+        })
+        .collect()
+}

@@ -1,0 +1,230 @@
+//! Admission: who may start an operation, in bytes of data and of what the next checkpoint will write (INV-25, INV-26). Pure accounting; waiting is the engine's.
+//!
+//! ```text
+//! free containers >= R + data promised           R = 2(D + P) + C/(1-u) + (O + 2)S      for writers
+//! nodes and payloads admitted since a freeze <= D + P                                   for everybody
+//! ```
+//!
+//! R is sized so that two checkpoints' nodes and payloads, their system pages and the open segments fit: so a writer that is let in never takes what a checkpoint or a
+//! deletion needs. Later tiers may go deeper into it.
+
+use crate::store::{Reason, Tier};
+use envoyfs_layout::UNIT;
+
+/// Sizes that follow from the store's size (DESIGN 6, last table).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// D + P: bytes of nodes and payloads admitted between two freezes.
+    pub dirty_max: u64,
+    /// R: bytes that writers leave alone.
+    pub reserve: u64,
+    /// Bytes of objects that a container holds for certain.
+    pub container_bytes: u64,
+}
+
+const MIB: u64 = 1 << 20;
+
+/// Store size, D + P, C; between the rows linear.
+const TABLE: [(u64, u64, u64); 5] = [
+    (256 * MIB, 5 * MIB, MIB),
+    (512 * MIB, 10 * MIB, 2 * MIB),
+    (2048 * MIB, 32 * MIB, 4 * MIB),
+    (10 * 1024 * MIB, 96 * MIB, 8 * MIB),
+    (100 * 1024 * MIB, 384 * MIB, 63 * MIB),
+];
+/// Open segments.
+const OPEN: u64 = 3;
+
+impl Budget {
+    /// For a store of so many bytes with segments of so many.
+    #[must_use]
+    pub fn new(size: u64, segment_bytes: u32) -> Self {
+        let (dirty_max, pages) = interpolate(size);
+        let segment = u64::from(segment_bytes);
+        // u = 0.75: a quarter of a victim is freed.
+        let reserve = 2 * dirty_max + 4 * pages + (OPEN + 2) * segment;
+        // A table row of 40 bytes a block of 4 KiB, header and footer.
+        Self { dirty_max, reserve, container_bytes: segment - segment / 64 - 8192 }
+    }
+
+    /// Bytes of R that a tier leaves alone.
+    #[must_use]
+    pub const fn floor(&self, tier: Tier) -> u64 {
+        match tier {
+            Tier::Writer => self.reserve,
+            Tier::Shrinking => self.reserve / 2,
+            Tier::Last => 0,
+        }
+    }
+
+    /// The same in containers.
+    #[must_use]
+    pub fn floor_containers(&self, tier: Tier) -> u32 {
+        u32::try_from(self.floor(tier) / self.container_bytes.max(1)).unwrap_or(u32::MAX)
+    }
+}
+
+fn interpolate(size: u64) -> (u64, u64) {
+    let mut before = (0, 0, 0);
+    for row in TABLE {
+        if size < row.0 {
+            let part = |low: u64, high: u64| low + mul_div(high - low, size - before.0, row.0 - before.0);
+            return (part(before.1, row.1), part(before.2, row.2));
+        }
+        before = row;
+    }
+    (before.1, before.2)
+}
+
+fn mul_div(a: u64, b: u64, c: u64) -> u64 {
+    u64::try_from(u128::from(a) * u128::from(b) / u128::from(c.max(1))).unwrap_or(u64::MAX)
+}
+
+/// What is promised and used.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ledger {
+    /// Data bytes of permits not used yet.
+    pub data: u64,
+    /// Node and payload bytes of permits without a record yet.
+    pub pending: u64,
+    /// The same of records in the current batch.
+    pub current: u64,
+    /// The same of the frozen batch.
+    pub frozen: u64,
+    /// Operations waiting.
+    pub waiting: u32,
+    /// What they wait for.
+    pub wanted: Option<Reason>,
+    /// Publications.
+    pub publications: u64,
+    /// Publications in a row, while space was wanted, that gave nothing.
+    pub barren: u32,
+    /// Most containers free after a publication, since space became short; 0 while it is not.
+    pub best_free: u32,
+    /// Records since the last publication that gave nothing: each may have freed something.
+    pub records: u64,
+}
+
+/// Why an operation has to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Short {
+    /// Too much is dirty: the next checkpoint takes it.
+    Dirty,
+    /// Too little is free; so many bytes are available to the tier.
+    Space(u64),
+}
+
+/// Data as it is allocated: every object starts at a block.
+#[must_use]
+pub const fn data_charge(bytes: u64) -> u64 {
+    bytes.next_multiple_of(8 * UNIT as u64)
+}
+
+impl Ledger {
+    /// Bytes that a tier may still promise.
+    #[must_use]
+    pub const fn available(&self, budget: &Budget, free_containers: u32, tier: Tier) -> u64 {
+        let free = free_containers as u64 * budget.container_bytes;
+        free.saturating_sub(budget.floor(tier)).saturating_sub(self.data)
+    }
+
+    /// Takes the bytes if the operation may start.
+    pub fn admit(
+        &mut self,
+        budget: &Budget,
+        free_containers: u32,
+        tier: Tier,
+        data: u64,
+        dirty: u64,
+    ) -> Result<(), Short> {
+        let present = self.pending + self.current;
+        if dirty > 0 && present > 0 && present + dirty > budget.dirty_max {
+            return Err(Short::Dirty);
+        }
+        let available = self.available(budget, free_containers, tier);
+        // What only names or removes needs no data space, but a writer of names stops with the writers of data.
+        let needed = if tier == Tier::Writer { data.max(1) } else { data };
+        if needed > available {
+            if self.best_free == 0 {
+                self.best_free = free_containers.max(1);
+            }
+            return Err(Short::Space(available));
+        }
+        if tier == Tier::Writer {
+            self.best_free = 0;
+            self.barren = 0;
+        }
+        self.data += data;
+        self.pending += dirty;
+        Ok(())
+    }
+
+    /// Whether waiting for another checkpoint is pointless.
+    #[must_use]
+    pub const fn hopeless(&self) -> bool {
+        self.barren >= 2 && self.records == 0
+    }
+
+    /// A checkpoint was published; `dropped`: it worked on the drop queue.
+    pub fn published(&mut self, free_containers: u32, dropped: bool) {
+        self.publications += 1;
+        self.frozen = 0;
+        if dropped || free_containers > self.best_free {
+            self.barren = 0;
+            self.best_free = if self.best_free == 0 { 0 } else { self.best_free.max(free_containers) };
+        } else {
+            self.barren = self.barren.saturating_add(1);
+            self.records = 0;
+        }
+        self.wanted = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserve_agrees_with_the_design_table() {
+        for (size, segment, dirty, reserve) in
+            [(256, 1, 5, 19), (512, 2, 10, 38), (2048, 4, 32, 100), (10240, 16, 96, 304), (102_400, 16, 384, 1100)]
+        {
+            let budget = Budget::new(size * MIB, u32::try_from(segment * MIB).unwrap());
+            assert_eq!(budget.dirty_max, dirty * MIB);
+            assert_eq!(budget.reserve.div_ceil(MIB), reserve, "{size} MiB");
+        }
+    }
+
+    #[test]
+    fn tiers_stop_one_after_the_other_and_the_last_never() {
+        let budget = Budget::new(256 * MIB, 1 << 20);
+        let mut ledger = Ledger::default();
+        let none = budget.floor_containers(Tier::Writer);
+        assert!(matches!(ledger.admit(&budget, none, Tier::Writer, 0, 100), Err(Short::Space(0))));
+        assert_eq!(ledger.admit(&budget, none, Tier::Shrinking, 4096, 100), Ok(()));
+        assert!(ledger.admit(&budget, 0, Tier::Shrinking, 4096, 100).is_err());
+        assert_eq!(ledger.admit(&budget, 0, Tier::Last, 0, 100), Ok(()));
+        assert_eq!(ledger.admit(&budget, 200, Tier::Writer, 0, budget.dirty_max), Err(Short::Dirty));
+        ledger.frozen = ledger.pending;
+        ledger.pending = 0;
+        ledger.published(200, false);
+        assert_eq!(ledger.admit(&budget, 200, Tier::Writer, 0, budget.dirty_max), Ok(()));
+    }
+
+    #[test]
+    fn waiting_ends_after_two_publications_that_gave_nothing() {
+        let budget = Budget::new(256 * MIB, 1 << 20);
+        let mut ledger = Ledger::default();
+        assert!(ledger.admit(&budget, 5, Tier::Writer, 4096, 0).is_err());
+        // What one publication takes and the next gives back is no gain.
+        for free in [4, 5] {
+            assert!(!ledger.hopeless());
+            ledger.published(free, false);
+        }
+        assert!(ledger.hopeless());
+        ledger.records += 1;
+        assert!(!ledger.hopeless());
+        ledger.published(6, false);
+        assert!(!ledger.hopeless());
+    }
+}

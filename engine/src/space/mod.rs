@@ -1,0 +1,429 @@
+//! Space: containers, the streams that fill them, writes under way, pins.
+//!
+//! A container is free, open (a stream appends to it), sealed, or holds system pages or survivors of cleaning. It becomes free again only in [`Space::release`], which the
+//! checkpoint calls after publication (INV-13). If power fails, containers are what the published segment table says, and what SEGMENT_PLACED says after it.
+
+pub mod admission;
+mod in_flight;
+mod reader;
+mod readers;
+mod stream;
+
+pub use in_flight::bytes_of;
+pub use reader::{Location, Reader, Shape, check, check_blocks};
+pub use stream::{HEADER_UNITS, Open, RowOf, Stream, seal};
+
+use crate::StoreError;
+use crate::device::{AlignedBuf, Device, Ticket, Write};
+use crate::state::State;
+use crate::store::Result;
+use crate::wal::{NewRecord, Wal};
+use envoyfs_layout::directory_page::{ContainerRow, ContainerState};
+use envoyfs_layout::wal::{SegmentOpened, SegmentPlaced, SegmentSealed, kind};
+use envoyfs_layout::{Hlc, UNIT};
+use in_flight::Bytes;
+use parking_lot::{Mutex, MutexGuard};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// Most bytes of data with writes under way; writers wait for the oldest beyond it.
+const IN_FLIGHT_BYTES_MAX: u64 = 16 << 20;
+
+/// What a container is filled with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamKind {
+    /// Nodes, batches, roots.
+    Nodes,
+    /// Data, submitted as it is written.
+    Data,
+    /// Small data that a checkpoint writes: kept apart from nodes, which die sooner.
+    Payload,
+    /// Fragments that the cleaner moved.
+    Survivors,
+    /// System pages.
+    System,
+}
+
+impl StreamKind {
+    /// Code in headers, the segment table and SEGMENT_OPENED.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Nodes | Self::System => 0,
+            Self::Data => 1,
+            Self::Payload | Self::Survivors => 2,
+        }
+    }
+    /// Whether its containers are homes of logical segments, which the log knows.
+    #[must_use]
+    pub const fn has_segments(self) -> bool {
+        matches!(self, Self::Nodes | Self::Data | Self::Payload)
+    }
+    /// The stream with this code that has segments.
+    #[must_use]
+    pub const fn of_code(code: u8) -> Self {
+        match code {
+            0 => Self::Nodes,
+            1 => Self::Data,
+            _ => Self::Payload,
+        }
+    }
+}
+
+/// A container as it is now.
+#[derive(Clone, Copy, Debug)]
+pub struct Container {
+    /// State.
+    pub state: ContainerState,
+    /// Stream code.
+    pub stream: u8,
+    /// Segment that has its home here.
+    pub segment: u32,
+    /// Units written.
+    pub used_units: u32,
+    /// Last table part.
+    pub last_part: u32,
+    /// Smallest birth.
+    pub birth_low: Hlc,
+    /// Largest birth.
+    pub birth_high: Hlc,
+}
+
+impl Container {
+    /// Nothing in it.
+    pub const FREE: Self = Self {
+        state: ContainerState::Free,
+        stream: 0,
+        segment: 0,
+        used_units: 0,
+        last_part: 0,
+        birth_low: Hlc::ZERO,
+        birth_high: Hlc::ZERO,
+    };
+}
+
+impl From<&ContainerRow> for Container {
+    fn from(row: &ContainerRow) -> Self {
+        Self {
+            state: row.state,
+            stream: row.stream,
+            segment: row.segment,
+            used_units: row.used_units,
+            last_part: row.last_part,
+            birth_low: row.birth_low,
+            birth_high: row.birth_high,
+        }
+    }
+}
+
+/// Containers by number, and which are free.
+#[derive(Debug, Default)]
+pub struct Containers {
+    rows: Vec<Container>,
+    free: BTreeSet<u32>,
+}
+
+impl Containers {
+    /// As the segment table says.
+    #[must_use]
+    pub fn new(rows: Vec<Container>) -> Self {
+        let free = (0_u32..).zip(&rows).filter(|(_, row)| row.state == ContainerState::Free).map(|(n, _)| n).collect();
+        Self { rows, free }
+    }
+    /// One of them.
+    #[must_use]
+    pub fn get(&self, container: u32) -> Option<&Container> {
+        self.rows.get(container as usize)
+    }
+    /// Sets one of them.
+    pub fn set(&mut self, container: u32, row: Container) {
+        if let Some(place) = self.rows.get_mut(container as usize) {
+            *place = row;
+            if row.state == ContainerState::Free {
+                self.free.insert(container);
+            } else {
+                self.free.remove(&container);
+            }
+        }
+    }
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &Container)> {
+        (0_u32..).zip(&self.rows)
+    }
+    /// How many are free.
+    #[must_use]
+    pub fn free(&self) -> u32 {
+        u32::try_from(self.free.len()).unwrap_or(u32::MAX)
+    }
+}
+
+/// Segment numbers and openings to hand out.
+#[derive(Debug)]
+pub struct Numbers {
+    /// Next segment number.
+    pub segment: AtomicU32,
+    /// Numbers from here on are not reserved durably yet (INV-16).
+    pub segment_bound: AtomicU64,
+    /// Next sequence of opening.
+    pub opening: AtomicU64,
+}
+
+/// See the module.
+pub struct Space {
+    device: Arc<dyn Device>,
+    reader: Arc<Reader>,
+    wal: Arc<Wal>,
+    containers: Mutex<Containers>,
+    streams: [Mutex<Stream>; 5],
+    pins: Mutex<HashMap<u32, u32>>,
+    under_way: Mutex<VecDeque<Ticket>>,
+    data_under_way: Mutex<(VecDeque<(Ticket, u64)>, u64)>,
+    /// Numbers.
+    pub numbers: Numbers,
+}
+
+impl Space {
+    /// Over what recovery found.
+    pub fn new(
+        device: Arc<dyn Device>,
+        reader: Arc<Reader>,
+        wal: Arc<Wal>,
+        containers: Containers,
+        numbers: Numbers,
+    ) -> Self {
+        use StreamKind::{Data, Nodes, Payload, Survivors, System};
+        Self {
+            device,
+            reader,
+            wal,
+            containers: Mutex::new(containers),
+            streams: [Nodes, Data, Payload, Survivors, System].map(|kind| Mutex::new(Stream::new(kind))),
+            pins: Mutex::default(),
+            under_way: Mutex::default(),
+            data_under_way: Mutex::default(),
+            numbers,
+        }
+    }
+
+    /// The store's shape.
+    pub fn shape(&self) -> &Shape {
+        self.reader.shape()
+    }
+    /// The device.
+    pub fn device(&self) -> &dyn Device {
+        &*self.device
+    }
+    /// Where objects are found.
+    pub fn reader(&self) -> &Reader {
+        &self.reader
+    }
+    /// A stream, locked.
+    pub fn stream(&self, kind: StreamKind) -> MutexGuard<'_, Stream> {
+        let [nodes, data, payload, survivors, system] = &self.streams;
+        match kind {
+            StreamKind::Nodes => nodes,
+            StreamKind::Data => data,
+            StreamKind::Payload => payload,
+            StreamKind::Survivors => survivors,
+            StreamKind::System => system,
+        }
+        .lock()
+    }
+    /// Containers that are free.
+    pub fn free_containers(&self) -> u32 {
+        self.containers.lock().free()
+    }
+    /// Looks at the containers.
+    pub fn with_containers<T>(&self, look: impl FnOnce(&Containers) -> T) -> T {
+        look(&self.containers.lock())
+    }
+
+    /// Starts a write. When it is done, `arrived` (segment, slot) are no longer in flight; when it fails, the store is poisoned (INV-33) and they stay readable.
+    pub fn submit(&self, offset: u64, buf: Arc<AlignedBuf>, length: usize, arrived: Vec<(u32, u32)>) -> Ticket {
+        let ticket = self.device.submit(Write { offset, buf, range: 0..length });
+        let (reader, wal) = (Arc::clone(&self.reader), Arc::clone(&self.wal));
+        ticket.on_done(Box::new(move |result| match result {
+            Ok(()) => arrived.iter().for_each(|(segment, slot)| reader.in_flight.remove(*segment, *slot)),
+            Err(error) => wal.poison(&format!("a write to a segment failed: {error}")),
+        }));
+        let mut under_way = self.under_way.lock();
+        while under_way.front().is_some_and(Ticket::is_done) {
+            under_way.pop_front();
+        }
+        under_way.push_back(ticket.clone());
+        ticket
+    }
+
+    /// Waits for every write started so far.
+    pub fn wait_writes(&self) -> Result<()> {
+        let tickets: Vec<Ticket> = self.under_way.lock().drain(..).collect();
+        for ticket in tickets {
+            ticket.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Writes a data object at once; readable at once. Returns {segment, slot} and the ticket. `buffer` holds the bytes padded to a block.
+    pub fn write_data(
+        &self,
+        buffer: Arc<AlignedBuf>,
+        stored_bytes: u32,
+        row: RowOf,
+        floor: u32,
+    ) -> Result<(u32, u32, Ticket)> {
+        self.wait_for_budget(u64::from(stored_bytes));
+        let (segment, container, slot) = {
+            let mut stream = self.stream(StreamKind::Data);
+            let at = stream.place(self, stored_bytes, row, floor)?;
+            self.pin(at.0);
+            at
+        };
+        self.reader.in_flight.insert(segment, slot, stored_bytes / UNIT, Bytes::Buffer(Arc::clone(&buffer)));
+        let length = (stored_bytes as usize).next_multiple_of(self.shape().block_bytes as usize);
+        let ticket = self.submit(self.shape().offset(container, slot), buffer, length, vec![(segment, slot)]);
+        let mut under_way = self.data_under_way.lock();
+        under_way.0.push_back((ticket.clone(), stored_bytes.into()));
+        under_way.1 += u64::from(stored_bytes);
+        Ok((segment, slot, ticket))
+    }
+
+    fn wait_for_budget(&self, more: u64) {
+        loop {
+            let oldest = {
+                let mut under_way = self.data_under_way.lock();
+                while let Some((ticket, bytes)) = under_way.0.front()
+                    && ticket.is_done()
+                {
+                    let bytes = *bytes;
+                    under_way.1 -= bytes;
+                    under_way.0.pop_front();
+                }
+                if under_way.1 == 0 || under_way.1 + more <= IN_FLIGHT_BYTES_MAX {
+                    return;
+                }
+                under_way.0.front().map(|(ticket, _)| ticket.clone())
+            };
+            if let Some(ticket) = oldest {
+                // A failure poisons the store and is told there.
+                let _ = ticket.wait();
+            }
+        }
+    }
+
+    /// Something in the segment is not in a published checkpoint yet: its container is not reused.
+    pub fn pin(&self, segment: u32) {
+        *self.pins.lock().entry(segment).or_default() += 1;
+    }
+
+    /// Takes pins back.
+    pub fn unpin(&self, segment: u32, count: u32) {
+        let mut pins = self.pins.lock();
+        if let Some(left) = pins.get_mut(&segment) {
+            *left = left.saturating_sub(count);
+            if *left == 0 {
+                pins.remove(&segment);
+            }
+        }
+    }
+
+    /// Segments with pins.
+    pub fn pinned(&self) -> BTreeSet<u32> {
+        self.pins.lock().keys().copied().collect()
+    }
+
+    /// A free container for a stream, as long as more than `floor` are free. Logs the opening of a segment before anything can name data in it (INV-22).
+    fn take_container(&self, kind: StreamKind, floor: u32) -> Result<(u32, u32, u64)> {
+        let mut containers = self.containers.lock();
+        let free = containers.free();
+        let no_space = || StoreError::NoSpace {
+            available: u64::from(free.saturating_sub(floor)) * u64::from(self.shape().segment_bytes),
+            needed: u64::from(self.shape().segment_bytes),
+        };
+        if free <= floor {
+            return Err(no_space());
+        }
+        let container = *containers.free.first().ok_or_else(no_space)?;
+        let opening = self.numbers.opening.fetch_add(1, Ordering::SeqCst);
+        let segment = if kind.has_segments() {
+            let number = self.numbers.segment.fetch_add(1, Ordering::SeqCst);
+            if u64::from(number) >= self.numbers.segment_bound.load(Ordering::SeqCst) {
+                return Err(no_space());
+            }
+            self.log(kind::SEGMENT_OPENED, &SegmentOpened { number, stream: kind.code() }.encode())?;
+            self.wal.append_local(kind::SEGMENT_PLACED, &SegmentPlaced { number, container }.encode())?;
+            number
+        } else {
+            0
+        };
+        let state = match kind {
+            StreamKind::System => ContainerState::System,
+            StreamKind::Survivors => ContainerState::Survivors,
+            _ => ContainerState::Open,
+        };
+        containers.set(container, Container { state, stream: kind.code(), segment, ..Container::FREE });
+        if segment != 0 {
+            self.reader.set_location(segment, Location { home: Some(container), ..Location::default() });
+        }
+        Ok((segment, container, opening))
+    }
+
+    fn log(&self, kind: u16, body: &[u8]) -> Result<()> {
+        self.wal.append_internal(NewRecord::engine(kind, body))?;
+        Ok(())
+    }
+
+    fn log_sealed(&self, number: u32, length: u32, digest: u64) -> Result<()> {
+        self.log(kind::SEGMENT_SEALED, &SegmentSealed { number, length, digest }.encode())
+    }
+
+    /// What a stream did to its container.
+    fn note(&self, open: &Open, state: Option<ContainerState>) {
+        let mut containers = self.containers.lock();
+        let Some(row) = containers.get(open.container).copied() else { return };
+        let births = open.birth_high != Hlc::ZERO;
+        let row = Container {
+            state: state.unwrap_or(row.state),
+            used_units: open.next,
+            last_part: open.last_part,
+            birth_low: if births { open.birth_low } else { Hlc::ZERO },
+            birth_high: open.birth_high,
+            ..row
+        };
+        containers.set(open.container, row);
+    }
+
+    /// Containers that streams are filling.
+    pub fn open_containers(&self) -> BTreeSet<u32> {
+        self.streams.iter().filter_map(|stream| stream.lock().open_container().map(|open| open.container)).collect()
+    }
+
+    /// A container holds nothing any more. Only the checkpoint calls this, after publication and after [`Reader::readers`] of before have left (INV-13).
+    pub fn release(&self, container: u32) {
+        self.containers.lock().set(container, Container::FREE);
+    }
+
+    /// The segment table as a checkpoint publishes it.
+    pub fn table(&self, state: &State) -> Vec<ContainerRow> {
+        let containers = self.containers.lock();
+        containers
+            .iter()
+            .map(|(number, row)| {
+                let segment = state.segments().get(&row.segment).filter(|segment| segment.home == Some(number));
+                ContainerRow {
+                    state: row.state,
+                    stream: row.stream,
+                    flags: 0,
+                    volume: self.shape().volume,
+                    segment: row.segment,
+                    used_units: row.used_units.max(state.live_in(number)),
+                    live_units: state.live_in(number),
+                    last_part: row.last_part,
+                    birth_low: row.birth_low,
+                    birth_high: row.birth_high,
+                    metadata: segment.map(|segment| segment.page).unwrap_or_default(),
+                }
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,90 @@
+//! Pins of readers: two counters. A container is reused only when every reader that may have looked its place up before has left (INV-13).
+
+use parking_lot::{Condvar, Mutex};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Readers of the present epoch and of the one before.
+#[derive(Default)]
+pub struct Readers {
+    epoch: AtomicU64,
+    even: AtomicU64,
+    odd: AtomicU64,
+    lock: Mutex<()>,
+    left: Condvar,
+}
+
+/// A reader; leaves when dropped.
+pub struct Reading<'a> {
+    readers: &'a Readers,
+    epoch: u64,
+}
+
+impl Readers {
+    const fn counter(&self, epoch: u64) -> &AtomicU64 {
+        if epoch.is_multiple_of(2) { &self.even } else { &self.odd }
+    }
+
+    /// Enters: places looked up from now on stay what they are until the guard is dropped.
+    #[must_use]
+    pub fn enter(&self) -> Reading<'_> {
+        loop {
+            let epoch = self.epoch.load(Ordering::SeqCst);
+            self.counter(epoch).fetch_add(1, Ordering::SeqCst);
+            if self.epoch.load(Ordering::SeqCst) == epoch {
+                return Reading { readers: self, epoch };
+            }
+            self.leave(epoch);
+        }
+    }
+
+    fn leave(&self, epoch: u64) {
+        if self.counter(epoch).fetch_sub(1, Ordering::SeqCst) == 1 && self.epoch.load(Ordering::SeqCst) != epoch {
+            drop(self.lock.lock());
+            self.left.notify_all();
+        }
+    }
+
+    /// Waits until all that entered before this call have left. One caller at a time, and no reader.
+    pub fn wait_for_earlier(&self) {
+        let epoch = self.epoch.fetch_add(1, Ordering::SeqCst);
+        let mut lock = self.lock.lock();
+        while self.counter(epoch).load(Ordering::SeqCst) != 0 {
+            self.left.wait_for(&mut lock, Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.readers.leave(self.epoch);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicBool;
+
+    #[test]
+    fn waits_for_those_that_entered_before_and_for_no_others() {
+        let readers = Readers::default();
+        let released = AtomicBool::new(false);
+        let first = readers.enter();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                readers.wait_for_earlier();
+                released.store(true, Ordering::SeqCst);
+            });
+            while readers.epoch.load(Ordering::SeqCst) == 0 {
+                std::thread::yield_now();
+            }
+            let _later = readers.enter();
+            assert!(!released.load(Ordering::SeqCst));
+            drop(first);
+            while !released.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+        });
+    }
+}

@@ -1,0 +1,349 @@
+//! A stream: the container that objects of one kind are appended to. Allocation, buffering, table parts, sealing.
+//!
+//! ```text
+//! (none) --open--> filling --allocate*, write_part*, flush*--> filling --seal--> (none)
+//! ```
+//!
+//! A block is submitted once: what is buffered is padded to a logical block when it is flushed, and the stream goes on behind it. If power fails, what was appended since
+//! the last published checkpoint is found through the log (data) or not needed (nodes).
+
+use super::in_flight::{Bytes, bytes_of};
+use super::{Space, StreamKind};
+use crate::StoreError;
+use crate::device::AlignedBuf;
+use crate::store::Result;
+use envoyfs_layout::directory_page::ContainerState;
+use envoyfs_layout::segment::{SegmentFooter, SegmentHeader, TablePart, TableRow};
+use envoyfs_layout::{Hlc, Oid, ReferenceKind, UNIT};
+use std::sync::Arc;
+
+/// Units at the start of a container that hold its header.
+pub const HEADER_UNITS: u32 = 8;
+/// Units at its end that are kept for the footer.
+pub const FOOTER_UNITS: u32 = 8;
+/// Buffered bytes that are worth a write.
+const CHUNK_UNITS: u32 = 256 * 1024 / UNIT;
+
+/// A container being filled.
+pub struct Open {
+    /// Segment number; 0 for survivors and system pages.
+    pub segment: u32,
+    /// Container.
+    pub container: u32,
+    /// First unit not used.
+    pub next: u32,
+    /// Unit of the last table part; 0 = none.
+    pub last_part: u32,
+    /// Smallest birth.
+    pub birth_low: Hlc,
+    /// Largest birth.
+    pub birth_high: Hlc,
+    opening: u64,
+    rows: Vec<TableRow>,
+    objects: u32,
+    digest: u64,
+    pending: Vec<(u32, Bytes, bool)>,
+}
+
+/// What an object's table row says beside its place.
+#[derive(Clone, Copy, Debug)]
+pub struct RowOf {
+    /// What it is.
+    pub kind: ReferenceKind,
+    /// HLC of the newest change; zero if not known yet.
+    pub birth: Hlc,
+    /// CRC32C of its stored bytes.
+    pub crc: u32,
+    /// Hint for repair.
+    pub owner: u64,
+}
+
+/// See the module.
+pub struct Stream {
+    kind: StreamKind,
+    open: Option<Open>,
+}
+
+impl Open {
+    /// A container found at mount that was being filled, so that it can be sealed.
+    pub fn recovered(
+        segment: u32,
+        container: u32,
+        opening: u64,
+        next: u32,
+        last_part: u32,
+        rows: Vec<TableRow>,
+    ) -> Self {
+        let mut open = Self::new(segment, container, opening);
+        open.next = next.max(HEADER_UNITS);
+        open.last_part = last_part;
+        rows.into_iter().for_each(|row| open.add_row(row));
+        open
+    }
+
+    fn new(segment: u32, container: u32, opening: u64) -> Self {
+        Self {
+            segment,
+            container,
+            next: HEADER_UNITS,
+            last_part: 0,
+            birth_low: Hlc(u64::MAX),
+            birth_high: Hlc::ZERO,
+            opening,
+            rows: Vec::new(),
+            objects: 0,
+            digest: 0,
+            pending: Vec::new(),
+        }
+    }
+
+    fn add_row(&mut self, row: TableRow) {
+        if row.birth != Hlc::ZERO {
+            self.birth_low = self.birth_low.min(row.birth);
+            self.birth_high = self.birth_high.max(row.birth);
+        }
+        self.objects += 1;
+        self.digest = self.digest.wrapping_add(row.digest());
+        self.rows.push(row);
+    }
+
+    /// Where `units` fit, if the table part and the footer still fit behind them.
+    fn fits(&self, units: u32, align: u32, space: &Space) -> Option<u32> {
+        let block = space.shape().block_units();
+        let start = self.next.next_multiple_of(align);
+        let end = self.end_with_part(start.checked_add(units)?, self.rows.len() + 1, block)?;
+        (end + FOOTER_UNITS <= space.shape().units()).then_some(start)
+    }
+
+    fn end_with_part(&self, end: u32, rows: usize, block: u32) -> Option<u32> {
+        let part = u32::try_from(TablePart::units(rows)).ok()?;
+        Some(end.next_multiple_of(block).checked_add(part)?.next_multiple_of(block))
+    }
+
+    /// Puts the rows since the last part into a part of their own.
+    fn write_part(&mut self, space: &Space) -> Result<()> {
+        if self.rows.is_empty() {
+            return Ok(());
+        }
+        let block = space.shape().block_units();
+        if self.pending.is_empty() {
+            self.next = self.next.next_multiple_of(block);
+        }
+        if self
+            .end_with_part(self.next, self.rows.len(), block)
+            .is_none_or(|end| end + FOOTER_UNITS > space.shape().units())
+        {
+            // Only a segment found at mount can be so full: its objects are read without it.
+            self.rows.clear();
+            return Ok(());
+        }
+        let part = TablePart {
+            segment: self.segment,
+            previous: self.last_part,
+            opening: self.opening,
+            rows: std::mem::take(&mut self.rows),
+        };
+        let bytes = part.encode();
+        let units = u32::try_from(bytes.len()).unwrap_or(u32::MAX) / UNIT;
+        self.last_part = self.next;
+        self.pending.push((self.next, Bytes::Shared(bytes.into()), false));
+        self.next += units;
+        Ok(())
+    }
+
+    /// Submits what is buffered.
+    fn flush(&mut self, space: &Space) {
+        let Some((from, ..)) = self.pending.first() else { return };
+        let from = *from;
+        self.next = self.next.next_multiple_of(space.shape().block_units());
+        let units = self.next - from;
+        let mut buffer = space.device().buffers().take_zeroed(units as usize * UNIT as usize);
+        let mut arrived = Vec::new();
+        for (unit, bytes, in_flight) in self.pending.drain(..) {
+            let source = bytes.as_slice();
+            let start = (unit - from) as usize * UNIT as usize;
+            if let Some(target) = buffer.as_mut_slice().get_mut(start..start + source.len()) {
+                target.copy_from_slice(source);
+            }
+            if in_flight {
+                arrived.push((self.segment, unit));
+            }
+        }
+        let length = units as usize * UNIT as usize;
+        space.submit(space.shape().offset(self.container, from), Arc::new(buffer), length, arrived);
+    }
+}
+
+impl Stream {
+    /// An empty stream.
+    pub const fn new(kind: StreamKind) -> Self {
+        Self { kind, open: None }
+    }
+
+    /// The container being filled.
+    pub const fn open_container(&self) -> Option<&Open> {
+        self.open.as_ref()
+    }
+
+    fn allocate(&mut self, space: &Space, units: u32, align: u32, floor: u32) -> Result<(&mut Open, u32)> {
+        let fits = self.open.as_ref().is_some_and(|open| open.fits(units, align, space).is_some());
+        if !fits {
+            self.seal(space)?;
+            self.open = Some(self.start(space, floor)?);
+        }
+        let limit = u64::from(space.shape().segment_bytes);
+        let too_large = StoreError::TooLarge { what: "object", bytes: u64::from(units) * u64::from(UNIT), limit };
+        let open = self.open.as_mut().ok_or(too_large.clone())?;
+        let unit = open.fits(units, align, space).ok_or(too_large)?;
+        open.next = unit + units;
+        Ok((open, unit))
+    }
+
+    fn start(&self, space: &Space, floor: u32) -> Result<Open> {
+        let (segment, container, opening) = space.take_container(self.kind, floor)?;
+        let shape = space.shape();
+        let header = SegmentHeader {
+            seed: shape.seed,
+            volume: shape.volume,
+            segment,
+            container,
+            stream: self.kind.code(),
+            flags: match self.kind {
+                StreamKind::Survivors => 1,
+                StreamKind::System => 2,
+                _ => 0,
+            },
+            birth_low: Hlc::ZERO,
+            opening,
+        };
+        let offset = shape.offset(container, 0);
+        let length = bytes_of(0..HEADER_UNITS).end;
+        let mut buffer = AlignedBuf::zeroed(length);
+        let unit = header.encode(offset);
+        if let Some(target) = buffer.as_mut_slice().get_mut(..unit.len()) {
+            target.copy_from_slice(&unit);
+        }
+        space.submit(offset, Arc::new(buffer), length, Vec::new());
+        Ok(Open::new(segment, container, opening))
+    }
+
+    /// A place for an object that the caller submits itself, block-aligned. `unit` is its slot.
+    pub fn place(&mut self, space: &Space, stored_bytes: u32, row: RowOf, floor: u32) -> Result<(u32, u32, u32)> {
+        let volume = space.shape().volume;
+        let (open, unit) = self.allocate(space, stored_bytes / UNIT, HEADER_UNITS, floor)?;
+        open.add_row(row_at(volume, open.segment, unit, stored_bytes, row));
+        Ok((open.segment, open.container, unit))
+    }
+
+    /// Buffers an object; readable at once. Returns {segment, container, unit}.
+    pub fn append(
+        &mut self,
+        space: &Space,
+        bytes: Arc<[u8]>,
+        align: u32,
+        row: RowOf,
+        floor: u32,
+    ) -> Result<(u32, u32, u32)> {
+        let stored_bytes = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let volume = space.shape().volume;
+        let kind = self.kind;
+        let (open, unit) = self.allocate(space, stored_bytes / UNIT, align, floor)?;
+        let in_log = kind.has_segments();
+        if in_log {
+            space.reader().in_flight.insert(open.segment, unit, stored_bytes / UNIT, Bytes::Shared(Arc::clone(&bytes)));
+        }
+        if kind != StreamKind::System {
+            open.add_row(row_at(volume, open.segment, unit, stored_bytes, row));
+        }
+        let at = (open.segment, open.container, unit);
+        open.pending.push((unit, Bytes::Shared(bytes), in_log));
+        if open.pending.first().is_some_and(|(from, ..)| open.next - from >= CHUNK_UNITS) {
+            open.flush(space);
+        }
+        Ok(at)
+    }
+
+    /// Buffers a fragment that the cleaner moves: `oid` is the id that its first unit had at birth. Returns {container, unit}.
+    pub fn append_fragment(
+        &mut self,
+        space: &Space,
+        bytes: Arc<[u8]>,
+        align: u32,
+        oid: Oid,
+        row: RowOf,
+    ) -> Result<(u32, u32)> {
+        let stored_bytes = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let (open, unit) = self.allocate(space, stored_bytes / UNIT, align, 0)?;
+        let RowOf { kind, birth, crc, owner } = row;
+        open.add_row(TableRow { oid, birth, stored_bytes, crc, offset_units: unit, kind, owner });
+        let at = (open.container, unit);
+        open.pending.push((unit, Bytes::Shared(bytes), false));
+        if open.pending.first().is_some_and(|(from, ..)| open.next - from >= CHUNK_UNITS) {
+            open.flush(space);
+        }
+        Ok(at)
+    }
+
+    /// Submits what is buffered.
+    pub fn flush(&mut self, space: &Space) {
+        if let Some(open) = &mut self.open {
+            open.flush(space);
+        }
+    }
+
+    /// A table part for what came since the last one, and everything submitted: a checkpoint names it.
+    pub fn checkpoint(&mut self, space: &Space) -> Result<()> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        open.write_part(space)?;
+        open.flush(space);
+        space.note(open, None);
+        Ok(())
+    }
+
+    /// Ends the container: last table part, footer, SEGMENT_SEALED.
+    pub fn seal(&mut self, space: &Space) -> Result<()> {
+        let Some(open) = self.open.take() else { return Ok(()) };
+        let kind = self.kind;
+        let (segment, length, digest) = seal(space, kind, open)?;
+        if kind.has_segments() { space.log_sealed(segment, length, digest) } else { Ok(()) }
+    }
+}
+
+/// Ends a container: last table part and footer. Returns what SEGMENT_SEALED says: segment, used units, digest.
+pub fn seal(space: &Space, kind: StreamKind, mut open: Open) -> Result<(u32, u32, u64)> {
+    open.write_part(space)?;
+    open.flush(space);
+    let shape = space.shape();
+    let position = shape.offset(open.container, shape.units() - 1);
+    let footer = SegmentFooter {
+        segment: open.segment,
+        last_part: open.last_part,
+        objects: open.objects,
+        used_units: open.next,
+        digest: open.digest,
+        birth_low: open.birth_low,
+        birth_high: open.birth_high,
+        opening: open.opening,
+    };
+    let length = shape.block_bytes as usize;
+    let mut buffer = AlignedBuf::zeroed(length);
+    let unit = footer.encode(&shape.seed, position);
+    if let Some(target) = buffer.as_mut_slice().last_chunk_mut() {
+        *target = unit;
+    }
+    let offset = shape.offset(open.container, shape.units() - shape.block_units());
+    space.submit(offset, Arc::new(buffer), length, Vec::new());
+    let state = match kind {
+        StreamKind::System => ContainerState::System,
+        StreamKind::Survivors => ContainerState::Survivors,
+        _ => ContainerState::Sealed,
+    };
+    space.note(&open, Some(state));
+    Ok((open.segment, open.next, open.digest))
+}
+
+fn row_at(volume: u16, segment: u32, unit: u32, stored_bytes: u32, row: RowOf) -> TableRow {
+    let RowOf { kind, birth, crc, owner } = row;
+    let slot = u16::try_from(unit).unwrap_or(u16::MAX);
+    TableRow { oid: Oid::new(volume, segment, slot), birth, stored_bytes, crc, offset_units: unit, kind, owner }
+}
