@@ -280,7 +280,7 @@ fn patched(nodes: &Nodes, size: u64, part: &Part<'_>, block: u64, patches: &[Pat
     Ok(bytes)
 }
 
-/// A part of one block with zeros in a range; `None` if it has nothing else there.
+/// A part of one block with zeros in a range; `None` if it reads as zeros there already, wherever it is stored, so that a replay over what has been built since decides alike.
 fn zeroed(nodes: &Nodes, size: u64, part: &Part<'_>, range: &Range<usize>) -> Result<Option<Box<Block>>> {
     let stored = match &part.kind {
         Kind::Hole => 0,
@@ -292,8 +292,9 @@ fn zeroed(nodes: &Nodes, size: u64, part: &Part<'_>, range: &Range<usize>) -> Re
         return Ok(None);
     }
     let mut bytes = load(nodes, size, part, part.blocks.start)?;
-    if let Some(place) = bytes.get_mut(range.clone()) {
-        place.fill(0);
+    match bytes.get_mut(range.clone()) {
+        Some(place) if place.iter().any(|byte| *byte != 0) => place.fill(0),
+        _ => return Ok(None),
     }
     Ok(Some(bytes))
 }

@@ -19,10 +19,15 @@ use store::{TestStore, permit};
 /// A record.
 #[derive(Clone, Debug)]
 enum Record {
-    Write { pieces: Vec<(u64, Vec<u8>)>, direct: Vec<(u64, DataObject)> },
+    Write {
+        pieces: Vec<(u64, Vec<u8>)>,
+        direct: Vec<(u64, DataObject)>,
+    },
     Truncate(u64),
     Punch(u64, u64),
     Fork,
+    /// A move of the file below a place that was forked later: its path's share time rises.
+    Move,
 }
 
 type Units = BTreeMap<Oid, BTreeSet<u32>>;
@@ -36,6 +41,9 @@ struct Oracle {
 
 impl Oracle {
     fn write(&mut self, offset: u64, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
         for (at, byte) in (offset..).zip(bytes) {
             let block = self.blocks.entry(at / BLOCK_BYTES).or_insert_with(|| vec![0; 4096]);
             block[(at % BLOCK_BYTES) as usize] = *byte;
@@ -90,7 +98,7 @@ struct Machine {
 struct Freeze {
     size: u64,
     records: usize,
-    freed_before: bool,
+    es: Hlc,
     rolled: bool,
 }
 
@@ -197,12 +205,8 @@ impl Machine {
 
     fn freeze(&mut self) {
         if self.freeze.is_none() {
-            self.freeze = Some(Freeze {
-                size: self.oracle.size,
-                records: self.records.len(),
-                freed_before: self.forked_since,
-                rolled: false,
-            });
+            self.freeze =
+                Some(Freeze { size: self.oracle.size, records: self.records.len(), es: self.es, rolled: false });
             self.forked_since = false;
             self.freed_since.clear();
         }
@@ -236,7 +240,7 @@ impl Machine {
     fn install(&mut self) {
         let Some(built) = self.built.take() else { return };
         let freeze = self.freeze.take().unwrap();
-        self.published = (built.body.clone(), freeze.size, freeze.records, self.es);
+        self.published = (built.body.clone(), freeze.size, freeze.records, freeze.es);
         let mut freed = Vec::new();
         self.content.install(built, self.es, &mut freed);
         self.note_freed(freed);
@@ -262,6 +266,13 @@ impl Machine {
         self.hlcs.push(self.es);
         self.forked_since = true;
         Ok(())
+    }
+
+    fn raise_share(&mut self) {
+        self.es = self.tick();
+        self.records.push(Record::Move);
+        self.hlcs.push(self.es);
+        self.forked_since = true;
     }
 
     /// Everything that must be true between any two steps.
@@ -351,6 +362,10 @@ impl Machine {
                 es = *hlc;
                 continue;
             }
+            if matches!(record, Record::Move) {
+                es = *hlc;
+                continue;
+            }
             let prepared = with_edit(record, |edit| content.prepare(&self.nodes, size, edit)).unwrap();
             content.apply(prepared, es, hlc.birth(), &mut freed);
             size = match record {
@@ -361,7 +376,7 @@ impl Machine {
                     size.max(ends.max().unwrap_or(0))
                 }
                 Record::Truncate(new) => *new,
-                Record::Punch(..) | Record::Fork => size,
+                Record::Punch(..) | Record::Fork | Record::Move => size,
             };
         }
         assert_eq!(size, self.oracle.size);
@@ -370,7 +385,8 @@ impl Machine {
             let count = content.read(&self.nodes, size, start, &mut bytes).unwrap();
             assert!(bytes[..count] == self.oracle.read(start, 4096)[..], "replayed bytes at {start}");
         }
-        let forked = self.forked_since || self.records.iter().skip(first).any(|record| matches!(record, Record::Fork));
+        let forked = self.forked_since
+            || self.records.iter().skip(first).any(|record| matches!(record, Record::Fork | Record::Move));
         if !forked && self.freeze.is_none() {
             let mut units = Units::new();
             for range in freed {
@@ -390,7 +406,7 @@ fn with_edit<T>(record: &Record, f: impl FnOnce(&Edit<'_>) -> T) -> T {
         }
         Record::Truncate(new_size) => f(&Edit::Truncate { new_size: *new_size }),
         Record::Punch(offset, len) => f(&Edit::Punch { offset: *offset, len: *len }),
-        Record::Fork => unreachable!("not an edit"),
+        Record::Fork | Record::Move => unreachable!("not an edit"),
     }
 }
 

@@ -204,10 +204,13 @@ impl BaseWalk {
                 last_block_bytes: slice.last_block_bytes,
                 crcs: &slice.crcs,
             };
+            let end = whole.units().end;
+            if end > extent.units() || (whole.last_block_bytes < BLOCK && end < extent.units()) {
+                return Err(bad_extent(extent.oid, "a slice does not end where its extent allows"));
+            }
             let stored = whole
                 .cut(blocks.start - slice.file_block, blocks.end - blocks.start)
-                .filter(|s| s.units().end <= extent.units());
-            let stored = stored.ok_or_else(|| bad_extent(extent.oid, "a slice reaches beyond its extent"))?;
+                .ok_or_else(|| bad_extent(extent.oid, "a slice has fewer checksums than blocks"))?;
             self.hole_until(blocks.start, visit)?;
             if !self.stopped {
                 self.emit(Part { blocks, kind: Kind::Slice(stored) }, visit)?;

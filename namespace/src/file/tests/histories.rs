@@ -17,6 +17,7 @@ enum Step {
     Install,
     Checkpoint,
     Fork,
+    Move,
     Read(u64, usize),
     Replay,
 }
@@ -50,6 +51,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Step::Install),
         2 => Just(Step::Checkpoint),
         1 => Just(Step::Fork),
+        1 => Just(Step::Move),
         3 => (offset(), 1_usize..50_000).prop_map(|(offset, len)| Step::Read(offset, len)),
         1 => Just(Step::Replay),
     ]
@@ -79,6 +81,7 @@ fn run(machine: &mut Machine, number: usize, step: &Step) {
         Step::Install => machine.install(),
         Step::Checkpoint => machine.checkpoint().unwrap(),
         Step::Fork => machine.fork().unwrap(),
+        Step::Move => machine.raise_share(),
         Step::Read(offset, len) => {
             let mut into = vec![0xee; *len];
             let count = machine.content.read(&machine.nodes, machine.oracle.size, *offset, &mut into).unwrap();
