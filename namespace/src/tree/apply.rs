@@ -173,10 +173,11 @@ impl Pass<'_> {
         let birth = birth.max(node.header().birth);
         self.retire(reference, node);
         self.merge_small(reference, node, &mut parts)?;
-        if at.root && parts.len() == 1 {
-            if let Some(Part::Rebuilt(run)) = parts.pop_if(|part| self.is_one_node(part)) {
-                return Ok(Some(Run { birth, ..run }));
-            }
+        if at.root
+            && parts.len() == 1
+            && let Some(Part::Rebuilt(run)) = parts.pop_if(|part| self.is_one_node(part))
+        {
+            return Ok(Some(Run { birth, ..run }));
         }
         let only_last = parts.iter().rev().skip(1).all(|part| matches!(part, Part::Kept(_)));
         let sequential = self.tree.kind != TreeKind::Directory && at.rightmost && only_last;
