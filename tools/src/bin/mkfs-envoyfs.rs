@@ -1,0 +1,68 @@
+//! `mkfs.envoyfs`: makes a store on a block device or in an image file. Installed under that name (a cargo target cannot have a dot in its name).
+
+use anyhow::Result;
+use clap::Parser;
+use envoyfs_tools::mkfs::size::Size;
+use envoyfs_tools::mkfs::{Plan, Request};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Make an envoyfs store on a block device or in an image file.
+///
+/// Nothing is written before all checks have passed. A device that is mounted or otherwise in use is always refused; one that holds another file system,
+/// partition table or store only with --force.
+#[derive(Debug, Parser)]
+#[command(
+    name = "mkfs.envoyfs",
+    bin_name = "mkfs.envoyfs",
+    version,
+    after_help = "Exit status: 0 made, 1 refused or failed (says why), 2 wrong usage.\n\nExample:\n  mkfs.envoyfs --size 2GiB /var/tmp/forks.img"
+)]
+struct Arguments {
+    /// Size of the image file, for example 512MiB or 2GiB; creates it if needed. At least 128MiB. Not for block devices.
+    #[arg(short, long, value_name = "SIZE")]
+    size: Option<Size>,
+    /// Label, at most 64 bytes.
+    #[arg(short = 'L', long, value_name = "TEXT", default_value = "")]
+    label: String,
+    /// Identity of the store instead of a random one.
+    #[arg(short = 'U', long, value_name = "UUID")]
+    uuid: Option<uuid::Uuid>,
+    /// Overwrite what is there: another file system, an old store, a file that is not empty.
+    #[arg(short, long)]
+    force: bool,
+    /// Check everything and print the geometry, but write nothing.
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+    /// Block device or image file.
+    path: PathBuf,
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    let Arguments { size, label, uuid, force, dry_run, json, path } = arguments;
+    let shown = path.display().to_string();
+    let plan = Plan::check(Request { path, size, label, uuid, force })?;
+    let made = if dry_run { plan.describe()? } else { plan.write()? };
+    if json {
+        println!("{}", serde_json::to_string_pretty(&made)?);
+    } else {
+        println!("{made}");
+        if !dry_run {
+            println!("Mount it with: envoyfs mount {shown} DIRECTORY");
+        }
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mkfs.envoyfs: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

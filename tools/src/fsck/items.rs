@@ -1,0 +1,227 @@
+//! What the items of leaves mean: names, files, slices, snapshots, territories; and the file data that they lead to.
+
+use super::findings;
+use super::space::ReadError;
+use super::walk::{At, Sum, Visit, Walk};
+use envoyfs_layout::key::{self, DirectoryKey, RealmItemKind, RealmKey};
+use envoyfs_layout::node::{NodeHeader, NodeView, TreeKind};
+use envoyfs_layout::{
+    BLOCK, Body, DirectoryAttributes, Entry, Hlc, Inode, LayoutError, Oid, RealmRecord, Reference, ReferenceKind,
+    Slice, SnapshotItem, TerritoryRecord, Totals, UNIT, checksum,
+};
+use siphasher::sip::SipHasher13;
+use std::hash::Hasher as _;
+use std::rc::Rc;
+
+/// Key of the hash of names, from a directory's root; none in other nodes.
+#[must_use]
+pub fn hash_key(view: &NodeView<'_>) -> Option<[u8; 16]> {
+    if view.header().tree != TreeKind::Directory || view.root_blob().is_empty() {
+        return None;
+    }
+    DirectoryAttributes::decode(view.root_blob()).ok().map(|attributes| attributes.hash_key)
+}
+
+/// What an item needs to know of the leaf that it is in.
+#[derive(Clone, Copy, Debug)]
+pub struct Leaf<'a> {
+    /// Header of the node.
+    pub header: &'a NodeHeader,
+    /// Key of the hash of names.
+    pub hash_key: Option<[u8; 16]>,
+    /// Where.
+    pub at: &'a Rc<At>,
+    /// Key of the item that follows, also in the next leaf.
+    pub next_key: Option<&'a [u8]>,
+}
+
+/// One item of a leaf: checks it, pushes what it leads to, says what it adds to the sums above.
+///
+/// # Errors
+/// It does not decode.
+pub fn leaf(
+    walk: &mut Walk<'_>,
+    leaf: &Leaf<'_>,
+    key: &[u8],
+    value: &[u8],
+    references: &[Reference],
+) -> Result<Sum, LayoutError> {
+    let Leaf { header, hash_key, at: here, next_key } = *leaf;
+    let birth = header.birth;
+    let sum = |totals, flags| Sum { totals, items: 1, flags };
+    match header.tree {
+        TreeKind::Directory => {
+            let name = DirectoryKey::decode(key)?;
+            let entry = Entry::decode(value, references)?;
+            let at = Rc::new(At::Name(Rc::clone(here), name.name.clone()));
+            walk.report.statistics.names += 1;
+            if hash_key.is_some_and(|hash_key| name_hash(&hash_key, &name.name) != name.hash) {
+                walk.report.add(findings::NAME_HASH, &at, "");
+            }
+            name_leads_to(walk, &entry, birth, &at);
+            let (totals, flags) = entry.summary();
+            Ok(sum(totals, flags))
+        }
+        TreeKind::Links => {
+            let number = key::LinkKey::decode(key)?.inode;
+            let inode = Inode::decode(value, references)?;
+            if inode.number != number {
+                return Err(LayoutError::Field { structure: "link table item", field: "inode", found: inode.number });
+            }
+            let at = Rc::new(At::Name(Rc::clone(here), format!("inode {number}").into_bytes()));
+            let totals = Totals { bytes: inode.body.allocated(), files: 1, ..Totals::ZERO };
+            body(walk, &inode, birth, &at);
+            Ok(sum(totals, 0))
+        }
+        TreeKind::Extents => {
+            let slice = Slice::decode(value)?;
+            key::check_extent(key, &slice)?;
+            let [extent] = references else {
+                let found = references.len() as u64;
+                return Err(LayoutError::Field { structure: "slice", field: "references", found });
+            };
+            let next = next_key.and_then(|key| key::decode_extent(key).ok());
+            if let Some(next) = next.filter(|next| *next < slice.end_block()) {
+                let detail = format!("blocks {} to {} and the slice from {next}", slice.file_block, slice.end_block());
+                walk.report.add(findings::SLICES, here, detail);
+            }
+            data(walk, &slice, extent, here);
+            Ok(sum(Totals { bytes: slice.stored_bytes(), ..Totals::ZERO }, 0))
+        }
+        TreeKind::RealmTable => {
+            realm_item(walk, key, value, references, birth)?;
+            Ok(sum(Totals::ZERO, 0))
+        }
+        TreeKind::TerritoryTable => {
+            let number = key::decode_territory(key)?;
+            let record = TerritoryRecord::decode(value, references)?;
+            if record.territory != number {
+                return Err(LayoutError::Field {
+                    structure: "territory record",
+                    field: "territory",
+                    found: record.territory,
+                });
+            }
+            if let Some(view) = &record.view {
+                walk.realm(view, birth, &Rc::new(At::Root("")));
+            }
+            Ok(sum(Totals::ZERO, 0))
+        }
+    }
+}
+
+fn name_leads_to(walk: &mut Walk<'_>, entry: &Entry, birth: Hlc, at: &Rc<At>) {
+    match entry {
+        Entry::File(inode) | Entry::Symlink(inode) | Entry::Special(inode) => {
+            if inode.nlink != 1 {
+                walk.report.add(findings::LINK_COUNT, at, format_args!("link count {}, one name", inode.nlink));
+            }
+            body(walk, inode, birth, at);
+        }
+        Entry::Directory(directory) => {
+            let visit = Visit::root(directory.root, TreeKind::Directory, Some(directory.totals), Some(birth), at);
+            walk.stack.push(visit);
+        }
+        Entry::Realm(realm) => walk.realm(realm, birth, at),
+        // Counted against the link table of the realm, which is another walk.
+        Entry::Link(_) => {}
+    }
+}
+
+fn realm_item(
+    walk: &mut Walk<'_>,
+    key: &[u8],
+    value: &[u8],
+    references: &[Reference],
+    birth: Hlc,
+) -> Result<(), LayoutError> {
+    let key = RealmKey::decode(key)?;
+    // The kind stands in front of the value, too.
+    let structure = "realm table item";
+    let (kind, value) = value.split_first().ok_or(LayoutError::Short { structure, expected: 1, found: 0 })?;
+    if *kind != key.kind as u8 {
+        return Err(LayoutError::Field { structure, field: "kind", found: (*kind).into() });
+    }
+    match key.kind {
+        RealmItemKind::Record => {
+            RealmRecord::decode(value)?;
+        }
+        RealmItemKind::Snapshot => {
+            let item = SnapshotItem::decode(value, references)?;
+            let directory = format!("(directory {} of realm {})/.snap", key.directory, key.realm);
+            let parent = Rc::new(At::Name(Rc::new(At::Root("")), directory.into_bytes()));
+            walk.report.statistics.snapshots += 1;
+            walk.realm(&item.realm, birth, &Rc::new(At::Name(parent, item.name)));
+        }
+        RealmItemKind::Orphan => {
+            let inode = Inode::decode(value, references)?;
+            let at = Rc::new(At::Name(
+                Rc::new(At::Root("")),
+                format!("(unlinked inode {} of realm {})", key.id, key.realm).into_bytes(),
+            ));
+            walk.report.add(findings::ORPHAN, &at, format_args!("{} bytes", inode.body.allocated()));
+            body(walk, &inode, birth, &at);
+        }
+    }
+    Ok(())
+}
+
+/// What a file holds. (The checksum of inline bytes was verified when the inode was decoded.)
+fn body(walk: &mut Walk<'_>, inode: &Inode, birth: Hlc, at: &Rc<At>) {
+    match &inode.body {
+        Body::None | Body::Inline { .. } => {}
+        Body::Slices(slices) => {
+            for (slice, extent) in slices {
+                data(walk, slice, extent, at);
+            }
+        }
+        Body::Tree { root, bytes } => {
+            let totals = Totals { bytes: *bytes, ..Totals::ZERO };
+            walk.stack.push(Visit::root(*root, TreeKind::Extents, Some(totals), Some(birth), at));
+        }
+    }
+}
+
+/// One slice: marks its blocks, and verifies them.
+fn data(walk: &mut Walk<'_>, slice: &Slice, extent: &Reference, at: &At) {
+    let units = slice.units();
+    if extent.kind != ReferenceKind::Extent || units.end > extent.units() {
+        let detail = format!("units {units:?} of object {} of {} units", extent.oid, extent.units());
+        walk.report.add(findings::SLICES, at, detail);
+        return;
+    }
+    walk.space.mark_reached(extent.oid, units.clone());
+    if !walk.data {
+        return;
+    }
+    let mut bytes = vec![0; usize::try_from(slice.stored_bytes()).unwrap_or(0)];
+    let place = |block: u64| format!("{at} at byte {}", block * u64::from(BLOCK));
+    match walk.space.read(walk.source, extent.oid, units.start * UNIT, &mut bytes) {
+        Ok(offset) => {
+            walk.progress.inc(bytes.len() as u64);
+            walk.report.statistics.data_bytes += bytes.len() as u64;
+            let blocks = bytes.chunks(BLOCK as usize).zip(&slice.crcs).zip(slice.file_block..);
+            for ((bytes, expected), block) in blocks {
+                let found = checksum::crc32c(bytes);
+                if found != *expected {
+                    let at_device = offset + (block - slice.file_block) * u64::from(BLOCK);
+                    let detail = wrong(extent.oid, found, *expected, at_device);
+                    walk.report.add(findings::DATA_CHECKSUM, place(block), detail);
+                }
+            }
+        }
+        Err(ReadError::Unresolved(why)) => walk.report.add(findings::UNRESOLVED, place(slice.file_block), why),
+        Err(ReadError::Device(error)) => walk.report.add(findings::DATA_UNREADABLE, place(slice.file_block), error),
+    }
+}
+
+fn wrong(oid: Oid, found: u32, expected: u32, offset: u64) -> String {
+    format!("{found:#010x}, expected {expected:#010x}; object {oid}, device offset about {offset}")
+}
+
+/// As the namespace files names: 55 bits of SipHash-1-3 above a byte for collisions, never below 256.
+fn name_hash(hash_key: &[u8; 16], name: &[u8]) -> u64 {
+    let mut hasher = SipHasher13::new_with_key(hash_key);
+    hasher.write(name);
+    ((hasher.finish() >> 1) & !0xff).max(0x100)
+}

@@ -1,0 +1,232 @@
+//! What does not depend on the trees: superblocks, volume directory, segment table, system pages, roots, the log.
+//!
+//! Reads with the layout's decoders; only the rule by which a superblock opens and the scan of the log are the engine's own, since a second version of those would be
+//! checked by nobody.
+
+use super::findings;
+use super::report::Report;
+use super::source::Source;
+use super::space::Space;
+use anyhow::{Result, bail};
+use envoyfs_engine::superblock::{self, OpenError, Opened};
+use envoyfs_layout::directory_page::{ContainerState, Place, VolumeDirectory};
+use envoyfs_layout::superblock::Superblock;
+use envoyfs_layout::system_page::{ListPage, SegmentPage};
+use envoyfs_layout::{LayoutError, Reference, checksum};
+use std::collections::BTreeMap;
+
+/// The superblock that rules, with findings about the others. `None`: a fatal finding was added.
+///
+/// # Errors
+/// The device does not hold a store at all, or cannot be read.
+pub fn superblocks(source: &Source, report: &mut Report) -> Result<Option<Superblock>> {
+    let opened = match superblock::open(source) {
+        Ok(opened) => opened,
+        Err(error @ (OpenError::NotAStore { .. } | OpenError::Device(_))) => bail!("{error}"),
+        Err(error) => {
+            let kind = match error {
+                OpenError::Truncated { .. } => findings::TRUNCATED,
+                OpenError::Features { .. } | OpenError::Version { .. } => findings::FEATURES,
+                _ => findings::NO_SUPERBLOCK,
+            };
+            match error {
+                OpenError::AllDamaged { first, .. } => {
+                    report.add(kind, "superblock", format_args!("the first: {first}"))
+                }
+                error => report.add(kind, "superblock", error),
+            }
+            return Ok(None);
+        }
+    };
+    let Opened { superblock, copies, unused_bytes, .. } = opened;
+    for (index, (copy, position)) in copies.iter().zip(Superblock::positions(superblock.size)).enumerate() {
+        let place = format!("superblock {index} at {position}");
+        match copy {
+            None => report.add(findings::SUPERBLOCK_COPY, place, ""),
+            Some(copy) if copy.sequence != superblock.sequence => {
+                let detail = format!("sequence {}, the newest is {}", copy.sequence, superblock.sequence);
+                report.add(findings::SUPERBLOCK_STALE, place, detail);
+            }
+            Some(_) => {}
+        }
+    }
+    if unused_bytes >= 4096 {
+        report.add(findings::LARGER_DEVICE, "device", format_args!("by {unused_bytes} bytes"));
+    }
+    Ok(Some(superblock))
+}
+
+/// The volume directory, with findings about its copies. `None`: a fatal finding was added.
+pub fn directory(source: &Source, superblock: &Superblock, report: &mut Report) -> Option<VolumeDirectory> {
+    let mut good = None;
+    for position in superblock.slot_positions() {
+        let mut bytes = vec![0; superblock.directory_bytes as usize];
+        let decoded = match source.read_at(position, &mut bytes) {
+            Ok(()) => VolumeDirectory::decode(&bytes, &superblock.seed, superblock.directory_crc)
+                .map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        match decoded {
+            Ok(directory) => good = good.or(Some(directory)),
+            Err(error) => report.add(findings::DIRECTORY_COPY, format_args!("volume directory at {position}"), error),
+        }
+    }
+    if good.is_none() {
+        let [a, b] = superblock.slot_positions();
+        report.add(findings::NO_DIRECTORY, "volume directory", format_args!("at {a} and {b}"));
+    }
+    good
+}
+
+/// A system page's bytes.
+fn page(
+    source: &Source,
+    space: &Space,
+    directory: &VolumeDirectory,
+    place: &Place,
+    report: &mut Report,
+    what: &str,
+) -> Option<Vec<u8>> {
+    let shown = format!("{what} (container {}, unit {})", place.container, place.units);
+    let row = directory.table.get(place.container as usize);
+    if row.is_none_or(|row| row.state != ContainerState::System) {
+        report.add(findings::SYSTEM_PLACE, &shown, "");
+    }
+    let Some(position) = space.position(place.container, place.units) else {
+        report.add(findings::SYSTEM_PAGE, shown, "outside the store");
+        return None;
+    };
+    let bytes_max = u64::from(u32::MAX).min(source.size_bytes().saturating_sub(position));
+    if u64::from(place.stored_bytes) > bytes_max {
+        report.add(
+            findings::SYSTEM_PAGE,
+            shown,
+            format_args!("{} bytes pass the end of the store", place.stored_bytes),
+        );
+        return None;
+    }
+    let mut bytes = vec![0; place.stored_bytes as usize];
+    if let Err(error) = source.read_at(position, &mut bytes) {
+        report.add(findings::SYSTEM_PAGE, shown, error);
+        return None;
+    }
+    let (expected, found) = (place.crc, checksum::crc32c(&bytes));
+    if expected != found {
+        let error = LayoutError::Checksum { structure: "system page", expected, found };
+        report.add(findings::SYSTEM_PAGE, shown, format_args!("{error}, at device offset {position}"));
+        return None;
+    }
+    Some(bytes)
+}
+
+/// What the segment table and its pages say. `false`: something is missing, so counts and liveness cannot be compared.
+pub fn segments(source: &Source, directory: &VolumeDirectory, space: &mut Space, report: &mut Report) -> bool {
+    let mut complete = true;
+    let mut add = |space: &mut Space, report: &mut Report, number: u32, place: &Place, home: Option<u32>| {
+        let what = format!("page of segment {number}");
+        let decoded = if place.is_none() {
+            Some(SegmentPage { segment: number, ..SegmentPage::default() })
+        } else {
+            page(source, space, directory, place, report, &what).and_then(|bytes| match SegmentPage::decode(&bytes) {
+                Ok(page) if page.segment == number => Some(page),
+                Ok(page) => {
+                    report.add(findings::SYSTEM_PAGE, &what, format_args!("it is that of segment {}", page.segment));
+                    None
+                }
+                Err(error) => {
+                    report.add(findings::SYSTEM_PAGE, &what, error);
+                    None
+                }
+            })
+        };
+        complete &= decoded.is_some();
+        // Without its page a segment still has its home, so that nodes in it can be read.
+        let page = decoded.unwrap_or(SegmentPage { segment: number, ..SegmentPage::default() });
+        if !space.add(page, home) {
+            report.add(findings::SEGMENT_TWICE, format_args!("segment {number}"), "");
+        }
+    };
+    for (container, row) in (0_u32..).zip(&directory.table) {
+        if row.segment != 0 {
+            add(space, report, row.segment, &row.metadata, Some(container));
+        }
+        if row.state == ContainerState::Free && row.live_units != 0 {
+            report.add(findings::TABLE_ROW, format_args!("container {container}"), "free, but with live units");
+        }
+    }
+    for orphan in
+        list(source, space, directory, directory.entry.orphaned_segments, report, "list of orphaned segments", orphans)
+    {
+        add(space, report, orphan.segment, &orphan.page, None);
+    }
+    if complete {
+        compare_table(directory, space, report);
+    }
+    complete
+}
+
+fn compare_table(directory: &VolumeDirectory, space: &Space, report: &mut Report) {
+    let live: BTreeMap<u32, u32> = space.live_by_container();
+    for (container, row) in (0_u32..).zip(&directory.table) {
+        let found = live.get(&container).copied().unwrap_or(0);
+        if found != row.live_units && row.state != ContainerState::System {
+            let detail = format!("{} in the table, {found} in the pages", row.live_units);
+            report.add(findings::TABLE_LIVE, format_args!("container {container}"), detail);
+        }
+    }
+}
+
+fn orphans(page: ListPage) -> Option<Vec<envoyfs_layout::system_page::OrphanedSegment>> {
+    match page {
+        ListPage::OrphanedSegments(rows) => Some(rows),
+        ListPage::DropQueue(_) => None,
+    }
+}
+
+fn dropped(page: ListPage) -> Option<Vec<Reference>> {
+    match page {
+        ListPage::DropQueue(rows) => Some(rows),
+        ListPage::OrphanedSegments(_) => None,
+    }
+}
+
+/// The objects that wait to be freed.
+pub fn drop_queue(source: &Source, directory: &VolumeDirectory, space: &Space, report: &mut Report) -> Vec<Reference> {
+    list(source, space, directory, directory.entry.drop_queue, report, "drop queue", dropped)
+}
+
+/// Rows of a chain of list pages.
+fn list<T>(
+    source: &Source,
+    space: &Space,
+    directory: &VolumeDirectory,
+    first: Place,
+    report: &mut Report,
+    what: &str,
+    rows_of: fn(ListPage) -> Option<Vec<T>>,
+) -> Vec<T> {
+    let mut rows = Vec::new();
+    let mut next = first;
+    // A chain that never ends would be a circle.
+    for _ in 0..1_u32 << 20 {
+        if next.is_none() {
+            break;
+        }
+        let Some(bytes) = page(source, space, directory, &next, report, what) else { break };
+        match ListPage::decode(&bytes) {
+            Ok((page, after)) => {
+                let Some(part) = rows_of(page) else {
+                    report.add(findings::SYSTEM_PAGE, what, "a page of another list");
+                    break;
+                };
+                rows.extend(part);
+                next = after;
+            }
+            Err(error) => {
+                report.add(findings::SYSTEM_PAGE, what, error);
+                break;
+            }
+        }
+    }
+    rows
+}

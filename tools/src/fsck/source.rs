@@ -1,0 +1,97 @@
+//! A store opened for reading only, through the page cache: works on files and block devices, needs no `io_uring`, and cannot write by construction.
+
+use anyhow::{Context as _, Result, bail};
+use envoyfs_engine::device::{AlignedBuf, Device, DeviceError, Geometry, Operation, Ticket, Write};
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+/// An image file or block device, read-only.
+#[derive(Debug)]
+pub struct Source {
+    path: PathBuf,
+    file: File,
+    geometry: Geometry,
+}
+
+impl Source {
+    /// Opens and claims it, so that no mount changes it meanwhile.
+    ///
+    /// # Errors
+    /// It does not exist, is not a device or file, or is in use.
+    pub fn open(path: &Path) -> Result<Self> {
+        let shown = path.display();
+        let metadata = std::fs::metadata(path).with_context(|| format!("cannot look at {shown}"))?;
+        let is_block_device = metadata.file_type().is_block_device();
+        if !is_block_device && !metadata.is_file() {
+            bail!("{shown} is neither a block device nor a regular file");
+        }
+        if let Some(at) = crate::mkfs::in_use::mount_point_of(path) {
+            bail!("{shown} is mounted at {at}; unmount it first: umount {at}", at = at.display());
+        }
+        let flags = if is_block_device { libc::O_EXCL } else { 0 };
+        let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+            Ok(file) => file,
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => bail!("{shown} is in use; unmount it first"),
+            Err(error) => return Err(error).with_context(|| format!("cannot open {shown}")),
+        };
+        if !is_block_device && rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockShared).is_err() {
+            bail!("{shown} is in use by another envoyfs process (mounted?); unmount it first");
+        }
+        let size_bytes = crate::mkfs::size_of(&file).with_context(|| format!("cannot tell the size of {shown}"))?;
+        // Through the page cache any offset can be read; the granule is the smallest that formats know.
+        let geometry = Geometry { size_bytes: size_bytes & !511, logical_block_bytes: 512, is_block_device };
+        Ok(Self { path: path.to_path_buf(), file, geometry })
+    }
+
+    /// The descriptor, for what is no store.
+    #[must_use]
+    pub const fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Bytes of the device.
+    #[must_use]
+    pub const fn size_bytes(&self) -> u64 {
+        self.geometry.size_bytes
+    }
+
+    /// Fills `into` from `offset`.
+    ///
+    /// # Errors
+    /// Past the end, or what the system reports.
+    pub fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<(), DeviceError> {
+        let length = into.len() as u64;
+        let operation = Operation::Read;
+        if offset.checked_add(length).is_none_or(|end| end > self.geometry.size_bytes) {
+            return Err(DeviceError::ShortDevice { operation, offset, length, size: self.geometry.size_bytes });
+        }
+        self.file.read_exact_at(into, offset).map_err(|error| DeviceError::Io {
+            operation,
+            offset,
+            length,
+            errno: error.raw_os_error().unwrap_or(libc::EIO),
+        })
+    }
+}
+
+impl Device for Source {
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+    fn read(&self, offset: u64, into: &mut AlignedBuf) -> Result<(), DeviceError> {
+        self.read_at(offset, into.as_mut_slice())
+    }
+    fn submit(&self, _write: Write) -> Ticket {
+        Ticket::done(Err(DeviceError::ReadOnly { operation: Operation::Write }))
+    }
+    fn flush(&self) -> Result<(), DeviceError> {
+        Err(DeviceError::ReadOnly { operation: Operation::Flush })
+    }
+    fn discard(&self, _offset: u64, _len: u64) -> Result<(), DeviceError> {
+        Err(DeviceError::ReadOnly { operation: Operation::Discard })
+    }
+    fn label(&self) -> String {
+        self.path.display().to_string()
+    }
+}

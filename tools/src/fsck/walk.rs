@@ -1,0 +1,395 @@
+//! The walk: every node that the published roots lead to, once, whoever shares it.
+//!
+//! Owns the stack of what is still to be visited, the count of edges found (INV-06) and the memory of nodes seen. A parent *claims* what is below it: totals, flags, birth,
+//! level and range of keys; the claim is checked when the child is read, or against the memory when it was read before. So no sum has to be carried up, and a tree
+//! shared by a thousand forks costs one visit and a thousand comparisons.
+//!
+//! What items mean is in [`super::items`]; file data in [`super::data`].
+//! Memory: about 100 bytes a node and 24 an object, besides [`Space`].
+
+use super::findings;
+use super::items::{self, Leaf};
+use super::report::Report;
+use super::source::Source;
+use super::space::{ReadError, Space};
+use envoyfs_layout::node::{NodeHeader, NodeView, TreeKind};
+use envoyfs_layout::{Hlc, LayoutError, Oid, RealmEntry, Reference, ReferenceKind, Totals, checksum};
+use indicatif::ProgressBar;
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::rc::Rc;
+
+/// Where something is, for messages: a path through the tree.
+#[derive(Debug)]
+pub enum At {
+    /// A root: `territory table`, or nothing for the view.
+    Root(&'static str),
+    /// A name below.
+    Name(Rc<At>, Vec<u8>),
+}
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut names = Vec::new();
+        let mut at = self;
+        while let Self::Name(parent, name) = at {
+            names.push(String::from_utf8_lossy(name));
+            at = parent;
+        }
+        let Self::Root(root) = at else { return Ok(()) };
+        f.write_str(root)?;
+        if names.is_empty() && root.is_empty() {
+            f.write_str("/")?;
+        }
+        names.iter().rev().try_for_each(|name| write!(f, "/{name}"))
+    }
+}
+
+/// What a parent says of a child.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Claim {
+    /// Totals below, where the parent names them.
+    pub totals: Option<Totals>,
+    /// Items below, where the parent names them.
+    pub items: Option<u64>,
+    /// Birth of the parent; the child's is not later (INV-02).
+    pub birth: Option<Hlc>,
+    /// Level, if the parent is an interior node.
+    pub level: Option<u8>,
+}
+
+/// Something to visit.
+#[derive(Clone, Debug)]
+pub struct Visit {
+    /// The node.
+    pub reference: Reference,
+    /// Tree that it must belong to; none for what waits in the drop queue.
+    pub tree: Option<TreeKind>,
+    /// What the parent says.
+    pub claim: Claim,
+    /// Keys that may be below: from, to before.
+    pub keys: (Option<Vec<u8>>, Option<Vec<u8>>),
+    /// Key of the hash of names.
+    pub hash_key: Option<[u8; 16]>,
+    /// Where.
+    pub at: Rc<At>,
+}
+
+impl Visit {
+    /// Root of a tree.
+    #[must_use]
+    pub fn root(reference: Reference, tree: TreeKind, totals: Option<Totals>, birth: Option<Hlc>, at: &Rc<At>) -> Self {
+        let claim = Claim { totals, items: None, birth, level: None };
+        Self { reference, tree: Some(tree), claim, keys: (None, None), hash_key: None, at: Rc::clone(at) }
+    }
+}
+
+/// What is remembered of a node.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    totals: Totals,
+    items: u64,
+    flags: u8,
+    level: u8,
+    tree: TreeKind,
+}
+
+/// What a node amounts to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sum {
+    /// Totals of its items.
+    pub totals: Totals,
+    /// Items in the leaves below.
+    pub items: u64,
+    /// OR of the flags.
+    pub flags: u8,
+}
+
+/// See the module.
+pub struct Walk<'a> {
+    /// The store.
+    pub source: &'a Source,
+    /// Places and liveness.
+    pub space: &'a mut Space,
+    /// Findings.
+    pub report: &'a mut Report,
+    /// File data is read and verified.
+    pub data: bool,
+    /// Realms met: root, link table, where. Those with the same two references once.
+    pub realms: Vec<(RealmEntry, Rc<At>)>,
+    /// What is still to be visited.
+    pub stack: Vec<Visit>,
+    /// Shown while it runs.
+    pub progress: ProgressBar,
+    realms_seen: HashSet<(Oid, Option<Oid>)>,
+    seen: HashMap<Oid, Seen>,
+    edges: HashMap<Oid, u32>,
+    unreadable: u64,
+}
+
+impl<'a> Walk<'a> {
+    /// Nothing visited yet.
+    pub fn new(
+        source: &'a Source,
+        space: &'a mut Space,
+        report: &'a mut Report,
+        data: bool,
+        progress: ProgressBar,
+    ) -> Self {
+        Self {
+            source,
+            space,
+            report,
+            data,
+            realms: Vec::new(),
+            stack: Vec::new(),
+            progress,
+            realms_seen: HashSet::new(),
+            seen: HashMap::new(),
+            edges: HashMap::new(),
+            unreadable: 0,
+        }
+    }
+
+    /// Visits until nothing is left.
+    pub fn run(&mut self) {
+        while let Some(visit) = self.stack.pop() {
+            self.visit(&visit);
+        }
+    }
+
+    /// Every node was read.
+    #[must_use]
+    pub const fn is_complete(&self) -> bool {
+        self.unreadable == 0
+    }
+
+    /// An edge: a node, or the roots, refers to an object.
+    pub fn edge(&mut self, reference: &Reference) {
+        let count = self.edges.entry(reference.oid).or_default();
+        if *count == 0 {
+            self.space.mark_used(reference);
+            if reference.kind == ReferenceKind::Extent {
+                self.report.statistics.extents += 1;
+            }
+        }
+        *count = count.saturating_add(1);
+    }
+
+    /// A realm's entry: its root and its link table. `birth` is that of the node which holds the entry.
+    pub fn realm(&mut self, realm: &RealmEntry, birth: Hlc, at: &Rc<At>) {
+        self.report.statistics.realms += 1;
+        self.stack.push(Visit::root(realm.root, TreeKind::Directory, Some(realm.totals), Some(birth), at));
+        if let Some(links) = realm.links {
+            let at = Rc::new(At::Name(Rc::clone(at), b"(link table)".to_vec()));
+            self.stack.push(Visit::root(links, TreeKind::Links, Some(realm.links_totals), Some(birth), &at));
+        }
+        if self.realms_seen.insert((realm.root.oid, realm.links.map(|links| links.oid))) {
+            self.realms.push((*realm, Rc::clone(at)));
+        }
+    }
+
+    /// A node's bytes, verified; a finding if that fails.
+    pub fn read_node(&mut self, reference: &Reference, at: &At) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; reference.stored_bytes as usize];
+        let place = format!("{at} (node {})", reference.oid);
+        let offset = match self.space.read(self.source, reference.oid, 0, &mut bytes) {
+            Ok(offset) => offset,
+            Err(ReadError::Unresolved(why)) => {
+                self.report.add(findings::UNRESOLVED, place, why);
+                return None;
+            }
+            Err(ReadError::Device(error)) => {
+                self.report.add(findings::NODE_CHECKSUM, place, error);
+                return None;
+            }
+        };
+        let found = checksum::crc32c(&bytes);
+        if found != reference.crc {
+            let expected = reference.crc;
+            let detail = format!("{found:#010x}, expected {expected:#010x}, at device offset {offset}");
+            self.report.add(findings::NODE_CHECKSUM, place, detail);
+            return None;
+        }
+        Some(bytes)
+    }
+
+    fn visit(&mut self, visit: &Visit) {
+        if let Some(seen) = self.seen.get(&visit.reference.oid).copied() {
+            self.check_claim(visit, &seen);
+            return;
+        }
+        let Some(bytes) = self.read_node(&visit.reference, &visit.at) else {
+            self.unreadable += 1;
+            return;
+        };
+        self.report.statistics.nodes += 1;
+        self.progress.inc(bytes.len() as u64);
+        let units = 0..visit.reference.units();
+        self.space.mark_reached(visit.reference.oid, units);
+        let view = match NodeView::parse(&bytes) {
+            Ok(view) => view,
+            Err(error) => {
+                self.unreadable += 1;
+                self.report.add(
+                    findings::NODE_FORMAT,
+                    format_args!("{} (node {})", visit.at, visit.reference.oid),
+                    error,
+                );
+                return;
+            }
+        };
+        let mut references: Vec<Reference> = view.references().collect();
+        references.sort_by_key(|reference| reference.oid);
+        references.dedup_by_key(|reference| reference.oid);
+        for reference in &references {
+            self.edge(reference);
+            if reference.birth > view.header().birth {
+                self.birth_order(&visit.at, reference, view.header().birth);
+            }
+        }
+        let sum = self.items(visit, &view);
+        let NodeHeader { level, tree, .. } = *view.header();
+        let seen = Seen { totals: sum.totals, items: sum.items, flags: sum.flags, level, tree };
+        self.seen.insert(visit.reference.oid, seen);
+        if view.header().birth != visit.reference.birth {
+            let (header, reference) = (view.header().birth, visit.reference.birth);
+            let detail = format!("its header says {header:?}, the reference to it {reference:?}");
+            self.report.add(findings::NODE_FORMAT, format_args!("{} (node {})", visit.at, visit.reference.oid), detail);
+        }
+        self.check_claim(visit, &seen);
+    }
+
+    /// Looks at every item, pushes what they lead to, and sums them up.
+    fn items(&mut self, visit: &Visit, view: &NodeView<'_>) -> Sum {
+        let mut sum = Sum::default();
+        let hash_key = visit.hash_key.or_else(|| items::hash_key(view));
+        let header = *view.header();
+        let keys: Vec<&[u8]> = view.items().map(|item| item.key).collect();
+        self.check_order(visit, &keys);
+        for (index, item) in view.items().enumerate() {
+            let references: Vec<Reference> =
+                item.reference_indexes().filter_map(|index| view.reference(index)).collect();
+            let to = keys.get(index + 1).map(|key| key.to_vec()).or_else(|| visit.keys.1.clone());
+            let result = if header.level > 0 {
+                // The first child may hold keys below its own.
+                let from = if index == 0 { visit.keys.0.clone() } else { Some(item.key.to_vec()) };
+                interior(item.value, &references).map(|(child, totals, count)| {
+                    let claim =
+                        Claim { totals: Some(totals), items: Some(count), birth: None, level: Some(header.level - 1) };
+                    self.stack.push(Visit {
+                        reference: child,
+                        tree: Some(header.tree),
+                        claim,
+                        keys: (from, to),
+                        hash_key,
+                        at: Rc::clone(&visit.at),
+                    });
+                    Sum { totals, items: count, flags: child.flags }
+                })
+            } else {
+                let leaf = Leaf { header: &header, hash_key, at: &visit.at, next_key: to.as_deref() };
+                items::leaf(self, &leaf, item.key, item.value, &references)
+            };
+            match result {
+                Ok(part) => {
+                    sum.totals = sum.totals.add(part.totals);
+                    sum.items = sum.items.wrapping_add(part.items);
+                    sum.flags |= part.flags;
+                }
+                Err(error) => {
+                    // What the item leads to is not known: nothing can be called unreachable any more.
+                    self.unreadable += 1;
+                    let place = format!("{} (node {}, item {index})", visit.at, visit.reference.oid);
+                    let inline = matches!(error, LayoutError::Checksum { .. });
+                    self.report.add(if inline { findings::INLINE_CHECKSUM } else { findings::ITEM }, place, error);
+                }
+            }
+        }
+        sum
+    }
+
+    fn check_order(&mut self, visit: &Visit, keys: &[&[u8]]) {
+        let ascending = keys.windows(2).all(|pair| matches!(pair, [a, b] if a < b));
+        let (from, to) = &visit.keys;
+        let above = from.as_ref().is_none_or(|from| keys.first().is_none_or(|key| from.as_slice() <= *key));
+        let below = to.as_ref().is_none_or(|to| keys.last().is_none_or(|key| *key < to.as_slice()));
+        if !(ascending && above && below) {
+            let detail = if ascending { "a key outside the range that the parent gives" } else { "keys do not ascend" };
+            self.report.add(findings::TREE_ORDER, format_args!("{} (node {})", visit.at, visit.reference.oid), detail);
+        }
+    }
+
+    fn check_claim(&mut self, visit: &Visit, seen: &Seen) {
+        let Visit { reference, claim, at, .. } = visit;
+        if let Some(tree) = visit.tree.filter(|tree| *tree != seen.tree) {
+            let detail = format!("a {:?} node where a {tree:?} node belongs", seen.tree);
+            self.report.add(findings::NODE_FORMAT, format_args!("{at} (node {})", reference.oid), detail);
+            return;
+        }
+        if let Some(level) = claim.level.filter(|level| *level != seen.level) {
+            let detail = format!("level {} below level {}", seen.level, level + 1);
+            self.report.add(findings::TREE_ORDER, format_args!("{at} (node {})", reference.oid), detail);
+        }
+        if let Some(birth) = claim.birth.filter(|birth| reference.birth > *birth) {
+            self.birth_order(at, reference, birth);
+        }
+        if let Some(totals) = claim.totals.filter(|totals| *totals != seen.totals) {
+            let detail = format!("stored: {}; found: {}", shown(&totals), shown(&seen.totals));
+            self.report.add(findings::TOTALS, at, detail);
+        }
+        if let Some(items) = claim.items.filter(|items| *items != seen.items) {
+            self.report.add(findings::TOTALS, at, format_args!("stored: {items} items; found: {}", seen.items));
+        }
+        if visit.tree.is_some() && reference.flags != seen.flags {
+            let detail =
+                format!("stored: {:#04x}; found: {:#04x} (node {})", reference.flags, seen.flags, reference.oid);
+            self.report.add(findings::FLAGS, at, detail);
+        }
+    }
+
+    fn birth_order(&mut self, at: &At, child: &Reference, parent: Hlc) {
+        let detail = format!("object {} of {:?}, referred to from {parent:?}", child.oid, child.birth);
+        self.report.add(findings::BIRTH_ORDER, at, detail);
+    }
+
+    /// Compares the counts that the store keeps with the edges found (INV-06). `dropped`: objects whose last reference is gone.
+    pub fn compare_counts(&mut self, volume: u16, dropped: &HashSet<Oid>) {
+        self.report.statistics.shared_objects = self.edges.values().filter(|count| **count > 1).count() as u64;
+        if !self.is_complete() {
+            return;
+        }
+        for (oid, found) in &self.edges {
+            let stored = self.space.count(*oid).unwrap_or(0);
+            if stored != i64::from(*found) {
+                self.report.add(
+                    findings::COUNT,
+                    format_args!("object {oid}"),
+                    format_args!("count {stored}, {found} references found"),
+                );
+            }
+        }
+        for (oid, stored) in self.space.counted(volume) {
+            if !self.edges.contains_key(&oid) && !dropped.contains(&oid) {
+                self.report.add(findings::COUNT_ORPHAN, format_args!("object {oid}"), format_args!("count {stored}"));
+            }
+        }
+    }
+}
+
+/// What an item of an interior node says: the child, totals and number of items below it.
+pub fn interior(value: &[u8], references: &[Reference]) -> Result<(Reference, Totals, u64), LayoutError> {
+    let structure = "interior item";
+    let short = || LayoutError::Short { structure, expected: Totals::BYTES + 8, found: value.len() };
+    let (totals, items) = value.split_at_checked(Totals::BYTES).ok_or_else(short)?;
+    let items = u64::from_le_bytes(items.try_into().map_err(|_| short())?);
+    let [child] = references else {
+        return Err(LayoutError::Field { structure, field: "references", found: references.len() as u64 });
+    };
+    Ok((*child, Totals::decode(totals)?, items))
+}
+
+fn shown(totals: &Totals) -> String {
+    let Totals { bytes, files, directories, links } = totals;
+    format!("{bytes} bytes, {files} files, {directories} directories, {links} links")
+}

@@ -1,0 +1,160 @@
+//! `mkfs.envoyfs` refuses what would lose data, says what to do, and changes nothing until every check has passed.
+
+mod common;
+
+use common::{Images, mkfs, noise, run, unchanged};
+
+const SIZE: u64 = 128 << 20;
+
+#[test]
+fn a_new_image_is_created_preallocated_and_described() {
+    use std::os::unix::fs::MetadataExt as _;
+    let images = Images::new();
+    let path = images.path("new.img");
+    let answer =
+        mkfs(&["--size", "128MiB", "--label", "forks", "--uuid", "11111111-2222-4333-8444-555555555555", &path]);
+    assert_eq!(answer.code, 0, "{answer:?}");
+    for part in ["image file created, 128 MiB", "forks", "11111111-2222-4333-8444-555555555555", "segments"] {
+        assert!(answer.stdout.contains(part), "{part}: {answer:?}");
+    }
+    let metadata = std::fs::metadata(&path).unwrap();
+    assert_eq!(metadata.len(), SIZE);
+    assert!(metadata.blocks() * 512 >= SIZE, "only {} blocks are allocated", metadata.blocks());
+}
+
+#[test]
+fn a_dry_run_shows_the_same_geometry_and_writes_nothing() {
+    let images = Images::new();
+    let path = images.path("planned.img");
+    let planned = mkfs(&["--dry-run", "--json", "--size", "128MiB", &path]);
+    assert_eq!(planned.code, 0, "{planned:?}");
+    assert!(!std::path::Path::new(&path).exists());
+    let made = mkfs(&["--json", "--size", "128MiB", &path]);
+    let parse = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    let (planned, made) = (parse(&planned.stdout), parse(&made.stdout));
+    for field in ["bytes", "ring", "system_areas", "segments", "segment_bytes", "segments_offset", "reserve_bytes"] {
+        assert_eq!(planned[field], made[field], "{field}");
+    }
+    let again = unchanged(&path, || mkfs(&["--dry-run", "--force", &path]));
+    assert_eq!(again.code, 0, "{again:?}");
+}
+
+#[test]
+fn an_existing_store_needs_force() {
+    let images = Images::new();
+    let path = images.store("store.img");
+    let answer = unchanged(&path, || mkfs(&[&path]));
+    assert_eq!(answer.code, 1);
+    assert!(answer.stderr.contains("envoyfs store") && answer.stderr.contains("--force"), "{answer:?}");
+    assert_eq!(mkfs(&["--force", &path]).code, 0);
+}
+
+#[test]
+fn every_other_file_system_needs_force() {
+    let images = Images::new();
+    let cases: [(&str, u64, &[u8]); 6] = [
+        ("XFS", 0, b"XFSB"),
+        ("Btrfs", 0x1_0040, b"_BHRfS_M"),
+        ("swap", 4086, b"SWAPSPACE2"),
+        ("LUKS", 0, b"LUKS\xba\xbe"),
+        ("GPT", 512, b"EFI PART"),
+        ("LVM", 512, b"LABELONE"),
+    ];
+    for (name, at, magic) in cases {
+        let path = images.file(name, SIZE, at, magic);
+        let answer = unchanged(&path, || mkfs(&[&path]));
+        assert_eq!(answer.code, 1, "{name}: {answer:?}");
+        assert!(answer.stderr.contains(name) && answer.stderr.contains("--force"), "{name}: {answer:?}");
+    }
+}
+
+#[test]
+fn a_real_ext4_image_is_refused_and_leaves_no_trace_when_forced() {
+    let images = Images::new();
+    let path = images.file("ext4.img", SIZE, 0, b"");
+    if std::process::Command::new("mkfs.ext4").args(["-q", &path]).status().is_err() {
+        eprintln!("skipped: mkfs.ext4 is not installed");
+        return;
+    }
+    let answer = unchanged(&path, || mkfs(&[&path]));
+    assert_eq!(answer.code, 1);
+    assert!(answer.stderr.contains("ext4"), "{answer:?}");
+    let forced = mkfs(&["--force", &path]);
+    assert!(forced.code == 0 && forced.stdout.contains("overwritten     ext2, ext3 or ext4"), "{forced:?}");
+    let probed = run("blkid", &["-p", &path]);
+    assert!(!probed.stdout.contains("ext4"), "{probed:?}");
+}
+
+#[test]
+fn a_file_with_data_of_no_known_format_needs_force() {
+    let images = Images::new();
+    let path = images.file("letters.txt", SIZE, 1000, &noise(7, 5000));
+    let answer = unchanged(&path, || mkfs(&[&path]));
+    assert_eq!(answer.code, 1);
+    assert!(answer.stderr.contains("not empty"), "{answer:?}");
+}
+
+#[test]
+fn an_image_is_not_cut_without_force() {
+    let images = Images::new();
+    let path = images.file("large.img", 2 * SIZE, 0, b"");
+    let answer = unchanged(&path, || mkfs(&["--size", "128MiB", &path]));
+    assert_eq!(answer.code, 1);
+    assert!(answer.stderr.contains("256 MiB") && answer.stderr.contains("--force"), "{answer:?}");
+}
+
+#[test]
+fn too_small_says_the_minimum_and_creates_nothing() {
+    let images = Images::new();
+    let path = images.path("small.img");
+    let answer = mkfs(&["--size", "127MiB", &path]);
+    assert_eq!(answer.code, 1);
+    assert!(answer.stderr.contains("minimum is 128 MiB"), "{answer:?}");
+    assert!(!std::path::Path::new(&path).exists());
+}
+
+#[test]
+fn a_missing_path_asks_for_the_size() {
+    let images = Images::new();
+    let answer = mkfs(&[&images.path("none.img")]);
+    assert!(answer.code == 1 && answer.stderr.contains("--size 2GiB"), "{answer:?}");
+    let answer = mkfs(&["/dev/no-such-device"]);
+    assert!(answer.code == 1 && answer.stderr.contains("lsblk"), "{answer:?}");
+}
+
+#[test]
+fn wrong_options_are_usage_errors_and_change_nothing() {
+    let images = Images::new();
+    let path = images.store("store.img");
+    for arguments in [&["--forse", &path][..], &["--size", "many", &path], &["--uuid", "7", &path], &[]] {
+        let answer = unchanged(&path, || mkfs(arguments));
+        assert_eq!(answer.code, 2, "{arguments:?}: {answer:?}");
+    }
+    let label = "x".repeat(65);
+    let answer = unchanged(&path, || mkfs(&["--force", "--label", &label, &path]));
+    assert!(answer.code == 1 && answer.stderr.contains("64"), "{answer:?}");
+}
+
+#[test]
+fn the_device_of_the_root_file_system_is_refused_with_force_too() {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let source = mounts.lines().find(|line| line.split(' ').nth(4) == Some("/"));
+    let source = source.and_then(|line| line.split(" - ").nth(1)?.split(' ').nth(1)).unwrap_or("none").to_string();
+    if !source.starts_with("/dev/") || !std::path::Path::new(&source).exists() {
+        eprintln!("skipped: the root file system is on {source}");
+        return;
+    }
+    // The dry run, in case the check should fail one day.
+    let answer = mkfs(&["--force", "--dry-run", &source]);
+    assert!(answer.code == 1 && answer.stderr.contains("is mounted at /"), "{answer:?}");
+}
+
+#[test]
+fn an_image_in_use_by_another_process_is_refused() {
+    let images = Images::new();
+    let path = images.store("held.img");
+    let held = std::fs::File::open(&path).unwrap();
+    held.lock().unwrap();
+    let answer = unchanged(&path, || mkfs(&["--force", &path]));
+    assert!(answer.code == 1 && answer.stderr.contains("in use"), "{answer:?}");
+}
