@@ -15,6 +15,8 @@ pub mod space;
 pub mod state;
 pub mod store;
 pub mod superblock;
+#[cfg(test)]
+mod tests;
 pub mod wal;
 
 pub use engine::{Engine, Options};

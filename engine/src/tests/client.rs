@@ -1,0 +1,624 @@
+//! A small client of the engine: trees of leaves of extents, forks that share, punched ranges, growth. It keeps the rules of decision 0002 and checks the engine against what
+//! it knows itself: contents, edges, reachable units.
+
+use crate::device::{Device, SimulatedDevice};
+use crate::format::{FormatOptions, format};
+use crate::hlc::ManualClock;
+use crate::store::*;
+use crate::{Engine, Options, StoreError};
+use envoyfs_layout::node::{NodeBuilder, NodeView, Owner, TreeKind, edges};
+use envoyfs_layout::{Encoding, Hlc, Lsn, Oid, Reference, ReferenceKind};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub const KEYS_A_LEAF: u32 = 8;
+
+#[derive(Clone)]
+pub struct Rng(pub u64);
+impl Rng {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound.max(1)
+    }
+}
+
+/// Bytes of a value from its seed: every 512 bytes differ.
+pub fn content(seed: u64, from: u32, len: u32) -> Vec<u8> {
+    let mut out = Vec::with_capacity(len as usize);
+    for at in (from..from + len).step_by(8) {
+        out.extend_from_slice(&Rng(seed ^ u64::from(at) << 20).next().to_le_bytes());
+    }
+    out.truncate(len as usize);
+    out
+}
+
+/// What a key holds: pieces of content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Value {
+    /// Seed and length of what was written at once; growth adds pieces.
+    pub pieces: Vec<(u64, u32)>,
+    /// First half: 0 there, 1 punched and freed, 2 punched and kept by others.
+    pub punched: u8,
+}
+
+#[derive(Clone, Debug)]
+enum Body {
+    /// In the log and in memory until a checkpoint.
+    Payload {
+        birth: Hlc,
+    },
+    Extent {
+        reference: Reference,
+        crcs: Vec<u32>,
+    },
+}
+
+#[derive(Clone, Debug)]
+struct Slot {
+    value: Value,
+    body: Body,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Leaf {
+    slots: BTreeMap<u32, Slot>,
+    stored: Option<Reference>,
+    dirty: Option<Hlc>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Tree {
+    share: Hlc,
+    leaves: BTreeMap<u32, Leaf>,
+    stored: Option<Reference>,
+    dirty: Option<Hlc>,
+}
+
+pub type Logical = BTreeMap<u32, BTreeMap<u32, Value>>;
+
+#[derive(Clone, Debug)]
+pub enum Op {
+    Write { tree: u32, key: u32, seed: u64, len: u32 },
+    Small { tree: u32, key: u32, seed: u64, len: u32 },
+    Grow { tree: u32, key: u32, seed: u64, len: u32 },
+    Punch { tree: u32, key: u32 },
+    Delete { tree: u32, key: u32 },
+    Fork { from: u32, to: u32 },
+    Drop { tree: u32 },
+}
+
+pub struct Client {
+    pub engine: Engine,
+    pub clock: Arc<ManualClock>,
+    trees: BTreeMap<u32, Tree>,
+    top: Option<Reference>,
+    top_dirty: bool,
+    changes: Changes,
+    /// Logical content after each record.
+    pub history: Vec<(Lsn, Logical)>,
+    pub acknowledged: Lsn,
+}
+
+pub struct Building {
+    frozen: Frozen,
+    roots: Roots,
+    changes: Changes,
+}
+
+pub fn small_format(device: &SimulatedDevice) {
+    let options = FormatOptions {
+        label: "test".into(),
+        uuid: [7; 16],
+        seed: [9; 16],
+        now_ns: 1_700_000_000_000_000_000,
+        wal_bytes: Some(1 << 20),
+        segment_bytes: Some(256 << 10),
+        force: false,
+        small: true,
+    };
+    format(device, &options).unwrap();
+}
+
+pub fn open(device: &SimulatedDevice, clock: &Arc<ManualClock>) -> Result<Engine> {
+    let clock: Arc<dyn crate::hlc::Clock> = Arc::<ManualClock>::clone(clock);
+    Engine::open(Arc::new(device.clone()), Options { read_only: false, threads: false, accept_loss: false, clock })
+}
+
+fn encode_op(op: &Op) -> Vec<u8> {
+    let (code, a, b, seed, len) = match *op {
+        Op::Write { tree, key, seed, len } => (0, tree, key, seed, len),
+        Op::Small { tree, key, seed, len } => (1, tree, key, seed, len),
+        Op::Grow { tree, key, seed, len } => (2, tree, key, seed, len),
+        Op::Punch { tree, key } => (3, tree, key, 0, 0),
+        Op::Delete { tree, key } => (4, tree, key, 0, 0),
+        Op::Fork { from, to } => (5, from, to, 0, 0),
+        Op::Drop { tree } => (6, tree, 0, 0, 0),
+    };
+    let mut out: Vec<u8> = vec![code];
+    out.extend(a.to_le_bytes());
+    out.extend(b.to_le_bytes());
+    out.extend(seed.to_le_bytes());
+    out.extend(len.to_le_bytes());
+    if code == 1 {
+        out.extend(content(seed, 0, len));
+    }
+    out
+}
+
+fn decode_op(bytes: &[u8]) -> Op {
+    let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+    let (tree, key, len) = (u32_at(1), u32_at(5), u32_at(17));
+    let seed = u64::from_le_bytes(bytes[9..17].try_into().unwrap());
+    match bytes[0] {
+        0 => Op::Write { tree, key, seed, len },
+        1 => Op::Small { tree, key, seed, len },
+        2 => Op::Grow { tree, key, seed, len },
+        3 => Op::Punch { tree, key },
+        4 => Op::Delete { tree, key },
+        5 => Op::Fork { from: tree, to: key },
+        _ => Op::Drop { tree },
+    }
+}
+
+impl Client {
+    /// Loads what the engine recovered, verifies every byte of it, and replays.
+    pub fn start(engine: Engine, clock: Arc<ManualClock>) -> Client {
+        let mut client = Client {
+            engine,
+            clock,
+            trees: BTreeMap::new(),
+            top: None,
+            top_dirty: false,
+            changes: Changes::default(),
+            history: Vec::new(),
+            acknowledged: Lsn(0),
+        };
+        let roots = client.engine.recovered_roots();
+        if let Some(top) = roots.references.first() {
+            client.top = Some(*top);
+            client.load(*top);
+        }
+        for record in client.engine.take_replay() {
+            client.apply(&decode_op(&record.body), record.hlc, record.data.first());
+        }
+        client.verify();
+        client.history.push((client.engine.end(), client.logical()));
+        client
+    }
+
+    fn load(&mut self, top: Reference) {
+        let bytes = self.engine.read_node(&top).unwrap();
+        let view = NodeView::parse(&bytes).unwrap();
+        for item in view.items() {
+            let id = u32::from_le_bytes(item.key.try_into().unwrap());
+            let share = Hlc(u64::from_le_bytes(item.value.try_into().unwrap()));
+            let root = view.reference(item.reference_indexes().next().unwrap()).unwrap();
+            let mut tree = Tree { share, stored: Some(root), ..Tree::default() };
+            let bytes = self.engine.read_node(&root).unwrap();
+            let view = NodeView::parse(&bytes).unwrap();
+            for item in view.items() {
+                let leaf = view.reference(item.reference_indexes().next().unwrap()).unwrap();
+                tree.leaves.insert(u32::from_le_bytes(item.key.try_into().unwrap()), self.load_leaf(leaf));
+            }
+            self.trees.insert(id, tree);
+        }
+    }
+
+    fn load_leaf(&self, reference: Reference) -> Leaf {
+        let bytes = self.engine.read_node(&reference).unwrap();
+        let view = NodeView::parse(&bytes).unwrap();
+        let mut leaf = Leaf { stored: Some(reference), ..Leaf::default() };
+        for item in view.items() {
+            let extent = view.reference(item.reference_indexes().next().unwrap()).unwrap();
+            let (head, rest) = item.value.split_at(2);
+            let (pieces, crcs) = rest.split_at(head[1] as usize * 12);
+            let pieces = pieces
+                .chunks(12)
+                .map(|p| {
+                    (u64::from_le_bytes(p[..8].try_into().unwrap()), u32::from_le_bytes(p[8..].try_into().unwrap()))
+                })
+                .collect();
+            let crcs = crcs.chunks(4).map(|c| u32::from_le_bytes(c.try_into().unwrap())).collect();
+            let slot =
+                Slot { value: Value { pieces, punched: head[0] }, body: Body::Extent { reference: extent, crcs } };
+            leaf.slots.insert(u32::from_le_bytes(item.key.try_into().unwrap()), slot);
+        }
+        leaf
+    }
+
+    pub fn logical(&self) -> Logical {
+        let of =
+            |tree: &Tree| tree.leaves.values().flat_map(|l| &l.slots).map(|(k, s)| (*k, s.value.clone())).collect();
+        self.trees.iter().map(|(id, tree)| (*id, of(tree))).collect()
+    }
+
+    /// Reads every byte of every key.
+    pub fn verify(&self) {
+        for (id, tree) in &self.trees {
+            for (key, slot) in tree.leaves.values().flat_map(|leaf| &leaf.slots) {
+                let Body::Extent { reference, crcs } = &slot.body else { continue };
+                let want: Vec<u8> = slot
+                    .value
+                    .pieces
+                    .iter()
+                    .flat_map(|(seed, len)| {
+                        let mut piece = content(*seed, 0, *len);
+                        piece.resize(piece.len().next_multiple_of(512), 0);
+                        piece
+                    })
+                    .collect();
+                let mut got = vec![0; reference.stored_bytes as usize];
+                let skip = if slot.value.punched == 0 { 0 } else { half(reference.stored_bytes) as usize };
+                let blocks = &crcs[skip / 4096..];
+                self.engine
+                    .read_data(reference.oid, skip as u32, blocks, &mut got[skip..])
+                    .unwrap_or_else(|e| panic!("tree {id} key {key} {reference:?}: {e}"));
+                assert_eq!(got[skip..], want[skip..], "tree {id} key {key}");
+            }
+        }
+    }
+
+    fn need(op: &Op) -> Need {
+        let (data, payload) = match op {
+            Op::Write { len, .. } | Op::Grow { len, .. } => (*len, 0),
+            Op::Small { len, .. } => (0, *len),
+            _ => (0, 0),
+        };
+        let tier = match op {
+            Op::Write { .. } | Op::Small { .. } | Op::Grow { .. } => Tier::Writer,
+            Op::Punch { .. } | Op::Delete { .. } => Tier::Shrinking,
+            Op::Fork { .. } | Op::Drop { .. } => Tier::Last,
+        };
+        let node_bytes = if matches!(op, Op::Fork { .. }) { 16 << 10 } else { 6 << 10 };
+        Need {
+            log_bytes: 64 + u64::from(payload),
+            node_bytes,
+            payload_bytes: payload.into(),
+            data_bytes: data.into(),
+            tier,
+        }
+    }
+
+    /// Runs an operation; makes a checkpoint when it has to wait for one. Space errors leave everything as it was.
+    pub fn run(&mut self, op: &Op) -> Result<()> {
+        if !self.possible(op) {
+            return Ok(());
+        }
+        let mut permit = loop {
+            match self.engine.reserve(Self::need(op)) {
+                Ok(permit) => break permit,
+                Err(StoreError::WouldWait { .. }) => self.checkpoint()?,
+                Err(error) => return Err(error),
+            }
+        };
+        let data = match op {
+            Op::Write { seed, len, .. } | Op::Grow { seed, len, .. } => {
+                let mut object = self.engine.append_data(&mut permit, None, &content(*seed, 0, *len))?;
+                if let Op::Grow { tree, key, .. } = op {
+                    let slot = &self.trees[tree].leaves[&(key / KEYS_A_LEAF)].slots[key];
+                    let Body::Extent { reference, .. } = &slot.body else { unreachable!() };
+                    let adjacent = object.oid.0 == reference.oid.0 + u64::from(reference.stored_bytes / 512);
+                    if !adjacent || object.oid.segment() != reference.oid.segment() {
+                        self.engine.abandon_data(&object);
+                        return Ok(());
+                    }
+                    object.extends = Some(reference.oid);
+                }
+                vec![object]
+            }
+            _ => Vec::new(),
+        };
+        let body = encode_op(op);
+        let appended = match self
+            .engine
+            .append(&mut permit, Draft { kind: 300, territory: 1, origin: None, data: &data, body: &body })
+        {
+            Err(StoreError::BadReference { .. }) if matches!(op, Op::Grow { .. }) => {
+                // Not in this batch any more.
+                self.engine.abandon_data(&data[0]);
+                return Ok(());
+            }
+            other => other?,
+        };
+        self.apply(op, appended.hlc, data.first());
+        self.history.push((appended.end, self.logical()));
+        Ok(())
+    }
+
+    fn slot(&self, tree: u32, key: u32) -> Option<&Slot> {
+        self.trees.get(&tree)?.leaves.get(&(key / KEYS_A_LEAF))?.slots.get(&key)
+    }
+
+    fn possible(&self, op: &Op) -> bool {
+        match op {
+            Op::Write { .. } | Op::Small { .. } => true,
+            Op::Delete { tree, key } => self.slot(*tree, *key).is_some(),
+            Op::Punch { tree, key } => self.slot(*tree, *key).is_some_and(|slot| {
+                slot.value.punched == 0 && matches!(&slot.body, Body::Extent { reference, .. } if half(reference.stored_bytes) > 0)
+            }),
+            Op::Grow { tree, key, len, .. } => self.slot(*tree, *key).is_some_and(|slot| {
+                slot.value.punched == 0
+                    && slot.value.pieces.len() < 3
+                    && matches!(&slot.body, Body::Extent { reference, .. } if reference.stored_bytes % 4096 == 0 && reference.stored_bytes + len <= 64 << 10)
+            }),
+            Op::Fork { from, to } => self.trees.contains_key(from) && !self.trees.contains_key(to),
+            Op::Drop { tree } => self.trees.contains_key(tree),
+        }
+    }
+
+    fn apply(&mut self, op: &Op, hlc: Hlc, data: Option<&DataObject>) {
+        let birth = hlc.birth();
+        match *op {
+            Op::Write { tree, key, seed, len } => {
+                let object = data.unwrap();
+                let body = Body::Extent {
+                    reference: extent(object.oid, birth, object.stored_bytes),
+                    crcs: object.crcs.clone(),
+                };
+                self.put(tree, key, birth, Some(Slot { value: Value { pieces: vec![(seed, len)], punched: 0 }, body }));
+            }
+            Op::Small { tree, key, seed, len } => {
+                let value = Value { pieces: vec![(seed, len)], punched: 0 };
+                self.put(tree, key, birth, Some(Slot { value, body: Body::Payload { birth } }));
+            }
+            Op::Grow { tree, key, seed, len } => {
+                let object = data.unwrap();
+                let mut slot = self.slot(tree, key).unwrap().clone();
+                slot.value.pieces.push((seed, len));
+                if let Body::Extent { reference, crcs } = &mut slot.body {
+                    reference.stored_bytes += object.stored_bytes;
+                    reference.logical_bytes = reference.stored_bytes;
+                    reference.birth = birth;
+                    crcs.extend(&object.crcs);
+                }
+                self.put(tree, key, birth, Some(slot));
+            }
+            Op::Punch { tree, key } => {
+                let share = self.trees[&tree].share;
+                let mut slot = self.slot(tree, key).unwrap().clone();
+                if let Body::Extent { reference, .. } = &slot.body {
+                    slot.value.punched = 2;
+                    if reference.birth.exclusive(share) {
+                        slot.value.punched = 1;
+                        let units = 0..half(reference.stored_bytes) / 512;
+                        self.changes.freed.push(FreedRange { oid: reference.oid, units });
+                    }
+                }
+                self.put(tree, key, birth, Some(slot));
+            }
+            Op::Delete { tree, key } => self.put(tree, key, birth, None),
+            Op::Fork { from, to } => {
+                self.persist(from, Batch::Current);
+                let tree = self.trees.get_mut(&from).unwrap();
+                tree.share = hlc;
+                let copy = tree.clone();
+                self.trees.insert(to, copy);
+                self.top_dirty = true;
+            }
+            Op::Drop { tree } => {
+                // Only the reference goes: the engine's drop queue takes what hangs below. What is not stored dies by itself.
+                self.trees.remove(&tree);
+                self.top_dirty = true;
+            }
+        }
+    }
+
+    fn put(&mut self, tree: u32, key: u32, birth: Hlc, slot: Option<Slot>) {
+        let tree = self.trees.entry(tree).or_default();
+        let leaf = tree.leaves.entry(key / KEYS_A_LEAF).or_default();
+        match slot {
+            Some(slot) => {
+                leaf.slots.insert(key, slot);
+            }
+            None => {
+                leaf.slots.remove(&key);
+            }
+        }
+        leaf.dirty = Some(birth);
+        tree.dirty = Some(birth);
+        self.top_dirty = true;
+    }
+
+    fn gone(engine: &Engine, changes: &mut Changes, stored: Option<Reference>, share: Hlc) {
+        if let Some(node) = stored.filter(|node| node.birth.exclusive(share)) {
+            let bytes = engine.read_node(&node).unwrap();
+            changes.gone.push(Gone { node, edges: edges(&bytes).unwrap() });
+        }
+    }
+
+    /// Writes the dirty leaves and the root of a tree.
+    fn persist(&mut self, id: u32, batch: Batch) {
+        let (engine, changes) = (&self.engine, &mut self.changes);
+        let tree = self.trees.get_mut(&id).unwrap();
+        let Some(birth) = tree.dirty.take() else { return };
+        let share = tree.share;
+        for leaf in tree.leaves.values_mut() {
+            let Some(birth) = leaf.dirty.take() else { continue };
+            let mut builder = NodeBuilder::new(TreeKind::Extents, 0, birth, Owner::default());
+            for (key, slot) in &mut leaf.slots {
+                if let Body::Payload { birth } = &slot.body {
+                    let (seed, len) = slot.value.pieces[0];
+                    let object = engine.append_payload(batch, *birth, &content(seed, 0, len)).unwrap();
+                    let reference = extent(object.oid, *birth, object.stored_bytes);
+                    slot.body = Body::Extent { reference, crcs: object.crcs };
+                }
+                let Body::Extent { reference, crcs } = &slot.body else { unreachable!() };
+                let mut value = vec![slot.value.punched, slot.value.pieces.len() as u8];
+                for (seed, len) in &slot.value.pieces {
+                    value.extend(seed.to_le_bytes());
+                    value.extend(len.to_le_bytes());
+                }
+                crcs.iter().for_each(|crc| value.extend(crc.to_le_bytes()));
+                builder.push(&key.to_le_bytes(), &value, &[*reference]).unwrap();
+            }
+            Self::gone(engine, changes, leaf.stored, share);
+            leaf.stored = Some(engine.append_node(batch, ReferenceKind::Node, 0, birth, &builder.finish()).unwrap());
+        }
+        let empty: Vec<u32> = tree.leaves.iter().filter(|(_, leaf)| leaf.slots.is_empty()).map(|(k, _)| *k).collect();
+        let mut builder = NodeBuilder::new(TreeKind::Extents, 1, birth, Owner::default());
+        for (key, leaf) in tree.leaves.iter().filter(|(_, leaf)| !leaf.slots.is_empty()) {
+            builder.push(&key.to_le_bytes(), b"", &[leaf.stored.unwrap()]).unwrap();
+        }
+        // Leaves that became empty were written for nothing: unreachable, dead at once.
+        empty.iter().for_each(|key| drop(tree.leaves.remove(key)));
+        Self::gone(engine, changes, tree.stored, share);
+        tree.stored = Some(engine.append_node(batch, ReferenceKind::Node, 0, birth, &builder.finish()).unwrap());
+    }
+
+    /// Freezes and builds.
+    pub fn build(&mut self) -> Result<Building> {
+        let frozen = self.engine.freeze()?;
+        let ids: Vec<u32> = self.trees.keys().copied().collect();
+        for id in ids {
+            self.persist(id, Batch::Frozen);
+        }
+        if std::mem::take(&mut self.top_dirty) || self.top.is_none() {
+            let birth =
+                self.trees.values().filter_map(|t| t.stored).map(|r| r.birth).max().unwrap_or(Hlc(1)).max(frozen.hlc);
+            let mut builder = NodeBuilder::new(TreeKind::RealmTable, 1, birth, Owner::default());
+            for (id, tree) in &self.trees {
+                builder.push(&id.to_le_bytes(), &tree.share.0.to_le_bytes(), &[tree.stored.unwrap()]).unwrap();
+            }
+            Self::gone(&self.engine, &mut self.changes, self.top, Hlc::ZERO);
+            self.top =
+                Some(self.engine.append_node(Batch::Frozen, ReferenceKind::Node, 0, birth, &builder.finish())?);
+        }
+        let roots = Roots { references: self.top.into_iter().collect(), blob: frozen.number.to_le_bytes().to_vec() };
+        Ok(Building { frozen, roots, changes: std::mem::take(&mut self.changes) })
+    }
+
+    pub fn finish(&mut self, building: Building) -> Result<()> {
+        self.engine.publish(building.frozen, building.roots, building.changes)
+    }
+
+    pub fn checkpoint(&mut self) -> Result<()> {
+        let building = self.build()?;
+        self.finish(building)
+    }
+
+    pub fn commit(&mut self) -> Result<()> {
+        let end = self.engine.end();
+        self.engine.commit(end)?;
+        self.acknowledged = end;
+        Ok(())
+    }
+
+    /// Checkpoints until the drop queue is empty, then counts and liveness must be exactly what is reachable (INV-06, INV-12).
+    pub fn quiesce_and_check(&mut self) {
+        self.checkpoint().unwrap();
+        let mut rounds = 0;
+        while self.engine.usage().drop_queue > 0 {
+            self.checkpoint().unwrap();
+            rounds += 1;
+            assert!(rounds < 10_000, "the drop queue does not get empty");
+        }
+        let mut counts: BTreeMap<Oid, i64> = BTreeMap::new();
+        let mut live: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
+        let mut add = |reference: &Reference, skip: u32| {
+            let start = u32::from(reference.oid.slot());
+            live.entry(reference.oid.segment()).or_default().extend(start + skip..start + reference.units());
+        };
+        self.engine.roots_objects().iter().for_each(|reference| add(reference, 0));
+        let freed: BTreeMap<Oid, u32> = self
+            .trees
+            .values()
+            .flat_map(|tree| tree.leaves.values().flat_map(|leaf| leaf.slots.values()))
+            .filter_map(|slot| match &slot.body {
+                Body::Extent { reference, .. } if slot.value.punched == 1 => {
+                    Some((reference.oid, half(reference.stored_bytes) / 512))
+                }
+                _ => None,
+            })
+            .collect();
+        let mut seen: BTreeSet<Oid> = BTreeSet::new();
+        let mut stack: Vec<Reference> = self.top.into_iter().collect();
+        self.top.iter().for_each(|top| *counts.entry(top.oid).or_default() += 1);
+        while let Some(reference) = stack.pop() {
+            if !seen.insert(reference.oid) {
+                continue;
+            }
+            add(&reference, freed.get(&reference.oid).copied().unwrap_or(0));
+            if reference.kind == ReferenceKind::Node {
+                for edge in edges(&self.engine.read_node(&reference).unwrap()).unwrap() {
+                    *counts.entry(edge.oid).or_default() += 1;
+                    stack.push(edge);
+                }
+            }
+        }
+        for (oid, count) in &counts {
+            assert_eq!(self.engine.count(*oid), *count, "references to {oid}");
+        }
+        let found: BTreeMap<u32, BTreeSet<u32>> = self
+            .engine
+            .liveness()
+            .into_iter()
+            .map(|(number, runs)| (number, runs.into_iter().flatten().collect()))
+            .collect();
+        for number in live.keys().chain(found.keys()) {
+            let (want, got) =
+                (live.get(number).cloned().unwrap_or_default(), found.get(number).cloned().unwrap_or_default());
+            let lost: Vec<_> = want.difference(&got).collect();
+            let leaked: Vec<_> = got.difference(&want).collect();
+            assert!(lost.is_empty() && leaked.is_empty(), "segment {number}: lost {lost:?} leaked {leaked:?}");
+        }
+        assert_eq!(self.engine.check_space(), Vec::<String>::new());
+    }
+
+    pub fn random_op(&self, rng: &mut Rng, trees: u64, keys: u64) -> Op {
+        let tree = rng.below(trees) as u32;
+        let key = rng.below(keys) as u32;
+        let seed = rng.next();
+        match rng.below(20) {
+            0..=5 => Op::Write { tree, key, seed, len: 512 + rng.below(40_000) as u32 },
+            6..=8 => Op::Small { tree, key, seed, len: 1 + rng.below(3000) as u32 },
+            9..=10 => Op::Write { tree, key, seed, len: 4096 * (1 + rng.below(4) as u32) },
+            11..=12 => Op::Grow { tree, key, seed, len: 4096 },
+            13..=14 => Op::Punch { tree, key },
+            15..=17 => Op::Delete { tree, key },
+            18 => Op::Fork { from: tree, to: rng.below(trees) as u32 },
+            _ => Op::Drop { tree },
+        }
+    }
+}
+
+fn half(stored_bytes: u32) -> u32 {
+    stored_bytes / 2 / 4096 * 4096
+}
+
+fn extent(oid: Oid, birth: Hlc, stored_bytes: u32) -> Reference {
+    Reference {
+        oid,
+        birth,
+        stored_bytes,
+        logical_bytes: stored_bytes,
+        crc: 0,
+        kind: ReferenceKind::Extent,
+        flags: 0,
+        encoding: Encoding::Plain,
+    }
+}
+
+pub fn clock() -> Arc<ManualClock> {
+    Arc::new(ManualClock::new(1_700_000_000_000_000_000))
+}
+
+/// A formatted device and a client on it.
+pub fn fresh(mib: u64, block: u32, seed: u64) -> (SimulatedDevice, Client) {
+    let device = SimulatedDevice::new(mib << 20, block, seed);
+    small_format(&device);
+    let clock = clock();
+    let engine = open(&device, &clock).unwrap();
+    assert!(device.geometry().size_bytes > 0);
+    (device, Client::start(engine, clock))
+}
+
+pub fn tick(clock: &ManualClock) {
+    clock.advance(Duration::from_millis(7));
+}

@@ -1,0 +1,63 @@
+use super::client::*;
+use crate::StoreError;
+
+fn fill(client: &mut Client, tree: u32) -> u32 {
+    for key in 0.. {
+        match client.run(&Op::Write { tree, key, seed: u64::from(key) + 1, len: 48 << 10 }) {
+            Ok(()) => {}
+            Err(StoreError::NoSpace { .. }) => return key,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    0
+}
+
+#[test]
+fn a_full_store_can_still_delete_and_then_write_again() {
+    let (_, mut client) = fresh(16, 512, 3);
+    let mut last = 0;
+    for round in 0..4 {
+        let keys = fill(&mut client, 0);
+        assert!(keys > 50, "round {round}: only {keys} objects fit");
+        if round > 0 {
+            assert!(keys + 8 >= last, "round {round}: {keys} objects fit, {last} before");
+        }
+        last = keys;
+        client.verify();
+        if round % 2 == 0 {
+            for key in 0..keys {
+                client.run(&Op::Delete { tree: 0, key }).unwrap();
+            }
+        } else {
+            client.run(&Op::Drop { tree: 0 }).unwrap();
+        }
+        client.quiesce_and_check();
+    }
+}
+
+#[test]
+fn fragmented_segments_are_cleaned_and_the_survivors_read() {
+    for block in [512, 4096] {
+        let (device, mut client) = fresh(16, block, 3);
+        let keys = fill(&mut client, 0);
+        // Every segment keeps a little.
+        for key in (0..keys).filter(|key| key % 4 != 0) {
+            client.run(&Op::Delete { tree: 0, key }).unwrap();
+        }
+        client.checkpoint().unwrap();
+        let more = fill(&mut client, 1);
+        assert!(more * 10 > keys * 5, "{more} objects fit after three quarters of {keys} were deleted");
+        client.verify();
+        client.quiesce_and_check();
+        client.commit().unwrap();
+        let want = client.logical();
+        client = Client::start(open(&device.process_crash(), &client.clock).unwrap(), client.clock.clone());
+        assert_eq!(client.logical(), want);
+        client.run(&Op::Drop { tree: 0 }).unwrap();
+        client.run(&Op::Drop { tree: 1 }).unwrap();
+        client.quiesce_and_check();
+        client.quiesce_and_check();
+        assert!(fill(&mut client, 2) + 8 >= keys);
+        client.verify();
+    }
+}
