@@ -28,11 +28,14 @@ pub fn split(offset: u64, len: usize) -> Split {
     let head = if in_block == 0 { 0 } else { block - in_block };
     let whole = len.saturating_sub(head) / block * block;
     if whole == 0 {
-        let pieces = if len == 0 { Vec::new() } else { Vec::from([0..len]) };
-        return Split { pieces, direct: 0..0 };
+        return Split { pieces: nonempty([0..len, 0..0]), direct: 0..0 };
     }
     let tail = head + whole;
-    Split { pieces: [0..head, tail..len].into_iter().filter(|piece| !piece.is_empty()).collect(), direct: head..tail }
+    Split { pieces: nonempty([0..head, tail..len]), direct: head..tail }
+}
+
+fn nonempty(ranges: [Range<usize>; 2]) -> Vec<Range<usize>> {
+    ranges.into_iter().filter(|range| !range.is_empty()).collect()
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ mod cases;
 mod histories;
 mod store;
 
+use super::read::usize_of;
 use super::view::{Kind, walk};
 use super::{BLOCK_BYTES, Built, Content, Edit, split};
 use crate::api::Result;
@@ -46,7 +47,7 @@ impl Oracle {
         }
         for (at, byte) in (offset..).zip(bytes) {
             let block = self.blocks.entry(at / BLOCK_BYTES).or_insert_with(|| vec![0; 4096]);
-            block[(at % BLOCK_BYTES) as usize] = *byte;
+            block[usize_of(at % BLOCK_BYTES)] = *byte;
         }
         self.size = self.size.max(offset + bytes.len() as u64);
     }
@@ -56,7 +57,7 @@ impl Oracle {
         {
             let start = block * BLOCK_BYTES;
             let range = from.max(start)..to.min(start + BLOCK_BYTES);
-            bytes[(range.start - start) as usize..(range.end - start) as usize].fill(0);
+            bytes[usize_of(range.start - start)..usize_of(range.end - start)].fill(0);
         }
         self.blocks.retain(|_, bytes| bytes.iter().any(|byte| *byte != 0));
     }
@@ -68,7 +69,7 @@ impl Oracle {
     }
     fn read(&self, offset: u64, len: usize) -> Vec<u8> {
         let end = (offset + len as u64).min(self.size);
-        let byte = |at: u64| self.blocks.get(&(at / BLOCK_BYTES)).map_or(0, |block| block[(at % BLOCK_BYTES) as usize]);
+        let byte = |at: u64| self.blocks.get(&(at / BLOCK_BYTES)).map_or(0, |block| block[usize_of(at % BLOCK_BYTES)]);
         (offset..end).map(byte).collect()
     }
 }

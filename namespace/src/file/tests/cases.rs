@@ -236,3 +236,54 @@ fn an_extent_that_is_not_exclusive_any_more_does_not_grow() {
     machine.raise_share();
     assert!(machine.content.extends(machine.es, 2, &block, 1 << 20).is_none());
 }
+
+#[test]
+fn bytes_that_are_stored_beyond_the_size_never_show() {
+    let mut machine = Machine::new(1 << 20);
+    machine.write(0, &[0xee; 2 * BLOCK]).unwrap();
+    machine.checkpoint().unwrap();
+    // A store that lies: the inode says 5000 bytes, the slice has two whole blocks.
+    let mut content = Content::from_body(machine.content.base());
+    let prepared =
+        content.prepare(&machine.nodes, 5000, &Edit::Write { pieces: &[(4200, &[1])], direct: &[] }).unwrap();
+    content.apply(prepared, machine.es, machine.clock.next_record().birth(), &mut Vec::new());
+    let mut into = [0; BLOCK];
+    content.read(&machine.nodes, 8192, 4096, &mut into).unwrap();
+    assert_eq!((into[104], into[903], into[904], into[4095]), (1, 0xee, 0, 0));
+}
+
+#[test]
+fn an_extent_of_payloads_is_as_young_as_the_youngest() {
+    let mut machine = Machine::new(1 << 20);
+    machine.write(4096, &[1; 100]).unwrap();
+    machine.write(0, &[2; 100]).unwrap();
+    let youngest = machine.clock.birth();
+    machine.write(2 * 4096, &[3; 100]).unwrap();
+    machine.write(10, &[4; 100]).unwrap();
+    assert!(machine.clock.birth() > youngest);
+    machine.checkpoint().unwrap();
+    let Body::Slices(slices) = machine.content.base() else { panic!("one extent") };
+    assert_eq!(slices.iter().map(|(_, extent)| extent.birth).collect::<Vec<_>>(), [machine.clock.birth()]);
+}
+
+#[test]
+fn one_slice_with_many_holes_keeps_what_is_between() {
+    let mut machine = Machine::new(1 << 20);
+    machine.write(0, &[5; 64 * BLOCK]).unwrap();
+    for far in 1..6 {
+        machine.write(far << 30, &[6; BLOCK]).unwrap();
+    }
+    machine.checkpoint().unwrap();
+    assert!(matches!(machine.content.base(), Body::Tree { .. }));
+    for block in (1..64).step_by(3) {
+        machine.punch(block * 4096, 4096).unwrap();
+    }
+    machine.check();
+    machine.checkpoint().unwrap();
+    machine.check();
+    assert_eq!(freed_units(&machine), 21 * 8);
+    machine.truncate(3 * 4096).unwrap();
+    machine.checkpoint().unwrap();
+    machine.check();
+    assert_eq!(slice_count(machine.content.base()), 2, "a tree that got small goes back into the inode");
+}

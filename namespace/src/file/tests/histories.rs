@@ -123,7 +123,7 @@ fn seek(machine: &Machine, offset: u64) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
     #[test]
     fn any_history_reads_back_frees_exactly_and_replays(steps in proptest::collection::vec(step(), 1..60), large in any::<bool>()) {
