@@ -81,10 +81,14 @@ impl World {
         if let Some(blob) = blob {
             at.blob = blob;
         }
+        let before = self.tree_nodes(&at.root);
+        let mut gone = Vec::new();
         let applied = self
             .tree
-            .apply(&self.nodes, Batch::Current, at.share, Some(&at.root), &at.blob, birth, &changes, &mut self.gone)
+            .apply(&self.nodes, Batch::Current, at.share, Some(&at.root), &at.blob, birth, &changes, &mut gone)
             .unwrap();
+        self.check_sharing(&before, &applied.root, at.share, &gone);
+        self.gone.append(&mut gone);
         for change in changes {
             match change.item {
                 Some(item) => at.expected.insert(change.key, item),
@@ -100,6 +104,28 @@ impl World {
         assert_eq!(self.tree.sum(&self.nodes, &at.root).unwrap(), (totals, at.expected.len() as u64));
         assert_eq!(at.root.flags, flags);
         self.sides[side] = at;
+    }
+    fn tree_nodes(&self, root: &Reference) -> BTreeMap<Oid, Hlc> {
+        let node = self.nodes.read(root, self.tree.kind).unwrap();
+        let mut out = BTreeMap::from([(root.oid, root.birth)]);
+        if node.header().level > 0 {
+            out.extend((0..node.len()).flat_map(|index| self.tree_nodes(&node.child(index).unwrap().0)));
+        }
+        out
+    }
+    /// `gone` is exactly what left the tree and is exclusive; what is new is exclusive (all changes came after the share time).
+    fn check_sharing(&self, before: &BTreeMap<Oid, Hlc>, root: &Reference, share: Hlc, gone: &[Gone]) {
+        let after = self.tree_nodes(root);
+        let left = before.iter().filter(|(oid, birth)| !after.contains_key(oid) && birth.exclusive(share));
+        let mut found: Vec<Oid> = gone.iter().map(|gone| gone.node.oid).collect();
+        found.sort_unstable();
+        assert_eq!(found, left.map(|(oid, _)| *oid).collect::<Vec<_>>(), "INV-07");
+        for (oid, birth) in &after {
+            assert!(
+                before.contains_key(oid) || birth.exclusive(share),
+                "new node {oid} born {birth:?}, share {share:?}"
+            );
+        }
     }
     /// Changes of keys (by number) with values made from a seed; every third item refers to an extent.
     fn changes(&mut self, changes: &[(u16, Option<(u8, u16)>)]) -> Vec<Change> {
