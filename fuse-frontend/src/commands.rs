@@ -17,7 +17,7 @@ use crate::token::IoctlToken;
 use access::{Access, may};
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use envoyfs_namespace::Namespace;
-use envoyfs_namespace::api::{Error, FileType, InodeId};
+use envoyfs_namespace::api::{Error, FileType, InodeId, Totals};
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -234,7 +234,11 @@ impl Worker {
     }
 
     fn status(&self, caller: Caller, directory: InodeId) -> Result<Status, Errno> {
-        let totals = self.namespace.totals(&context(caller), directory)?;
+        let totals = match self.namespace.totals(&context(caller), directory) {
+            // A list of snapshots is no part of the tree.
+            Err(Error::NotDirectory) => Totals::default(),
+            totals => totals?,
+        };
         let space = self.namespace.space();
         let status = self.namespace.status();
         let usage = status.usage;

@@ -1,5 +1,7 @@
 //! Shared parts of the envoyfs command line tools.
 
+pub mod cli;
 pub mod fsck;
 pub mod mkfs;
+pub mod mount;
 pub mod signature;

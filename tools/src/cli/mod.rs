@@ -1,0 +1,56 @@
+//! `envoyfs`: what is done to a mounted store beyond POSIX, one file a subcommand.
+
+mod control;
+mod delete;
+mod failure;
+mod fork;
+mod mounts;
+mod snapshot;
+mod status;
+mod sync;
+mod umount;
+
+use crate::mount;
+use anyhow::Result;
+use clap::Subcommand;
+pub use failure::{EXIT_FAILED, EXIT_USAGE, Failure, exit_code};
+use std::process::ExitCode;
+
+/// Subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Mount a store; the same as mount.envoyfs.
+    Mount(mount::Arguments),
+    /// Unmount, and wait until the store is closed.
+    Umount(umount::Arguments),
+    /// Make a writable copy of a directory or file at once, whatever its size.
+    Fork(fork::Arguments),
+    /// Take a read-only snapshot of a directory.
+    Snapshot(snapshot::Arguments),
+    /// Delete a fork, a snapshot or any directory with all that is in it, at once.
+    Delete(delete::Arguments),
+    /// Make everything that was done before durable.
+    Sync(sync::Arguments),
+    /// Show the space and activity of the store, and the size of a directory.
+    Status(status::Arguments),
+}
+
+impl Command {
+    /// Does it.
+    ///
+    /// # Errors
+    /// What went wrong and what to do; [`exit_code`] gives the exit status.
+    pub fn run(self) -> Result<ExitCode> {
+        match self {
+            // Has exit statuses of its own, those of mount(8).
+            Self::Mount(arguments) => return Ok(mount::start("envoyfs mount", &arguments)),
+            Self::Umount(arguments) => arguments.run()?,
+            Self::Fork(arguments) => arguments.run()?,
+            Self::Snapshot(arguments) => arguments.run()?,
+            Self::Delete(arguments) => arguments.run()?,
+            Self::Sync(arguments) => arguments.run()?,
+            Self::Status(arguments) => arguments.run()?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,149 @@
+//! `envoyfs status`: what the daemon tells about the store and a directory.
+
+use super::control::open_directory;
+use crate::mkfs::size::Size;
+use anyhow::Result;
+use clap::Args;
+use envoyfs_fuse::control::{Status, status_flags};
+use serde::Serialize;
+use std::fmt;
+use std::path::PathBuf;
+
+/// Arguments.
+#[derive(Args, Debug)]
+pub struct Arguments {
+    /// A directory of the mount.
+    directory: PathBuf,
+    /// Print JSON; sizes in bytes.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Arguments {
+    /// Prints it.
+    pub fn run(self) -> Result<()> {
+        let report = Report::from(&open_directory(&self.directory)?.status);
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&report)?);
+        } else {
+            print!("{report}");
+        }
+        Ok(())
+    }
+}
+
+/// As printed. Field names are those of the JSON and do not change.
+#[derive(Debug, Serialize)]
+struct Report {
+    store: String,
+    daemon_pid: u32,
+    read_only: bool,
+    failed: bool,
+    failure: String,
+    capacity_bytes: u64,
+    live_bytes: u64,
+    dead_bytes: u64,
+    free_bytes: u64,
+    available_bytes: u64,
+    drop_queue_objects: u64,
+    shared_objects: u64,
+    log_bytes: u64,
+    ring_bytes: u64,
+    checkpoint: u64,
+    appended_lsn: u64,
+    durable_lsn: u64,
+    files: u64,
+    directory: Tree,
+}
+
+/// Below the directory asked about.
+#[derive(Debug, Serialize)]
+struct Tree {
+    bytes: u64,
+    files: u64,
+    directories: u64,
+    links: u64,
+}
+
+impl From<&Status> for Report {
+    fn from(status: &Status) -> Self {
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        let flags = status.flags.get();
+        Self {
+            store: text(status.store()),
+            daemon_pid: status.pid.get(),
+            read_only: flags & status_flags::READ_ONLY != 0,
+            failed: flags & status_flags::POISONED != 0,
+            failure: text(status.trouble()),
+            capacity_bytes: status.capacity.get(),
+            live_bytes: status.live.get(),
+            dead_bytes: status.dead.get(),
+            free_bytes: status.free.get(),
+            available_bytes: status.available.get(),
+            drop_queue_objects: status.drop_queue.get(),
+            shared_objects: status.shared_objects.get(),
+            log_bytes: status.log_bytes.get(),
+            ring_bytes: status.ring_bytes.get(),
+            checkpoint: status.checkpoint.get(),
+            appended_lsn: status.appended.get(),
+            durable_lsn: status.durable.get(),
+            files: status.files.get(),
+            directory: Tree {
+                bytes: status.tree_bytes.get(),
+                files: status.tree_files.get(),
+                directories: status.tree_directories.get(),
+                links: status.tree_links.get(),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mode = if self.read_only { "read-only" } else { "writable" };
+        writeln!(f, "store        {} ({mode}, daemon {})", self.store, self.daemon_pid)?;
+        if self.failed {
+            writeln!(f, "FAILED       {}; unmount and mount again", self.failure)?;
+        }
+        writeln!(f, "capacity     {}", Size(self.capacity_bytes))?;
+        writeln!(f, "live         {}", Size(self.live_bytes))?;
+        writeln!(f, "dead         {} (free after a checkpoint or cleaning)", Size(self.dead_bytes))?;
+        writeln!(f, "free         {}", Size(self.free_bytes))?;
+        writeln!(f, "available    {}", Size(self.available_bytes))?;
+        let undurable = self.appended_lsn.saturating_sub(self.durable_lsn);
+        writeln!(f, "log          {} of {}", Size(self.log_bytes), Size(self.ring_bytes))?;
+        writeln!(f, "not durable  {} of log", Size(undurable))?;
+        writeln!(f, "checkpoint   {}", self.checkpoint)?;
+        writeln!(f, "shared       {} objects", self.shared_objects)?;
+        writeln!(f, "to drop      {} objects", self.drop_queue_objects)?;
+        let Tree { bytes, files, directories, links } = self.directory;
+        writeln!(
+            f,
+            "directory    {} in {files} files, {directories} directories, {links} names of linked files",
+            Size(bytes)
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use envoyfs_fuse::control::STATUS_MAGIC;
+
+    #[test]
+    fn a_failure_is_shown_with_its_reason_and_the_next_step() {
+        let mut status: Status = zerocopy::FromZeros::new_zeroed();
+        status.magic.set(STATUS_MAGIC);
+        status.flags.set(status_flags::POISONED);
+        status.trouble[..5].copy_from_slice(b"flush");
+        status.trouble_bytes.set(5);
+        status.capacity.set(1 << 30);
+        let report = Report::from(&status);
+        let text = report.to_string();
+        assert!(text.contains("FAILED       flush; unmount and mount again"), "{text}");
+        assert!(text.contains("capacity     1 GiB"), "{text}");
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["capacity_bytes"], 1_u64 << 30);
+        assert_eq!(json["directory"]["files"], 0);
+    }
+}

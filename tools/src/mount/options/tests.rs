@@ -1,0 +1,61 @@
+use super::*;
+use clap::Parser;
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    arguments: Arguments,
+}
+
+fn parse(line: &[&str], is_root: bool) -> Result<Settings, OptionError> {
+    let line = ["mount.envoyfs", "/img", "/mnt"].iter().chain(line);
+    Settings::from_arguments(&Line::parse_from(line).arguments, is_root, 8)
+}
+
+#[test]
+fn root_mounts_for_everybody_and_users_without_devices_and_set_id_programs() {
+    let root = parse(&[], true).unwrap().mount;
+    assert_eq!((root.allow_other, root.no_dev, root.no_suid, root.threads), (true, false, false, 4));
+    let user = parse(&[], false).unwrap().mount;
+    assert_eq!((user.allow_other, user.no_dev, user.no_suid), (false, true, true));
+    assert!(parse(&["-o", "allow_other"], false).unwrap().mount.allow_other);
+}
+
+#[test]
+fn users_cannot_ask_for_devices_or_set_id_programs() {
+    for option in ["dev", "suid"] {
+        assert!(matches!(parse(&["-o", option], false), Err(OptionError::Value { .. })));
+        assert!(parse(&["-o", option], true).is_ok());
+    }
+}
+
+#[test]
+fn lists_are_split_at_commas_and_later_options_win() {
+    let settings = parse(&["-o", "ro,noatime,,nosuid", "-o", "threads=3,cache=1GiB,log=/l,rw"], true).unwrap();
+    assert!(!settings.mount.read_only && settings.mount.no_atime && settings.mount.no_suid);
+    assert_eq!((settings.mount.threads, settings.node_cache_bytes), (3, 1 << 30));
+    assert_eq!(settings.log, Some(PathBuf::from("/l")));
+}
+
+#[test]
+fn what_mount_and_fstab_pass_along_is_accepted() {
+    let line = ["-o", "rw,relatime,user,noauto,nofail,_netdev,x-systemd.automount,comment=a", "-n", "-v", "-t", "x"];
+    assert!(parse(&line, true).is_ok());
+    assert!(parse(&["-r"], true).unwrap().mount.read_only);
+}
+
+#[test]
+fn unknown_options_are_refused_unless_mount_said_to_ignore_them() {
+    assert_eq!(parse(&["-o", "rw,wibble=1"], true), Err(OptionError::Unknown("wibble=1".into())));
+    assert!(parse(&["-s", "-o", "rw,wibble=1"], true).is_ok());
+}
+
+#[test]
+fn values_are_checked() {
+    for option in ["threads=0", "threads=65", "threads=x", "threads", "cache=lots", "log="] {
+        assert!(matches!(parse(&["-o", option], true), Err(OptionError::Value { .. })), "{option}");
+    }
+    assert!(matches!(parse(&["-o", "remount"], true), Err(OptionError::NotOffered(..))));
+    assert!(matches!(parse(&["--threads", "0"], true), Err(OptionError::Value { .. })));
+    assert_eq!(parse(&["-o", "threads=2", "--threads", "5"], true).unwrap().mount.threads, 5);
+}

@@ -1,0 +1,83 @@
+//! One mount from opening the store to closing it. Nothing here touches the mounted tree.
+
+use super::options::Settings;
+use super::signals;
+use anyhow::{Context as _, Result, anyhow};
+use envoyfs_engine::device::{DeviceError, OpenMode, UringDevice};
+use envoyfs_engine::hlc::SystemClock;
+use envoyfs_engine::store::Store;
+use envoyfs_engine::{Engine, Options as EngineOptions};
+use envoyfs_fuse::commands::Identity;
+use envoyfs_fuse::service::Service;
+use envoyfs_namespace::{Namespace, Options};
+use nix::sys::signal::SigSet;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Opens, mounts, says `ready`, serves until the mount is gone, closes.
+///
+/// # Errors
+/// What failed and what to do about it. After `ready` only a failed device or a failed last checkpoint.
+pub fn run(settings: &Settings, signals: SigSet, ready: impl FnOnce() -> Result<()>) -> Result<()> {
+    let store =
+        settings.mount.source.canonicalize().with_context(|| {
+            format!("{}: no such store (make one with mkfs.envoyfs)", settings.mount.source.display())
+        })?;
+    let engine = open_engine(&store, settings)?;
+    let mut mount = settings.mount.clone();
+    mount.source.clone_from(&store);
+    if !mount.read_only && !engine.read_only().is_empty() {
+        tracing::warn!(why = engine.read_only(), "mounting read-only");
+        mount.read_only = true;
+    }
+    let namespace = open_namespace(&engine, settings, mount.read_only)?;
+    let identity = Identity::of_this_process(store.as_os_str().as_bytes().to_vec(), mount.read_only);
+    let served = Service::start(&namespace, &settings.directory, &mount, identity)
+        .map_err(|error| anyhow!(error))
+        .and_then(|service| {
+            // From here the mount is visible; whatever fails must take it away again.
+            let mount_point = service.mount_point().clone();
+            tracing::info!(store = %store.display(), at = %mount_point.path().display(), "mounted");
+            let begun = signals::watch(signals, mount_point.clone()).context("watching signals").and_then(|()| ready());
+            if let Err(error) = begun {
+                mount_point.detach(envoyfs_fuse::mount_point::Force::Abort)?;
+                return Err(error);
+            }
+            service.serve().context("serving the mount")
+        });
+    let closed = namespace.close().context("the last checkpoint failed; the next mount replays the log");
+    drop(namespace);
+    let ended = engine.close().context("the store could not be closed; the next mount replays the log");
+    drop(engine);
+    tracing::info!(clean = served.is_ok() && closed.is_ok() && ended.is_ok(), "closed");
+    served.and(closed).and(ended)
+}
+
+fn open_engine(store: &Path, settings: &Settings) -> Result<Arc<Engine>> {
+    let mode = if settings.mount.read_only { OpenMode::ReadOnly } else { OpenMode::ReadWrite };
+    let device = UringDevice::open(store, mode, true).map_err(|error| match error {
+        DeviceError::InUse { .. } => anyhow!(
+            "{} is in use: it is mounted already, or another program holds it (findmnt -t fuse.envoyfs lists mounts)",
+            store.display()
+        ),
+        other => anyhow!(other),
+    })?;
+    let options = EngineOptions {
+        read_only: settings.mount.read_only,
+        threads: true,
+        accept_loss: settings.accept_loss,
+        clock: Arc::new(SystemClock::new()),
+    };
+    let engine = Engine::open(Arc::new(device), options)
+        .with_context(|| format!("cannot open the store in {} (fsck.envoyfs tells more)", store.display()))?;
+    Ok(Arc::new(engine))
+}
+
+fn open_namespace(engine: &Arc<Engine>, settings: &Settings, read_only: bool) -> Result<Arc<Namespace>> {
+    let mut seed = [0; 16];
+    rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty()).context("asking for random bytes")?;
+    let store: Arc<dyn Store> = Arc::clone(engine) as Arc<dyn Store>;
+    let options = Options { node_cache_bytes: settings.node_cache_bytes, threads: true, read_only, seed };
+    Namespace::open(store, options).context("cannot open the tree in the store (fsck.envoyfs tells more)")
+}
