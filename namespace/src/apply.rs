@@ -8,7 +8,7 @@ use crate::checkpoint::realm_entry;
 use crate::directory::{Directory, name_of};
 use crate::file::{Edit, Prepared};
 use crate::inode::{EntryKey, Inode, Place, State, file_type};
-use crate::namespace::{LINK_SHARD, Namespace, Stamp};
+use crate::namespace::{LINK_SHARD, Namespace, Stamp, parity};
 use crate::table::{RealmItem, orphan_key};
 use envoyfs_engine::store::FreedRange;
 use envoyfs_layout::entry::{DirectoryEntry, Entry, LinkEntry};
@@ -255,7 +255,9 @@ impl Namespace {
     ) -> Result<()> {
         let place = inode.place();
         let Some(stored) = locked.state(inode)?.inode_mut(stamp.epoch, stamp.birth()) else {
-            self.move_to(inode, Place::Gone); // an empty directory
+            let share = inode.path_share();
+            self.removed.lock()[parity(stamp.epoch)].push((inode.clone(), share)); // an empty directory
+            self.move_to(inode, Place::Gone);
             return Ok(());
         };
         stored.ctime = time;

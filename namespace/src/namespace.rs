@@ -70,6 +70,8 @@ pub struct Namespace {
     pub(crate) pending: Mutex<Changes>,
     pub(crate) realm_table: RwLock<Layered<RealmItem>>,
     pub(crate) dirty_orphans: Mutex<[BTreeMap<Vec<u8>, Arc<Inode>>; 2]>,
+    /// Directories that were removed, with the largest share time on the path they had; the builder of the epoch discards their trees.
+    pub(crate) removed: Mutex<[Vec<(Arc<Inode>, Hlc)>; 2]>,
     pub(crate) stored: Mutex<StoredRoots>,
     root: OnceLock<Arc<Inode>>,
     indices: Mutex<HashMap<u64, u64>>,
@@ -112,6 +114,7 @@ impl Namespace {
             pending: Mutex::new(Changes::default()),
             realm_table: RwLock::new(Layered::new(None, Totals::ZERO)),
             dirty_orphans: Mutex::new([BTreeMap::new(), BTreeMap::new()]),
+            removed: Mutex::new([Vec::new(), Vec::new()]),
             stored: Mutex::new(StoredRoots { territories: None }),
             root: OnceLock::new(),
             indices: Mutex::new(HashMap::new()),

@@ -191,6 +191,10 @@ impl Namespace {
             Err(Error::NotFound) => None,
             Err(error) => return Err(error),
         };
+        self.settle(&inode, &new_parent)?;
+        if let (Some(target), true) = (&target, exchange) {
+            self.settle(target, &parent)?;
+        }
         let mut to_lock = vec![&parent, &new_parent, &inode];
         to_lock.extend(&target);
         let mut locked = Locked::new(to_lock);

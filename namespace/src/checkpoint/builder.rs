@@ -55,6 +55,7 @@ impl<'a> Builder<'a> {
         let namespace = self.namespace;
         let root = namespace.root()?;
         let (own, _) = self.directory_tree(&root, Hlc::ZERO)?;
+        self.removed_directories()?;
         let view = realm_entry(&root, &own);
         let realms = self.realm_table()?;
         let mut stored = namespace.stored.lock();
@@ -85,6 +86,29 @@ impl<'a> Builder<'a> {
         let roots = ClientRoots { territory_table: applied.root, realm_table: realms };
         let (blob, references) = roots.encode();
         Ok(Roots { references, blob })
+    }
+
+    /// Directories that were removed in the epoch. Their entries went with the leaves that held them.
+    fn removed_directories(&mut self) -> Result<()> {
+        let namespace = self.namespace;
+        let removed = std::mem::take(&mut namespace.removed.lock()[parity(self.epoch)]);
+        for (inode, share) in removed {
+            let (base, links) = {
+                let state = inode.read();
+                let is_realm_root = inode.realm.root().is_some_and(|root| root.id == inode.id);
+                let links = if is_realm_root { inode.realm.links.read().base } else { None };
+                (state.directory()?.entries.base, links)
+            };
+            if let Some(base) = base {
+                namespace.trees.directory.discard(&namespace.nodes, share, &base, &mut self.gone)?;
+            }
+            if let Some(links) = links {
+                let share = share.max(inode.realm.links_share());
+                namespace.trees.links.discard(&namespace.nodes, share, &links, &mut self.gone)?;
+            }
+            self.built.push(inode);
+        }
+        Ok(())
     }
 
     /// A directory with all that changed below it. `above` is the largest share time on the path to it. Its entry as it is stored now, and the birth of that.

@@ -6,7 +6,7 @@ mod data;
 mod links;
 mod look;
 mod remove;
-mod rename;
+pub(crate) mod rename;
 
 use crate::api::Result;
 use crate::namespace::{Namespace, Stamp};

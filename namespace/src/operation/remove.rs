@@ -142,7 +142,8 @@ impl Namespace {
     fn names(&self, locked: &mut Locked<'_>, directory: &Arc<Inode>, key: &[u8], inode: &Arc<Inode>) -> Result<bool> {
         let found = locked.directory(directory)?.entries.get(&self.nodes, &self.trees.directory, key)?;
         let is_name = matches!(found, Some(Entry::Link(link)) if directory.realm.inode_id(link.inode) == inode.id);
-        Ok(is_name && directory.is_alive())
+        // On a path with a larger share time the inode stays in the table: to move it there it would have to be settled first.
+        Ok(is_name && directory.is_alive() && directory.path_share() <= inode.path_share())
     }
 }
 

@@ -45,9 +45,25 @@ impl Namespace {
             let mut permit = self.reserve(&reserved, bytes, 0, 0, Tier::Shrinking)?;
             // Directories move only while nobody else changes anything: whoever holds the freeze lock may climb.
             let is_directory = |inode: &Arc<Inode>| inode.file_type == FileType::Directory;
-            let moves_directory = is_directory(&inode) || target.as_ref().is_some_and(is_directory);
-            let _alone = moves_directory.then(|| self.alone());
-            let _change = (!moves_directory).then(|| self.change());
+            let alone = is_directory(&inode) || target.as_ref().is_some_and(is_directory);
+            let into_shared = || {
+                let swaps = target.as_ref().filter(|_| mode == RenameMode::Exchange);
+                rises(&inode, &new_parent) || swaps.is_some_and(|target| rises(target, &parent))
+            };
+            let settles = into_shared();
+            let _building = settles.then(|| self.builder.lock());
+            let _alone = (alone || settles).then(|| self.alone());
+            let _change = (!alone && !settles).then(|| self.change());
+            match (into_shared(), settles) {
+                (true, false) => continue, // a fork came between
+                (true, true) => {
+                    self.settle(&inode, &new_parent)?;
+                    if let (Some(target), RenameMode::Exchange) = (&target, mode) {
+                        self.settle(target, &parent)?;
+                    }
+                }
+                _ => {}
+            }
 
             let mut to_lock = vec![&parent, &new_parent, &inode];
             to_lock.extend(&target);
@@ -127,6 +143,27 @@ impl Namespace {
             return Ok(());
         }
     }
+}
+
+impl Namespace {
+    /// Before a move to a place with a larger share time: stores what changed at and below, so that what this replaces is judged by the path on which it was exclusive.
+    /// Judged later, by the new path, an old node would count as shared: never freed, though what it refers to may be already (INV-08, INV-12).
+    /// Caller holds the builder lock and the freeze lock exclusively.
+    pub(crate) fn settle(&self, inode: &Arc<Inode>, new_parent: &Inode) -> Result<()> {
+        if !rises(inode, new_parent) {
+            return Ok(());
+        }
+        match inode.file_type {
+            FileType::Directory => self.build_now(inode).map(|_| ()),
+            FileType::Regular => self.applied(self.build_contents_now(inode)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Would a move to this directory raise the share time of the inode's path?
+pub(crate) fn rises(inode: &Inode, new_parent: &Inode) -> bool {
+    matches!(inode.place(), Place::Named { .. }) && new_parent.path_share() > inode.path_share()
 }
 
 /// Is `inner` the directory itself or below it? Caller holds the freeze lock.

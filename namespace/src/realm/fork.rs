@@ -88,25 +88,23 @@ impl Namespace {
         let epoch = self.epoch();
         let changed = directory.dirty_epoch.load(Ordering::Acquire) == epoch
             || directory.read().directory()?.entries.base.is_none();
-        if changed {
-            let mut builder = Builder::new(self, Batch::Current, epoch);
-            let built = builder.directory_tree(directory, above).and_then(|(own, _)| {
-                if own.root.flags & flags::LINKS != 0
-                    && let Some(root) = directory.realm.root()
-                {
-                    builder.link_table(&root, root.path_share())?;
-                }
-                Ok(())
-            });
-            let Builder { gone, built: inodes, .. } = builder;
-            // A failed build has taken marks away: what they stood for could be missed by every later checkpoint.
-            self.applied(built)?;
-            self.add_changes(Changes { gone, freed: Vec::new() });
-            for inode in inodes {
-                self.inodes.evict(inode);
-            }
-        }
+        let mut builder = Builder::new(self, Batch::Current, epoch);
+        let built = if changed { builder.directory_tree(directory, above).map(|_| ()) } else { Ok(()) };
         let base = directory.read().directory()?.entries.base;
+        // Link files are not below the directory: they may have changed when nothing in it did.
+        let built = match (built, base, directory.realm.root()) {
+            (Ok(()), Some(base), Some(root)) if base.flags & flags::LINKS != 0 => {
+                builder.link_table(&root, root.path_share())
+            }
+            (built, ..) => built,
+        };
+        let Builder { gone, built: inodes, .. } = builder;
+        // A failed build has taken marks away: what they stood for could be missed by every later checkpoint.
+        self.applied(built)?;
+        self.add_changes(Changes { gone, freed: Vec::new() });
+        for inode in inodes {
+            self.inodes.evict(inode);
+        }
         base.ok_or_else(|| self.inconsistent("a directory has no tree after it was built"))
     }
 

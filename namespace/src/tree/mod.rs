@@ -12,6 +12,7 @@
 //! - A reference's flags are the OR over the items below, its totals their sum (INV-27, INV-50).
 
 mod apply;
+mod discard;
 mod nodes;
 mod pack;
 mod read;
