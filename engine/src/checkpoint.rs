@@ -161,6 +161,10 @@ impl Engine {
         let pages = self.write_pages(space, &mut state, &mut published.orphans)?;
         candidates.retain(|container, state| *state == ContainerState::System && !pages.live.contains_key(container));
         releasable.extend(candidates.keys());
+        let table = table(space, &state, &pages, &releasable);
+        let mut entry = published.entry.clone();
+        describe(&mut entry, &state, &pages, frozen.number);
+        drop(state);
         space.wait_writes()?;
         self.device.flush()?;
 
@@ -183,7 +187,6 @@ impl Engine {
         let start = writer.wal.start_of(frozen.freeze);
         let start = start
             .ok_or_else(|| StoreError::Refused(format!("the log does not know where {:?} stands", frozen.freeze)))?;
-        let mut entry = published.entry.clone();
         entry.checkpoint = PublishedCheckpoint {
             record: record.start,
             epoch: entry.writer_epoch,
@@ -196,10 +199,7 @@ impl Engine {
         entry.roots_twin = Some(copies[1]);
         entry.bounds = bounds;
         entry.checkpoint_hlc = frozen.hlc;
-        let table = table(space, &state, &pages, &releasable);
         let dropped = !batch.drops.is_empty();
-        describe(&mut entry, &state, &pages, frozen.number);
-        drop(state);
         let mut next = published.superblock.next();
         next.hlc_bound = next_bound(self.options.clock.wall_ns(), record.hlc.max(published.superblock.hlc_bound));
         let mut directory = VolumeDirectory { sequence: 0, entry, table };

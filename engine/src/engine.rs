@@ -344,7 +344,8 @@ impl Engine {
         let Some(writer) = &self.writer else { return Ok(()) };
         let closed = writer.wal.commit(writer.wal.end());
         drop(writer.committer.lock().take());
-        closed
+        closed?;
+        writer.wal.write_watermark()
     }
 
     /// Contradictions in the accounting of space (INV-32), in words. For tests and `fsck`; waits for a checkpoint under way.

@@ -1,1 +1,159 @@
+use super::law::compute;
+use super::*;
+use crate::store::{Changes, FreedRange, Gone};
+use envoyfs_layout::{Encoding, Hlc};
+use std::collections::HashMap;
 
+fn node(slot: u16) -> Reference {
+    Reference {
+        oid: Oid::new(1, 1, slot),
+        birth: Hlc(3),
+        stored_bytes: 512,
+        logical_bytes: 512,
+        crc: 0,
+        kind: ReferenceKind::Node,
+        flags: 0,
+        encoding: Encoding::Plain,
+    }
+}
+
+fn extent(slot: u16) -> Reference {
+    Reference { kind: ReferenceKind::Extent, stored_bytes: 4096, logical_bytes: 4096, ..node(slot) }
+}
+
+fn unstored(objects: &[(Reference, &[Reference])], batch: u64) -> HashMap<Oid, Unstored> {
+    let of = |(reference, edges): &(Reference, &[Reference])| {
+        (reference.oid, Unstored { reference: *reference, edges: edges.to_vec(), batch, referred: false, pieces: 1 })
+    };
+    objects.iter().map(of).collect()
+}
+
+fn apply(state: &mut State, outcome: Outcome) {
+    let Outcome { new, freed, ranges, deltas, .. } = outcome;
+    state.apply(&Batch { checkpoint: 1, new, freed, ranges, deltas, drops: Vec::new() }).unwrap();
+    assert_eq!(state.check(), Vec::<String>::new());
+}
+
+fn drain(state: &mut State, edges_of: &HashMap<Oid, Vec<Reference>>) {
+    while let Some(next) = state.next_drop() {
+        let edges = edges_of.get(&next.oid).cloned().unwrap_or_default();
+        state.apply_drop(&Drop { object: next.oid, stored_bytes: next.stored_bytes, edges }).unwrap();
+    }
+}
+
+/// Root 10 over leaves 20, 21 over extents 32, 40; 21 and 22 share 40 later.
+fn first() -> (State, HashMap<Oid, Unstored>) {
+    let objects: [(Reference, &[Reference]); 5] = [
+        (node(10), &[node(20), node(21)]),
+        (node(20), &[extent(32)]),
+        (node(21), &[extent(40)]),
+        (extent(32), &[]),
+        (extent(40), &[]),
+    ];
+    let unstored = unstored(&objects, 1);
+    let mut state = State::new(4);
+    state.open_segment(1, 2);
+    let outcome = compute(1, &unstored, &[], &[node(10)], &Changes::default()).unwrap();
+    assert!(outcome.deltas.is_empty() && outcome.dead.is_empty());
+    apply(&mut state, outcome);
+    (state, unstored)
+}
+
+#[test]
+fn new_objects_start_with_one_reference_and_no_delta() {
+    let (state, objects) = first();
+    assert_eq!(state.live_units(), 3 + 16);
+    assert_eq!(state.live_in(2), 19);
+    objects.keys().for_each(|oid| assert_eq!(state.references(*oid), 1));
+}
+
+#[test]
+fn a_replaced_exclusive_path_hands_its_edges_over_without_deltas() {
+    let (mut state, _) = first();
+    // Leaf 21 and the root are written anew; 40 stays, 20 stays.
+    let objects = unstored(&[(node(11), &[node(20), node(23)]), (node(23), &[extent(40)])], 2);
+    let gone = |node, edges: &[Reference]| Gone { node, edges: edges.to_vec() };
+    let changes =
+        Changes { gone: vec![gone(node(10), &[node(20), node(21)]), gone(node(21), &[extent(40)])], freed: Vec::new() };
+    let outcome = compute(2, &objects, &[node(10)], &[node(11)], &changes).unwrap();
+    assert!(outcome.deltas.is_empty(), "{:?}", outcome.deltas);
+    apply(&mut state, outcome);
+    assert_eq!(state.live_units(), 19);
+    assert_eq!(state.shared_objects(), 0);
+}
+
+#[test]
+fn a_shared_leaf_counts_and_the_drop_queue_takes_both_owners_away() {
+    let (mut state, _) = first();
+    // A second root over the same leaves.
+    let objects = unstored(&[(node(12), &[node(20), node(21)])], 2);
+    let outcome = compute(2, &objects, &[node(10)], &[node(10), node(12)], &Changes::default()).unwrap();
+    apply(&mut state, outcome);
+    assert_eq!((state.references(node(20).oid), state.references(extent(32).oid), state.shared_objects()), (2, 1, 2));
+    let edges = HashMap::from([
+        (node(10).oid, vec![node(20), node(21)]),
+        (node(12).oid, vec![node(20), node(21)]),
+        (node(20).oid, vec![extent(32)]),
+        (node(21).oid, vec![extent(40)]),
+    ]);
+    let outcome = compute(3, &HashMap::new(), &[node(10), node(12)], &[node(12)], &Changes::default()).unwrap();
+    apply(&mut state, outcome);
+    drain(&mut state, &edges);
+    assert_eq!((state.references(node(20).oid), state.live_units()), (1, 19));
+    let outcome = compute(4, &HashMap::new(), &[node(12)], &[], &Changes::default()).unwrap();
+    apply(&mut state, outcome);
+    drain(&mut state, &edges);
+    assert_eq!((state.live_units(), state.shared_objects(), state.live_in(2)), (0, 0, 0));
+}
+
+#[test]
+fn what_is_unreachable_when_frozen_is_dead_at_once_and_frees_no_range() {
+    let objects = unstored(&[(node(10), &[extent(32)]), (extent(32), &[]), (extent(40), &[])], 1);
+    let range = |reference: Reference| FreedRange { oid: reference.oid, units: 0..4 };
+    let changes = Changes { gone: Vec::new(), freed: vec![range(extent(40)), range(extent(32))] };
+    let outcome = compute(1, &objects, &[], &[node(10)], &changes).unwrap();
+    assert_eq!(outcome.dead, vec![extent(40).oid]);
+    assert_eq!(outcome.ranges.len(), 1);
+    let mut state = State::new(4);
+    state.open_segment(1, 2);
+    apply(&mut state, outcome);
+    assert_eq!(state.live_units(), 1 + 4);
+}
+
+#[test]
+fn a_client_that_breaks_the_law_is_told_before_anything_is_freed() {
+    // Still referenced by the root that stays.
+    let gone = Changes { gone: vec![Gone { node: node(20), edges: vec![extent(32)] }], freed: Vec::new() };
+    let result = compute(2, &HashMap::new(), &[node(10)], &[node(10)], &gone);
+    assert!(matches!(result, Err(LawError::GoneButReferenced { delta: 0, .. })));
+    let twice = Changes { gone: vec![gone.gone[0].clone(), gone.gone[0].clone()], freed: Vec::new() };
+    assert!(matches!(compute(2, &HashMap::new(), &[], &[], &twice), Err(LawError::GoneTwice { .. })));
+    let objects = unstored(&[(node(10), &[])], 3);
+    assert!(matches!(compute(2, &objects, &[], &[node(10)], &Changes::default()), Err(LawError::FromTheFuture { .. })));
+    // Deltas on what is dead, or below zero.
+    let (mut state, _) = first();
+    let delta = |reference, delta| Batch {
+        deltas: vec![envoyfs_layout::batch::Delta { reference, delta }],
+        ..Batch::default()
+    };
+    assert!(matches!(state.apply(&delta(node(25), -1)), Err(StateError::Dead { .. })));
+    let (mut state, _) = first();
+    assert!(matches!(state.apply(&delta(extent(32), -2)), Err(StateError::Negative { count: -1, .. })));
+}
+
+#[test]
+fn moved_units_are_found_and_counted_where_they_are() {
+    let (mut state, _) = first();
+    state.move_units(1, 32, Fragment { units: 16, container: 3, offset_units: 100 });
+    assert_eq!((state.live_in(2), state.live_in(3)), (3, 16));
+    state.move_units(1, 36, Fragment { units: 4, container: 0, offset_units: 8 });
+    assert_eq!((state.live_in(3), state.live_in(0)), (12, 4));
+    let segment = state.segments().get(&1).unwrap();
+    assert_eq!(segment.locate(&(34..42)), vec![(Some(3), 102, 2), (Some(0), 8, 4), (Some(3), 108, 2)]);
+    assert_eq!(state.check(), Vec::<String>::new());
+    let page = state.page(1).unwrap();
+    let mut again = State::new(4);
+    again.load(&page, Some(2), Place::NONE);
+    assert_eq!(again.page(1), Some(page));
+    assert_eq!((again.live_in(0), again.live_in(2), again.live_in(3)), (4, 3, 12));
+}

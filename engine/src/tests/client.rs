@@ -186,7 +186,7 @@ impl Client {
             client.load(*top);
         }
         for record in client.engine.take_replay() {
-            client.apply(&decode_op(&record.body), record.hlc, record.data.first());
+            client.apply(&decode_op(&record.body), record.hlc, record.data.first()).unwrap();
         }
         client.verify();
         client.history.push((client.engine.end(), client.logical()));
@@ -231,6 +231,14 @@ impl Client {
             leaf.slots.insert(u32::from_le_bytes(item.key.try_into().unwrap()), slot);
         }
         leaf
+    }
+
+    /// The extent of a key and its checksums.
+    pub fn extent_of(&self, tree: u32, key: u32) -> (Oid, Vec<u32>) {
+        match &self.slot(tree, key).unwrap().body {
+            Body::Extent { reference, crcs } => (reference.oid, crcs.clone()),
+            Body::Payload { .. } => panic!("a payload"),
+        }
     }
 
     pub fn logical(&self) -> Logical {
@@ -327,7 +335,7 @@ impl Client {
             }
             other => other?,
         };
-        self.apply(op, appended.hlc, data.first());
+        self.apply(op, appended.hlc, data.first())?;
         self.history.push((appended.end, self.logical()));
         Ok(())
     }
@@ -353,7 +361,7 @@ impl Client {
         }
     }
 
-    fn apply(&mut self, op: &Op, hlc: Hlc, data: Option<&DataObject>) {
+    fn apply(&mut self, op: &Op, hlc: Hlc, data: Option<&DataObject>) -> Result<()> {
         let birth = hlc.birth();
         match *op {
             Op::Write { tree, key, seed, len } => {
@@ -395,7 +403,7 @@ impl Client {
             }
             Op::Delete { tree, key } => self.put(tree, key, birth, None),
             Op::Fork { from, to } => {
-                self.persist(from, Batch::Current);
+                self.persist(from, Batch::Current)?;
                 let tree = self.trees.get_mut(&from).unwrap();
                 tree.share = hlc;
                 let copy = tree.clone();
@@ -408,6 +416,7 @@ impl Client {
                 self.top_dirty = true;
             }
         }
+        Ok(())
     }
 
     fn put(&mut self, tree: u32, key: u32, birth: Hlc, slot: Option<Slot>) {
@@ -426,18 +435,19 @@ impl Client {
         self.top_dirty = true;
     }
 
-    fn gone(engine: &Engine, changes: &mut Changes, stored: Option<Reference>, share: Hlc) {
+    fn gone(engine: &Engine, changes: &mut Changes, stored: Option<Reference>, share: Hlc) -> Result<()> {
         if let Some(node) = stored.filter(|node| node.birth.exclusive(share)) {
-            let bytes = engine.read_node(&node).unwrap();
+            let bytes = engine.read_node(&node)?;
             changes.gone.push(Gone { node, edges: edges(&bytes).unwrap() });
         }
+        Ok(())
     }
 
     /// Writes the dirty leaves and the root of a tree.
-    fn persist(&mut self, id: u32, batch: Batch) {
+    fn persist(&mut self, id: u32, batch: Batch) -> Result<()> {
         let (engine, changes) = (&self.engine, &mut self.changes);
         let tree = self.trees.get_mut(&id).unwrap();
-        let Some(birth) = tree.dirty.take() else { return };
+        let Some(birth) = tree.dirty.take() else { return Ok(()) };
         let share = tree.share;
         for leaf in tree.leaves.values_mut() {
             let Some(birth) = leaf.dirty.take() else { continue };
@@ -445,7 +455,7 @@ impl Client {
             for (key, slot) in &mut leaf.slots {
                 if let Body::Payload { birth } = &slot.body {
                     let (seed, len) = slot.value.pieces[0];
-                    let object = engine.append_payload(batch, *birth, &content(seed, 0, len)).unwrap();
+                    let object = engine.append_payload(batch, *birth, &content(seed, 0, len))?;
                     let reference = extent(object.oid, *birth, object.stored_bytes);
                     slot.body = Body::Extent { reference, crcs: object.crcs };
                 }
@@ -458,8 +468,8 @@ impl Client {
                 crcs.iter().for_each(|crc| value.extend(crc.to_le_bytes()));
                 builder.push(&key.to_le_bytes(), &value, &[*reference]).unwrap();
             }
-            Self::gone(engine, changes, leaf.stored, share);
-            leaf.stored = Some(engine.append_node(batch, ReferenceKind::Node, 0, birth, &builder.finish()).unwrap());
+            Self::gone(engine, changes, leaf.stored, share)?;
+            leaf.stored = Some(engine.append_node(batch, ReferenceKind::Node, 0, birth, &builder.finish())?);
         }
         let empty: Vec<u32> = tree.leaves.iter().filter(|(_, leaf)| leaf.slots.is_empty()).map(|(k, _)| *k).collect();
         let mut builder = NodeBuilder::new(TreeKind::Extents, 1, birth, Owner::default());
@@ -468,8 +478,9 @@ impl Client {
         }
         // Leaves that became empty were written for nothing: unreachable, dead at once.
         empty.iter().for_each(|key| drop(tree.leaves.remove(key)));
-        Self::gone(engine, changes, tree.stored, share);
-        tree.stored = Some(engine.append_node(batch, ReferenceKind::Node, 0, birth, &builder.finish()).unwrap());
+        Self::gone(engine, changes, tree.stored, share)?;
+        tree.stored = Some(engine.append_node(batch, ReferenceKind::Node, 0, birth, &builder.finish())?);
+        Ok(())
     }
 
     /// Freezes and builds.
@@ -477,7 +488,7 @@ impl Client {
         let frozen = self.engine.freeze()?;
         let ids: Vec<u32> = self.trees.keys().copied().collect();
         for id in ids {
-            self.persist(id, Batch::Frozen);
+            self.persist(id, Batch::Frozen)?;
         }
         if std::mem::take(&mut self.top_dirty) || self.top.is_none() {
             let birth =
@@ -486,7 +497,7 @@ impl Client {
             for (id, tree) in &self.trees {
                 builder.push(&id.to_le_bytes(), &tree.share.0.to_le_bytes(), &[tree.stored.unwrap()]).unwrap();
             }
-            Self::gone(&self.engine, &mut self.changes, self.top, Hlc::ZERO);
+            Self::gone(&self.engine, &mut self.changes, self.top, Hlc::ZERO)?;
             self.top =
                 Some(self.engine.append_node(Batch::Frozen, ReferenceKind::Node, 0, birth, &builder.finish())?);
         }

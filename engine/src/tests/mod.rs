@@ -3,5 +3,7 @@
 
 mod client;
 mod crash;
+mod faults;
 mod sharing;
 mod space;
+mod threads;

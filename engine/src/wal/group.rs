@@ -140,6 +140,22 @@ impl Wal {
         }
     }
 
+    /// Writes and flushes a watermark block at once, unless the ring is so full that it would take from the reserve. For the end of a mount.
+    ///
+    /// # Errors
+    /// Poisoned.
+    pub fn write_watermark(&self) -> Result<()> {
+        let mut inner = self.inner.lock();
+        while inner.running {
+            self.changed.wait(&mut inner);
+        }
+        inner.check()?;
+        if inner.watermark < inner.durable && inner.room(&self.config).free_blocks() > 0 {
+            inner = self.lead(inner, true);
+        }
+        inner.check()
+    }
+
     /// Runs a group here, or waits for what the running one changes.
     fn lead_or_wait<'a>(&'a self, mut inner: MutexGuard<'a, Inner>) -> MutexGuard<'a, Inner> {
         if inner.running {
