@@ -97,7 +97,7 @@ fn a_store_opens_with_its_directory_and_needs_no_repair() {
 
 #[test]
 fn a_power_cut_after_any_io_of_a_publication_leaves_the_old_or_the_new_version_whole() {
-    for seed in 0..40 {
+    for seed in 0..400 {
         for ios in 0..60 {
             let (device, superblock) = store();
             let device = SimulatedDevice::from_image(device.durable_image(), 4096, seed);

@@ -103,6 +103,7 @@ fn run(seed: u64) {
         assert_eq!((directory, &found), (again, &second));
         assert!(found.corrupt.is_none(), "seed {seed} round {round}: {}", found.corrupt.unwrap());
         oracle.check(&found);
+        oracle.check_data(&device);
         oracle.acknowledged = found.cut.lsn.min(oracle.acknowledged);
     }
 }

@@ -5,7 +5,7 @@ use crate::hlc::{HlcSource, ManualClock, next_bound};
 use crate::store::{DataObject, Result};
 use crate::superblock;
 use crate::wal::recovery::{Found, FoundRecord, Judge, scan};
-use crate::wal::{Config, LogRoom, NewRecord, Position, RingGeometry, Wal, advance_start, publish_cut};
+use crate::wal::{Config, FreezePoint, LogRoom, NewRecord, Position, RingGeometry, Wal, advance_start, publish_cut};
 use envoyfs_layout::directory_page::{
     Bounds, ContainerRow, Place, PublishedCheckpoint, Role, StartPosition, Totals, VolumeDirectory, VolumeEntry,
 };
@@ -66,6 +66,23 @@ fn reference(kind: ReferenceKind) -> Reference {
         kind,
         flags: 0,
         encoding: Encoding::Plain,
+    }
+}
+
+/// A CHECKPOINT record of this freeze.
+pub fn checkpoint_body(number: u64, freeze: &FreezePoint) -> CheckpointBody {
+    CheckpointBody {
+        number,
+        freeze: freeze.lsn,
+        stream_hash: 0,
+        merged_through: 0,
+        bounds: Bounds::default(),
+        history_floor: 0,
+        drop_position: 0,
+        hlc: freeze.hlc,
+        roots: reference(ReferenceKind::Roots),
+        roots_twin: reference(ReferenceKind::Roots),
+        batch: vec![],
     }
 }
 
@@ -236,6 +253,13 @@ impl Oracle {
         assert!(found.records.windows(2).all(|pair| pair[0].hlc < pair[1].hlc), "INV-40");
     }
 
+    /// The data of what was recovered is there.
+    pub fn check_data(&self, device: &SimulatedDevice) {
+        for entry in self.history.iter().rev().take(300) {
+            assert!(entry.data.iter().all(|object| data_verifies(device, object)), "INV-18: data of {:?}", entry.start);
+        }
+    }
+
     /// A mount seals only what was opened since the last seal: one that appended always would eat up the reserve, crash by crash.
     pub fn has_open_segment(&self) -> bool {
         let relevant = |entry: &&Entry| entry.kind != kind::CHECKPOINT;
@@ -303,26 +327,15 @@ impl Mounted {
         self.internal(oracle, kind::SEGMENT_SEALED, &body.encode())
     }
 
-    /// A whole checkpoint in the order of decision 0002. `between` runs after the freeze, before the CHECKPOINT record.
+    /// A whole checkpoint in the order of decision 0002. `between` runs after the freeze, and again just before the CHECKPOINT record.
     pub fn checkpoint(&mut self, oracle: &mut Oracle, between: &mut dyn FnMut(&Mounted, &mut Oracle)) -> Result<()> {
         let freeze = self.wal.freeze();
         between(self, oracle);
         self.wal.wait_data(freeze.lsn)?;
         self.wal.barrier()?;
+        between(self, oracle);
         let number = self.directory.entry.checkpoint.number + 1;
-        let body = CheckpointBody {
-            number,
-            freeze: freeze.lsn,
-            stream_hash: 0,
-            merged_through: 0,
-            bounds: Bounds::default(),
-            history_floor: 0,
-            drop_position: 0,
-            hlc: freeze.hlc,
-            roots: reference(ReferenceKind::Roots),
-            roots_twin: reference(ReferenceKind::Roots),
-            batch: vec![],
-        };
+        let body = checkpoint_body(number, &freeze);
         let record = self.internal(oracle, kind::CHECKPOINT, &body.encode())?;
         self.wal.frame()?;
         let start = self.wal.start_of(freeze.lsn).expect("the freeze LSN is in a block");

@@ -1,12 +1,14 @@
 //! One rule of durability a test.
 
-use super::harness::{BLOCK, DATA_AT, Mounted, NOW, Oracle, look, make, mount, mount_at};
-use crate::device::{Device, Fault, SimulatedDevice};
+use super::harness::{BLOCK, DATA_AT, Mounted, NOW, Oracle, checkpoint_body, look, make, mount, mount_at};
+use crate::device::{AlignedBuf, Device, DeviceError, Fault, Geometry, SimulatedDevice, Ticket, Write};
+use crate::hlc::HlcSource;
 use crate::store::Result;
 use crate::wal::recovery::Cause;
-use crate::wal::{Committer, NewRecord, RingGeometry};
-use envoyfs_layout::Lsn;
-use envoyfs_layout::wal::{Block, SegmentPlaced, kind};
+use crate::wal::{Committer, Config, NewRecord, RingGeometry, Wal};
+use envoyfs_layout::wal::{Block, BlockHeader, RecordParts, SegmentPlaced, kind};
+use envoyfs_layout::{Hlc, Lsn};
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -60,19 +62,67 @@ fn a_watermark_names_only_what_a_completed_flush_covered() {
 #[test]
 fn a_barrier_does_not_pass_a_record_whose_data_is_still_being_written() {
     let (mounted, mut oracle) = store(64);
-    let mounted = Mounted { device: mounted.device.clone().slow(true), ..mounted };
     let first = put(&mounted, &mut oracle, false);
-    put(&mounted, &mut oracle, true);
-    // Blocks are waited for, data nobody asked for is not.
-    mounted.clock.advance(Duration::from_millis(1001));
-    let written = mounted.device.under_way();
-    assert_eq!(written, 1);
+    let (write, completion) = Ticket::pair();
+    let record = |writes: &[Ticket]| {
+        let mut room = mounted.wal.try_reserve(1, 100).unwrap();
+        mounted.wal.append(&mut room, NewRecord { writes, ..NewRecord::engine(256, &[7; 40]) }).unwrap().end
+    };
+    let second = record(&[write]);
+    let third = record(&[]);
+    mounted.clock.advance(Duration::from_millis(1000));
     mounted.wal.pump().unwrap();
-    assert!(mounted.wal.durable() >= first);
-    let crashed = mounted.device.crash(3);
-    let (_, _, found) = look(&crashed).unwrap();
-    oracle.acknowledge(mounted.wal.durable());
-    oracle.check(&found);
+    assert_eq!(mounted.wal.durable(), first, "what nobody waits for is not waited for");
+    completion.complete(Ok(()));
+    assert_eq!(mounted.wal.durable(), first, "no flush began after the data had completed");
+    mounted.wal.commit(second).unwrap();
+    assert_eq!(mounted.wal.durable(), third);
+}
+
+#[test]
+fn what_is_appended_while_a_flush_runs_is_not_covered_by_it() {
+    /// Appends a record in the middle of every flush.
+    struct AppendsInFlush(SimulatedDevice, Mutex<Option<Arc<Wal>>>);
+    impl Device for AppendsInFlush {
+        fn geometry(&self) -> Geometry {
+            self.0.geometry()
+        }
+        fn read(&self, offset: u64, into: &mut AlignedBuf) -> std::result::Result<(), DeviceError> {
+            self.0.read(offset, into)
+        }
+        fn submit(&self, write: Write) -> Ticket {
+            self.0.submit(write)
+        }
+        fn flush(&self) -> std::result::Result<(), DeviceError> {
+            self.0.flush()?;
+            let wal = self.1.lock().clone();
+            if let Some(wal) = wal {
+                let mut room = wal.try_reserve(1, 100).unwrap();
+                wal.append(&mut room, NewRecord::engine(256, &[8; 40])).unwrap();
+                wal.frame().unwrap();
+            }
+            Ok(())
+        }
+        fn discard(&self, offset: u64, len: u64) -> std::result::Result<(), DeviceError> {
+            self.0.discard(offset, len)
+        }
+        fn label(&self) -> String {
+            self.0.label()
+        }
+    }
+    let (mounted, _) = store(64);
+    let device = Arc::new(AppendsInFlush(mounted.device.clone(), Mutex::new(None)));
+    let hlc = HlcSource::after_recovery(NOW, Hlc::ZERO, Hlc::ZERO).0;
+    let config = Config { ring: ring(&mounted), writer_epoch: 1, checkpoint_blocks: 1, seal_blocks: 1 };
+    let resume = mounted.found.resume(&mounted.directory.entry, hlc);
+    let wal = Wal::new(device.clone(), mounted.clock.clone(), config, resume);
+    *device.1.lock() = Some(Arc::clone(&wal));
+    let mut room = wal.try_reserve(1, 100).unwrap();
+    let end = wal.append(&mut room, NewRecord::engine(256, &[8; 40])).unwrap().end;
+    wal.commit(end).unwrap();
+    assert!(wal.end() > end);
+    assert_eq!(wal.durable(), end);
+    *device.1.lock() = None;
 }
 
 #[test]
@@ -106,21 +156,78 @@ fn after_quiet_a_watermark_is_written_and_a_bad_block_below_it_is_reported() {
 }
 
 #[test]
-fn a_bad_block_in_front_of_a_published_checkpoint_record_is_reported_without_any_watermark() {
+fn operations_in_the_bad_block_of_a_published_checkpoint_record_are_reported_without_any_watermark() {
     let (mut mounted, mut oracle) = store(64);
-    put(&mounted, &mut oracle, false);
     mounted
         .checkpoint(&mut oracle, &mut |mounted, oracle| {
             put(mounted, oracle, false);
-            mounted.wal.frame().unwrap();
         })
         .unwrap();
+    let block = mounted.wal.start_of(mounted.directory.entry.checkpoint.record).unwrap().sequence;
     let device = SimulatedDevice::from_image(mounted.device.durable_image(), BLOCK, 1);
-    device.inject(Fault::FlipBits {
-        offset: ring(&mounted).position(mounted.directory.entry.start.sequence) + 100,
-        mask: 4,
-    });
-    assert!(look(&device).unwrap().2.corrupt.is_some());
+    device.inject(Fault::FlipBits { offset: ring(&mounted).position(block) + 100, mask: 4 });
+    let corrupt = look(&device).unwrap().2.corrupt.expect("an operation committed with the checkpoint is gone");
+    assert_eq!(corrupt.threshold, mounted.directory.entry.checkpoint.record);
+}
+
+/// Writes a block as a mount of another generation would have.
+fn forge(mounted: &Mounted, sequence: u64, generation: u32, first_lsn: Lsn, durable: Lsn) {
+    let mut record = Vec::new();
+    let parts = RecordParts {
+        kind: 256,
+        local: false,
+        ignorable: false,
+        hlc: Hlc(1 << 62),
+        territory: 0,
+        origin: None,
+        result: None,
+        data: &[],
+        body: b"of another mount",
+    };
+    parts.encode(&mut record).unwrap();
+    let header = BlockHeader {
+        used_bytes: 80 + u32::try_from(record.len()).unwrap(),
+        local_bytes: 0,
+        volume: 1,
+        sequence,
+        first_lsn,
+        writer_epoch: 1,
+        generation,
+        durable,
+        committed: durable,
+        stream_hash: 0,
+        first_record: 80,
+    };
+    let (ring, mut buf) = (ring(mounted), AlignedBuf::zeroed(512));
+    buf.as_mut_slice()[80..80 + record.len()].copy_from_slice(&record);
+    header.seal(buf.as_mut_slice(), &ring.seed, ring.position(sequence));
+    mounted.device.submit(Write::whole(ring.position(sequence), buf)).wait().unwrap();
+}
+
+#[test]
+fn a_block_behind_a_cut_counts_only_with_exactly_the_generation_published_for_it() {
+    let (mounted, mut oracle) = store(64);
+    let end = put(&mounted, &mut oracle, false);
+    mounted.wal.commit(end).unwrap();
+    let second = mount(mounted.device.crash(1)).unwrap();
+    let generation = second.directory.entry.ring_generation;
+    for (forged, counts) in [(generation - 1, 1), (generation + 1, 1), (generation, 2)] {
+        forge(&second, 2, forged, end, Lsn(0));
+        assert_eq!(look(&second.device).unwrap().2.records.len(), counts, "generation {forged} of {generation}");
+    }
+}
+
+#[test]
+fn a_watermark_of_another_mount_is_no_promise_of_this_one() {
+    let (mounted, mut oracle) = store(64);
+    let end = put(&mounted, &mut oracle, false);
+    mounted.wal.commit(end).unwrap();
+    let second = mount(mounted.device.crash(1)).unwrap();
+    let generation = second.directory.entry.ring_generation;
+    forge(&second, 9, generation - 1, Lsn(4096), Lsn(2048));
+    assert_eq!(look(&second.device).unwrap().2.corrupt, None);
+    forge(&second, 9, generation, Lsn(4096), Lsn(2048));
+    assert_eq!(look(&second.device).unwrap().2.corrupt.unwrap().threshold, Lsn(2048));
 }
 
 #[test]
@@ -202,6 +309,41 @@ fn the_ring_wraps_many_times_and_a_checkpoint_never_lacks_room() {
             .unwrap();
     }
     oracle.check(&look(&mounted.device.crash(4)).unwrap().2);
+}
+
+/// Durable records until admission refuses one more.
+fn fill(mounted: &Mounted, oracle: &mut Oracle) {
+    while let Some(mut room) = mounted.wal.try_reserve(1, 300) {
+        let end = mounted.put(oracle, &mut room, 300, false).unwrap().0.end;
+        mounted.commit(oracle, end).unwrap();
+    }
+}
+
+#[test]
+fn a_checkpoint_adopted_after_a_crash_leaves_room_for_a_seal_and_the_next_checkpoint() {
+    // The worst case: the ring was filled while the checkpoint was in flight, and power failed between its record and its publication.
+    let (mounted, mut oracle) = store(16);
+    let freeze = mounted.wal.freeze();
+    fill(&mounted, &mut oracle);
+    mounted.internal(&mut oracle, kind::CHECKPOINT, &checkpoint_body(1, &freeze).encode()).unwrap();
+    mounted.wal.barrier().unwrap();
+    let mut second = mount_at(mounted.device.crash(1), NOW + 1_000_000_000).unwrap();
+    oracle.check(&second.found);
+    assert_eq!(second.found.adopted.as_ref().map(|adopted| adopted.body.number), Some(1));
+    second.seal(&mut oracle).unwrap();
+    second.wal.frame().unwrap();
+    second.checkpoint(&mut oracle, &mut |mounted, oracle| fill(mounted, oracle)).unwrap();
+}
+
+#[test]
+fn a_watermark_is_never_paid_from_the_reserve() {
+    let (mounted, mut oracle) = store(16);
+    fill(&mounted, &mut oracle);
+    assert!(mounted.wal.room().free_blocks() == 0 && mounted.wal.room().used_blocks < 16);
+    let before = mounted.device.counters().writes;
+    mounted.clock.advance(Duration::from_secs(5));
+    mounted.wal.pump().unwrap();
+    assert_eq!(mounted.device.counters().writes, before);
 }
 
 #[test]
