@@ -104,6 +104,8 @@ pub struct Client {
     /// Logical content after each record.
     pub history: Vec<(Lsn, Logical)>,
     pub acknowledged: Lsn,
+    /// A checkpoint is in flight: operations that would have to wait for another are left out.
+    building: bool,
 }
 
 pub struct Building {
@@ -179,6 +181,7 @@ impl Client {
             changes: Changes::default(),
             history: Vec::new(),
             acknowledged: Lsn(0),
+            building: false,
         };
         let roots = client.engine.recovered_roots();
         if let Some(top) = roots.references.first() {
@@ -302,6 +305,7 @@ impl Client {
         let mut permit = loop {
             match self.engine.reserve(Self::need(op)) {
                 Ok(permit) => break permit,
+                Err(StoreError::WouldWait { .. }) if self.building => return Ok(()),
                 Err(StoreError::WouldWait { .. }) => self.checkpoint()?,
                 Err(error) => return Err(error),
             }
@@ -486,6 +490,7 @@ impl Client {
     /// Freezes and builds.
     pub fn build(&mut self) -> Result<Building> {
         let frozen = self.engine.freeze()?;
+        self.building = true;
         let ids: Vec<u32> = self.trees.keys().copied().collect();
         for id in ids {
             self.persist(id, Batch::Frozen)?;
@@ -506,6 +511,7 @@ impl Client {
     }
 
     pub fn finish(&mut self, building: Building) -> Result<()> {
+        self.building = false;
         self.engine.publish(building.frozen, building.roots, building.changes)
     }
 

@@ -15,9 +15,7 @@ fn run_until_crash(client: &mut Client, rng: &mut Rng, steps: u64) -> Result<()>
                 let building = client.build()?;
                 for _ in 0..rng.below(5) {
                     let op = client.random_op(rng, 5, 32);
-                    if client.engine.usage().log_bytes < 100 << 10 {
-                        client.run(&op)?;
-                    }
+                    client.run(&op)?;
                 }
                 client.finish(building)?;
             }
