@@ -2,6 +2,7 @@
 
 mod control;
 mod delete;
+mod demo;
 mod failure;
 mod fork;
 mod mounts;
@@ -9,6 +10,7 @@ mod snapshot;
 mod status;
 mod sync;
 mod umount;
+mod up;
 
 use crate::mount;
 use anyhow::Result;
@@ -19,6 +21,8 @@ use std::process::ExitCode;
 /// Subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Make an image if there is none, mount it, and say what to try.
+    Up(up::Arguments),
     /// Mount a store; the same as mount.envoyfs.
     Mount(mount::Arguments),
     /// Unmount, and wait until the store is closed.
@@ -44,6 +48,7 @@ impl Command {
         match self {
             // Has exit statuses of its own, those of mount(8).
             Self::Mount(arguments) => return Ok(mount::start("envoyfs mount", &arguments)),
+            Self::Up(arguments) => arguments.run()?,
             Self::Umount(arguments) => arguments.run()?,
             Self::Fork(arguments) => arguments.run()?,
             Self::Snapshot(arguments) => arguments.run()?,

@@ -136,12 +136,6 @@ fn realm_item(
     birth: Hlc,
 ) -> Result<(), LayoutError> {
     let key = RealmKey::decode(key)?;
-    // The kind stands in front of the value, too.
-    let structure = "realm table item";
-    let (kind, value) = value.split_first().ok_or(LayoutError::Short { structure, expected: 1, found: 0 })?;
-    if *kind != key.kind as u8 {
-        return Err(LayoutError::Field { structure, field: "kind", found: (*kind).into() });
-    }
     match key.kind {
         RealmItemKind::Record => {
             RealmRecord::decode(value)?;
