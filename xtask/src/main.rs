@@ -2,6 +2,7 @@
 
 mod ci;
 mod command;
+mod compare;
 mod models;
 mod setup;
 mod test;
@@ -23,6 +24,8 @@ enum Task {
     Ci,
     /// Runs the executable models with larger budgets than the tests do.
     Models(models::Arguments),
+    /// Measures envoyfs beside ext4, both on images in one directory, and prints a table. Needs root.
+    Compare(compare::Arguments),
     /// Installs what this machine lacks (Debian, Ubuntu), or says what to install.
     Setup(setup::Arguments),
 }
@@ -32,6 +35,7 @@ fn main() -> anyhow::Result<()> {
         Task::Test(arguments) => test::run(&arguments),
         Task::Ci => ci::run(),
         Task::Models(arguments) => models::run(&arguments),
+        Task::Compare(arguments) => compare::run(&arguments),
         Task::Setup(arguments) => setup::run(&arguments),
     }
 }
