@@ -66,6 +66,19 @@ impl Dispatcher {
         Ok(mode.caching())
     }
 
+    /// Set-id bits go with a new owner, and when somebody other than root truncates. (The kernel has already taken
+    /// set-group-id from the mode of a chmod by a stranger to the group.) Root without `CAP_FSETID` is taken for root
+    /// here; the write that must follow to gain anything carries the kernel's own signal.
+    fn also_clear_set_id(&self, caller: Caller, inode: InodeId, changes: &mut SetAttributes) -> Result<(), Error> {
+        let is_given_away = changes.uid.is_some() || changes.gid.is_some();
+        let is_truncated = changes.size.is_some() && caller.uid != 0;
+        if changes.permissions.is_none() && (is_given_away || is_truncated) {
+            let before = self.namespace.getattr(&context(caller), inode)?;
+            changes.permissions = without_set_id(&before, is_given_away);
+        }
+        Ok(())
+    }
+
     /// Nobody is told of a failure: what is left of an unlinked file is dropped at the next mount.
     fn close(&self, cx: &Context, inode: InodeId) {
         if let Err(error) = self.namespace.close_file(cx, inode) {
@@ -76,9 +89,7 @@ impl Dispatcher {
     /// Truncation inside an open: the kernel sends no separate request that would clear the set-id bits.
     fn truncate(&self, cx: &Context, caller: Caller, inode: InodeId) -> Result<(), Errno> {
         let mut changes = SetAttributes { size: Some(0), ..SetAttributes::default() };
-        if caller.uid != 0 {
-            changes.permissions = without_set_id(&self.namespace.getattr(cx, inode)?);
-        }
+        self.also_clear_set_id(caller, inode, &mut changes)?;
         self.namespace.setattr(cx, inode, &changes)?;
         Ok(())
     }
@@ -114,7 +125,7 @@ impl Dispatcher {
     ) -> Result<u32, Errno> {
         let cx = context(caller);
         if mode.kill_suid
-            && let Some(kept) = without_set_id(&self.namespace.getattr(&cx, inode)?)
+            && let Some(kept) = without_set_id(&self.namespace.getattr(&cx, inode)?, false)
         {
             let changes = SetAttributes { permissions: Some(kept), ..SetAttributes::default() };
             self.namespace.setattr(&cx, inode, &changes)?;
@@ -223,10 +234,10 @@ impl Front for Dispatcher {
         token.answer(self.namespace.getattr(&context(caller), inode).map_err(Errno::from));
     }
 
-    fn setattr(&self, caller: Caller, inode: InodeId, changes: SetAttributes, token: AttributesToken) {
-        // The kernel has cleared what it must clear: set-group-id of a chmod by a stranger to the group, and both bits of
-        // a chown or truncate, for which it sends the new mode along.
-        token.answer(self.namespace.setattr(&context(caller), inode, &changes).map_err(Errno::from));
+    fn setattr(&self, caller: Caller, inode: InodeId, mut changes: SetAttributes, token: AttributesToken) {
+        let result = self.also_clear_set_id(caller, inode, &mut changes);
+        let result = result.and_then(|()| self.namespace.setattr(&context(caller), inode, &changes));
+        token.answer(result.map_err(Errno::from));
     }
 
     fn readlink(&self, caller: Caller, inode: InodeId, token: DataToken) {
@@ -413,15 +424,18 @@ fn permissions(mode: u32) -> u16 {
 }
 
 /// The permissions without set-user-id, and without set-group-id where it means execution; `None` if that is no change.
-fn without_set_id(attributes: &Attributes) -> Option<u16> {
-    if attributes.file_type != FileType::Regular {
-        return None;
-    }
+/// Directories keep both; what is neither directory nor regular file loses them only to a new owner.
+fn without_set_id(attributes: &Attributes, is_given_away: bool) -> Option<u16> {
+    let concerned = match attributes.file_type {
+        FileType::Regular => true,
+        FileType::Directory | FileType::Symlink => false,
+        _ => is_given_away,
+    };
     let mut kept = attributes.permissions & !SET_USER_ID;
     if kept & GROUP_EXECUTE != 0 {
         kept &= !SET_GROUP_ID;
     }
-    (kept != attributes.permissions).then_some(kept)
+    (concerned && kept != attributes.permissions).then_some(kept)
 }
 
 /// Type bits of mknod(2) to what the namespace makes.

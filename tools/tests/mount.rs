@@ -467,6 +467,12 @@ fn strangers_lose_set_id_bits_and_cannot_use_control_commands_on_what_is_not_the
     assert_eq!(answer.code, 0, "{answer:?}");
     let mode = |name: &str| fs::metadata(bench.path(name)).unwrap().mode() & 0o7777;
     assert_eq!((mode("written"), mode("truncated"), mode("kept")), (0o777, 0o777, 0o6777));
+    // Root keeps the bits when writing, but nobody does with a new owner.
+    OpenOptions::new().append(true).open(bench.path("kept")).unwrap().write_all(b"more").unwrap();
+    File::create(bench.path("kept")).unwrap().set_len(3).unwrap();
+    assert_eq!(mode("kept"), 0o6777);
+    std::os::unix::fs::chown(bench.path("kept"), Some(STRANGER), None).unwrap();
+    assert_eq!(mode("kept"), 0o777);
     assert_eq!(fs::metadata(bench.path("truncated")).unwrap().len(), 0);
 
     fs::create_dir_all(bench.path("mine/below")).unwrap();

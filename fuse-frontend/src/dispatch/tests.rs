@@ -8,14 +8,16 @@ fn attributes(file_type: FileType, permissions: u16) -> Attributes {
 
 #[test]
 fn set_id_bits_go_from_executables_only() {
-    let kept = |permissions| without_set_id(&attributes(FileType::Regular, permissions));
+    let kept = |permissions| without_set_id(&attributes(FileType::Regular, permissions), false);
     assert_eq!(kept(0o4755), Some(0o755));
     assert_eq!(kept(0o2755), Some(0o755));
     assert_eq!(kept(0o6755), Some(0o755));
     // Set-group-id without group execution marks mandatory locking: it stays.
     assert_eq!(kept(0o2644), None);
     assert_eq!(kept(0o755), None);
-    assert_eq!(without_set_id(&attributes(FileType::Directory, 0o2755)), None);
+    assert_eq!(without_set_id(&attributes(FileType::Directory, 0o2755), true), None);
+    assert_eq!(without_set_id(&attributes(FileType::Fifo, 0o4755), false), None);
+    assert_eq!(without_set_id(&attributes(FileType::Fifo, 0o4755), true), Some(0o755));
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! The `fuser` crate as a transport: its threads read `/dev/fuse`, this adapter turns its types into plain values.
 //!
-//! Known limits of it: no O_TMPFILE and no birth time (operations it does not know), an interrupt is not passed on, and
-//! the kernel asks for `security.capability` before writes because its own clearing of set-id bits is used.
+//! Known limits of it: no O_TMPFILE and no birth time (operations it does not know), and interrupts are not passed on.
 
 pub(crate) mod reply;
 
@@ -32,8 +31,11 @@ pub const REQUEST_BYTES_MAX: u32 = 1 << 20;
 const BACKGROUND_REQUESTS_MAX: u16 = 64;
 
 /// Asked for where the kernel offers it; why each: FUSE guide, section 4. Not asked for: what this transport cannot
-/// honour (`HANDLE_KILLPRIV_V2`, `SETXATTR_EXT`), the writeback cache, access control lists, and locks (the kernel's own
-/// are right for one host).
+/// honour (`SETXATTR_EXT` and others), the writeback cache, access control lists, and locks (the kernel's own are right
+/// for one host).
+///
+/// `HANDLE_KILLPRIV_V2` leaves clearing set-id bits to us and saves a request before every write. `fuser` passes the
+/// kernel's signal for writes only; for the others the dispatcher derives it from the operation and the caller.
 const WANTED: InitFlags = InitFlags::FUSE_PARALLEL_DIROPS
     .union(InitFlags::FUSE_DO_READDIRPLUS)
     .union(InitFlags::FUSE_READDIRPLUS_AUTO)
@@ -43,6 +45,7 @@ const WANTED: InitFlags = InitFlags::FUSE_PARALLEL_DIROPS
     .union(InitFlags::FUSE_EXPLICIT_INVAL_DATA)
     .union(InitFlags::FUSE_NO_OPENDIR_SUPPORT)
     .union(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP)
+    .union(InitFlags::FUSE_HANDLE_KILLPRIV_V2)
     .union(InitFlags::FUSE_HAS_IOCTL_DIR)
     .union(InitFlags::FUSE_NO_EXPORT_SUPPORT)
     .union(InitFlags::FUSE_ABORT_ERROR);
@@ -63,7 +66,9 @@ impl Session {
         // The kernel keeps strangers out where the mount has no allow_other.
         config.acl = SessionACL::All;
         config.n_threads = Some(threads);
-        config.clone_fd = threads > 1;
+        // A clone is opened anew, which a user whose mount a helper made may not be allowed to.
+        let may_clone = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").is_ok();
+        config.clone_fd = threads > 1 && may_clone;
         let adapter = Adapter { front, pool: Pool::new(threads * 2) };
         Ok(Self { session: fuser::Session::from_fd(adapter, device, SessionACL::All, config)? })
     }
@@ -467,7 +472,7 @@ mod tests {
     #[test]
     fn flags_that_this_transport_cannot_honour_are_not_asked_for() {
         let poison = InitFlags::FUSE_SETXATTR_EXT
-            | InitFlags::FUSE_HANDLE_KILLPRIV_V2
+            | InitFlags::FUSE_HANDLE_KILLPRIV
             | InitFlags::FUSE_ALLOW_IDMAP
             | InitFlags::FUSE_SECURITY_CTX
             | InitFlags::FUSE_CREATE_SUPP_GROUP

@@ -8,6 +8,7 @@ use super::{EXIT_FAILED, EXIT_USAGE, serve, signals};
 use anyhow::{Context as _, Result};
 use std::fs::OpenOptions;
 use std::io::{Read as _, Write as _};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode, Stdio};
 
 const READY: &str = "ready\n";
@@ -49,8 +50,11 @@ pub fn start(program: &str, arguments: &Arguments) -> ExitCode {
 
 /// Starts this program again with the same arguments and waits for its word.
 fn start_child() -> Result<ExitCode> {
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_else(|| "mount.envoyfs".into());
     let mut child = Command::new("/proc/self/exe")
-        .args(std::env::args_os().skip(1))
+        .arg0(name)
+        .args(arguments)
         .arg("--daemon-child")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -73,6 +77,8 @@ fn start_child() -> Result<ExitCode> {
 
 fn become_daemon(mut settings: Settings) -> Result<()> {
     rustix::process::setsid().context("starting a session")?;
+    // Otherwise it would be listed as "exe", after the link that it was started from.
+    rustix::thread::set_name(c"mount.envoyfs").context("naming the process")?;
     // Paths are given relative to where the user is; the daemon must not keep that directory busy.
     for path in [&mut settings.directory, &mut settings.mount.source] {
         *path = std::path::absolute(&*path).with_context(|| format!("resolving {}", path.display()))?;
