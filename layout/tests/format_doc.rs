@@ -1,4 +1,5 @@
 //! `docs/on-disk-format.md` and the code say the same: every structure, field, offset and size, in both directions.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use envoyfs_layout::fields::{self, Structure};
 use envoyfs_layout::realm::RealmRecord;
@@ -10,8 +11,11 @@ use std::collections::BTreeMap;
 
 const DOCUMENT: &str = include_str!("../../docs/on-disk-format.md");
 
-/// Offset, bytes, name of each row, by structure.
-fn documented() -> BTreeMap<String, (usize, Vec<(usize, usize, String)>)> {
+/// Offset, bytes, name.
+type Row = (usize, usize, String);
+
+/// Size and rows of each structure.
+fn documented() -> BTreeMap<String, (usize, Vec<Row>)> {
     let mut out = BTreeMap::new();
     let mut current: Option<String> = None;
     for line in DOCUMENT.lines() {

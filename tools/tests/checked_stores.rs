@@ -2,7 +2,9 @@
 //!
 //! Shows: what namespace and engine publish keeps INV-02, 05, 06, 10 to 12, 27, 49 and 50 on a real device, judged by code that shares only the layout with them.
 //! A seed is replayed with `STORE_SEED=n cargo test -p envoyfs-tools --test checked_stores`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test may panic")]
 
+#[allow(dead_code, reason = "what other test files use of it")]
 mod common;
 
 use common::{Images, fsck, unchanged};

@@ -1,5 +1,7 @@
 //! `fsck.envoyfs` on what is no store, on damaged stores, and on good ones; it never changes a byte and never panics.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test may panic")]
 
+#[allow(dead_code, reason = "what other test files use of it")]
 mod common;
 
 use common::{Images, fsck, noise, unchanged};

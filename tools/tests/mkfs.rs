@@ -1,5 +1,7 @@
 //! `mkfs.envoyfs` refuses what would lose data, says what to do, and changes nothing until every check has passed.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test may panic")]
 
+#[allow(dead_code, reason = "what other test files use of it")]
 mod common;
 
 use common::{Images, mkfs, noise, run, unchanged};

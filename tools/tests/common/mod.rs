@@ -24,7 +24,6 @@ pub fn mkfs(arguments: &[&str]) -> Answer {
     run(env!("CARGO_BIN_EXE_mkfs-envoyfs"), arguments)
 }
 
-#[allow(dead_code, reason = "not every test file that includes this checks stores")]
 pub fn fsck(arguments: &[&str]) -> Answer {
     run(env!("CARGO_BIN_EXE_fsck-envoyfs"), arguments)
 }
