@@ -9,6 +9,7 @@ use crate::directory::{Directory, name_of};
 use crate::file::{Edit, Prepared};
 use crate::inode::{EntryKey, Inode, Place, State, file_type};
 use crate::namespace::{LINK_SHARD, Namespace, Stamp, parity};
+use crate::realm::inode_id;
 use crate::table::{RealmItem, orphan_key};
 use envoyfs_engine::store::FreedRange;
 use envoyfs_layout::entry::{DirectoryEntry, Entry, LinkEntry};
@@ -484,8 +485,12 @@ impl Namespace {
     }
 
     /// ORPHAN_DROP: the last who had the file open is gone.
-    pub(crate) fn apply_orphan_drop(&self, stamp: Stamp, realm: u64, number: u64) {
+    pub(crate) fn apply_orphan_drop(&self, stamp: Stamp, realm: u64, number: u64) -> Result<()> {
         self.realm_table.write().put(stamp.epoch, orphan_key(realm, number), None, stamp.birth());
+        if let Some(inode) = self.inodes.get(inode_id(self.realm_index(realm)?, number)) {
+            self.move_to(&inode, Place::Gone); // with its mark, which would bring the orphan back
+        }
+        Ok(())
     }
 
     /// Name of an entry that a key stands for.

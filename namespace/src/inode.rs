@@ -264,6 +264,31 @@ impl Inode {
     }
 }
 
+impl Inode {
+    /// Lets go of the directories above.
+    fn take_above(&mut self) -> Vec<Arc<Self>> {
+        let names = std::mem::take(self.names.get_mut());
+        let mut above: Vec<_> = names.into_iter().map(|(parent, _)| parent).collect();
+        match std::mem::replace(self.place.get_mut(), Place::Gone) {
+            Place::Named { parent, .. } | Place::Linked(parent) | Place::Snapshot(parent) => above.push(parent),
+            Place::View | Place::Orphan | Place::Gone => {}
+        }
+        above
+    }
+}
+
+impl Drop for Inode {
+    /// Takes the chain of directories above apart one by one: left to itself it would recurse as deep as the tree is.
+    fn drop(&mut self) {
+        let mut above = self.take_above();
+        while let Some(next) = above.pop() {
+            if let Some(mut next) = Arc::into_inner(next) {
+                above.append(&mut next.take_above());
+            }
+        }
+    }
+}
+
 impl State {
     /// The directory, or `NotDirectory`.
     pub fn directory(&self) -> Result<&Directory> {

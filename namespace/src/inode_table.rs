@@ -75,6 +75,19 @@ impl InodeTable {
         }
     }
 
+    /// Forgets all that nobody but this table knows: also what somebody held just when it could have been evicted. Looks at every live inode.
+    pub fn sweep(&self) {
+        for shard in &self.shards {
+            let idle = |inode: &&Arc<Inode>| {
+                Arc::strong_count(inode) == 1
+                    && inode.lookups.load(Ordering::Acquire) == 0
+                    && inode.opens.load(Ordering::Acquire) == 0
+            };
+            let unused: Vec<_> = shard.lock().values().filter(idle).cloned().collect();
+            unused.into_iter().for_each(|inode| self.evict(inode));
+        }
+    }
+
     /// Takes an inode that was removed from the tree out of the table, whoever still holds it.
     pub fn remove(&self, inode: &Arc<Inode>) {
         if let Some(shard) = self.shard(inode.id) {

@@ -54,6 +54,7 @@ impl Namespace {
         if !namespace.options.read_only {
             namespace.skip_reserved_numbers()?;
             namespace.drop_orphans()?;
+            namespace.inodes.sweep();
             if namespace.options.threads {
                 namespace.start_checkpointer()?;
             }
@@ -121,7 +122,7 @@ impl Namespace {
             let mut permit = self.store.reserve(need)?;
             let _change = self.change();
             let stamp = self.stamp(self.append(&mut permit, &Operation::OrphanDrop { realm, inode }, &[])?);
-            self.apply_orphan_drop(stamp, realm, inode);
+            self.applied(self.apply_orphan_drop(stamp, realm, inode))?;
         }
         Ok(())
     }

@@ -141,12 +141,7 @@ impl Namespace {
                 let directory = self.handle(handles, directory)?;
                 self.apply_delete_snapshot(stamp, &directory, realm, time)?;
             }
-            Operation::OrphanDrop { realm, inode } => {
-                self.apply_orphan_drop(stamp, realm, inode);
-                if let Some(inode) = self.inodes.get(crate::realm::inode_id(self.realm_index(realm)?, inode)) {
-                    self.move_to(&inode, Place::Gone);
-                }
-            }
+            Operation::OrphanDrop { realm, inode } => self.apply_orphan_drop(stamp, realm, inode)?,
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Objects, their counts by the batch law, and the recount from scratch that must agree.
 
 use crate::store::{Changes, DataObject, FreedRange, Frozen, Gone, Roots};
+use envoyfs_layout::key::{RealmItemKind, RealmKey};
 use envoyfs_layout::node::{NodeItem, NodeView, TreeKind};
 use envoyfs_layout::{Body, Entry, Hlc, Inode, Oid, Slice, UNIT};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -387,7 +388,10 @@ fn slices_of(view: &NodeView<'_>, item: &NodeItem<'_>, out: &mut Vec<(Oid, Range
             _ => None,
         },
         TreeKind::Links => Inode::decode(item.value, &references).ok(),
-        TreeKind::RealmTable => item.value.split_first().and_then(|(_, inode)| Inode::decode(inode, &references).ok()),
+        TreeKind::RealmTable => match RealmKey::decode(item.key) {
+            Ok(RealmKey { kind: RealmItemKind::Orphan, .. }) => Inode::decode(item.value, &references).ok(),
+            _ => None,
+        },
         TreeKind::TerritoryTable => None,
     };
     if let Some(Body::Slices(slices)) = inode.map(|inode| inode.body) {

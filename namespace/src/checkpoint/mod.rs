@@ -45,10 +45,13 @@ impl Namespace {
         };
         changes.gone.extend(gone);
         let published = self.store.publish(frozen, roots, changes);
-        for inode in inodes {
-            self.inodes.evict(inode);
+        drop(inodes);
+        self.inodes.sweep();
+        if let Err(error) = published {
+            self.fail(format!("a checkpoint could not be published: {error}")); // its changes are in no later one
+            return Err(error.into());
         }
-        Ok(published?)
+        Ok(())
     }
 
     /// Runs checkpoints when the store says that one is due, until the namespace closes.

@@ -56,8 +56,10 @@ impl Namespace {
     /// The file is dropped at the next mount if its record could not be appended now.
     pub fn close_file(&self, _cx: &Context, id: InodeId) -> Result<()> {
         let Some(inode) = self.inodes.get(id) else { return Ok(()) };
-        let before =
-            inode.opens.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| Some(n.saturating_sub(1))).unwrap_or(0);
+        let before = {
+            let _state = inode.read(); // as in `open_file`: either the last name goes after this, or the file is an orphan already
+            inode.opens.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| Some(n.saturating_sub(1))).unwrap_or(0)
+        };
         if before > 1 {
             return Ok(());
         }
@@ -79,9 +81,7 @@ impl Namespace {
         }
         let operation = Operation::OrphanDrop { realm: inode.realm.id, inode: inode.number };
         let stamp = self.stamp(self.append(&mut permit, &operation, &[])?);
-        self.apply_orphan_drop(stamp, inode.realm.id, inode.number);
-        self.move_to(inode, Place::Gone);
-        Ok(())
+        self.applied(self.apply_orphan_drop(stamp, inode.realm.id, inode.number))
     }
 
     /// Reads at most `into.len()` bytes and says how many; fewer only at the end. Verified by checksums. Holds the file's lock shared.

@@ -12,6 +12,8 @@ use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+/// Names of a file with several that are kept in memory.
+const NAMES_MAX: usize = 4;
 /// Cookie of "." and "..".
 const DOT: u64 = 1;
 const DOT_DOT: u64 = 2;
@@ -54,7 +56,8 @@ impl Namespace {
                 drop(state);
                 if let Entry::Link(_) = entry {
                     let mut names = inode.names.lock();
-                    if !names.iter().any(|(p, k)| p.id == parent.id && *k == key) {
+                    // Of use only while there are two: a file with thousands of names does not keep them all in memory.
+                    if names.len() < NAMES_MAX && !names.iter().any(|(p, k)| p.id == parent.id && *k == key) {
                         names.push((parent.clone(), key));
                     }
                 }

@@ -19,6 +19,12 @@ impl Namespace {
     /// `NotFound`, `IsDirectory`, `ReadOnly`, `NoSpace`, `Stale`, or a failed read.
     pub fn unlink(&self, cx: &Context, parent: InodeId, name: &[u8]) -> Result<()> {
         self.check(cx)?;
+        while !self.try_unlink(parent, name)? {}
+        Ok(())
+    }
+
+    /// [`Self::unlink`]; false if the name came to stand for something else meanwhile.
+    fn try_unlink(&self, parent: InodeId, name: &[u8]) -> Result<bool> {
         let parent = self.live(parent)?;
         if matches!(*parent.read(), State::SnapshotList) || name == SNAPSHOTS_NAME {
             return Err(Error::IsDirectory);
@@ -38,7 +44,10 @@ impl Namespace {
         }
         let mut locked = Locked::new(to_lock);
         parent.check_writable()?;
-        let key = self.still(&mut locked, &parent, name, &inode)?;
+        let key = match self.still(&mut locked, &parent, name, &inode) {
+            Err(Error::NotFound) => return Ok(false),
+            key => key?,
+        };
         let nlink = locked.state(&inode)?.inode().map_or(1, |stored| stored.nlink);
         let survivor = match &other_name {
             Some((directory, key)) if nlink == 2 && self.names(&mut locked, directory, key, &inode)? => {
@@ -65,7 +74,7 @@ impl Namespace {
         self.applied(self.apply_unlink(stamp, &mut locked, &parent, key, &inode, time, removed))?;
         drop(locked);
         self.inodes.evict(inode);
-        Ok(())
+        Ok(true)
     }
 
     /// Removes an empty directory; in `.snap`, a snapshot with all that is in it.
@@ -81,24 +90,33 @@ impl Namespace {
         if name == SNAPSHOTS_NAME {
             return Err(Error::NotPermitted("remove the snapshots in it: rmdir .snap/NAME"));
         }
-        let inode = self.find(&parent, name)?;
+        while !self.try_rmdir(&parent, name)? {}
+        Ok(())
+    }
+
+    /// [`Self::rmdir`]; false if the name came to stand for something else meanwhile.
+    fn try_rmdir(&self, parent: &Arc<Inode>, name: &[u8]) -> Result<bool> {
+        let inode = self.find(parent, name)?;
         if inode.file_type != FileType::Directory {
             return Err(Error::NotDirectory);
         }
         let time = self.timestamp();
-        let mut permit = self.reserve(&[&parent], RECORD_BYTES + name.len(), 0, 0, Tier::Shrinking)?;
+        let mut permit = self.reserve(&[parent], RECORD_BYTES + name.len(), 0, 0, Tier::Shrinking)?;
         let _change = self.change();
-        let mut locked = Locked::new([&parent, &inode]);
+        let mut locked = Locked::new([parent, &inode]);
         parent.check_writable()?;
-        let key = self.still(&mut locked, &parent, name, &inode)?;
+        let key = match self.still(&mut locked, parent, name, &inode) {
+            Err(Error::NotFound) => return Ok(false),
+            key => key?,
+        };
         self.check_empty(&mut locked, &inode)?;
         let operation =
-            Operation::Unlink { parent: self.bind(&mut permit, &parent)?, time, name: name.to_vec(), fate: Fate::Gone };
+            Operation::Unlink { parent: self.bind(&mut permit, parent)?, time, name: name.to_vec(), fate: Fate::Gone };
         let stamp = self.stamp(self.append(&mut permit, &operation, &[])?);
-        self.applied(self.apply_unlink(stamp, &mut locked, &parent, key, &inode, time, Removed::Gone))?;
+        self.applied(self.apply_unlink(stamp, &mut locked, parent, key, &inode, time, Removed::Gone))?;
         drop(locked);
         self.inodes.evict(inode);
-        Ok(())
+        Ok(true)
     }
 
     /// Refuses a directory that has entries or snapshots. Caller holds its state.

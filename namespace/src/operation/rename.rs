@@ -70,7 +70,10 @@ impl Namespace {
             let mut locked = Locked::new(to_lock);
             parent.check_writable()?;
             new_parent.check_writable()?;
-            let key = self.still(&mut locked, &parent, name, &inode)?;
+            let key = match self.still(&mut locked, &parent, name, &inode) {
+                Err(Error::NotFound) => continue, // it stands for something else now, or is gone
+                key => key?,
+            };
             let found = locked.directory(&new_parent)?.find(&self.nodes, &self.trees.directory, new_name)?;
             let new_key = match (&target, found) {
                 (Some(target), Found::Present(key, entry)) if self.stands_for(&new_parent, &entry, target)? => key,
