@@ -204,6 +204,7 @@ impl Engine {
         next.hlc_bound = next_bound(self.options.clock.wall_ns(), record.hlc.max(published.superblock.hlc_bound));
         let mut directory = VolumeDirectory { sequence: 0, entry, table };
         superblock::write_directory(&*self.device, &mut next, &mut directory)?;
+        // Not `commit`: the record may be durable through somebody else's group, whose flush began before the directory was written.
         writer.wal.barrier()?;
         superblock::publish(&*self.device, &next)?;
 
