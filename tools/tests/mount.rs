@@ -8,108 +8,19 @@
 #[allow(dead_code, reason = "what other test files use of it")]
 mod common;
 
-use common::{Answer, Images, run};
+use common::mounted::{Bench, envoyfs, limited, text};
+use common::{Answer, run};
 use rustix::fs::{CWD, RenameFlags, SeekFrom, XattrFlags, renameat_with};
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, symlink};
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 
 /// Somebody who owns nothing.
 const STRANGER: u32 = 65534;
-
-fn envoyfs(arguments: &[&str]) -> Answer {
-    limited(env!("CARGO_BIN_EXE_envoyfs"), arguments)
-}
-
-/// Under timeout(1): a hang is a failure and not the end of the run.
-fn limited(program: &str, arguments: &[&str]) -> Answer {
-    run("timeout", &[&["-k", "5", "60", program], arguments].concat())
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-/// Formatted stores and mounts that go away with the test.
-struct Bench {
-    images: Images,
-    store: String,
-    at: PathBuf,
-}
-
-impl Bench {
-    /// `None`, with a message, where there is no FUSE.
-    fn new(test: &str) -> Option<Self> {
-        if !Path::new("/dev/fuse").exists() {
-            println!("SKIPPED {test}: no /dev/fuse here");
-            return None;
-        }
-        let images = Images::new();
-        let store = images.store("store.img");
-        let at = PathBuf::from(images.path("mnt"));
-        fs::create_dir(&at).unwrap();
-        let bench = Self { images, store, at };
-        bench.mount(&[]);
-        Some(bench)
-    }
-
-    fn try_mount(&self, options: &[&str]) -> Answer {
-        let log = format!("log={}", self.images.path("daemon.log"));
-        let fixed = [self.store.as_str(), text(&self.at), "-o", &log];
-        limited(env!("CARGO_BIN_EXE_mount-envoyfs"), &[&fixed, options].concat())
-    }
-
-    fn mount(&self, options: &[&str]) {
-        let answer = self.try_mount(options);
-        assert_eq!(answer.code, 0, "{answer:?}\n{}", self.log());
-    }
-
-    fn umount(&self) {
-        let answer = envoyfs(&["umount", text(&self.at)]);
-        assert_eq!(answer.code, 0, "{answer:?}\n{}", self.log());
-    }
-
-    fn remount(&self) {
-        self.umount();
-        self.mount(&[]);
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.at.join(name)
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.images.path("daemon.log")).unwrap_or_default()
-    }
-
-    fn status(&self) -> serde_json::Value {
-        let answer = envoyfs(&["status", "--json", text(&self.at)]);
-        assert_eq!(answer.code, 0, "{answer:?}");
-        serde_json::from_str(&answer.stdout).unwrap()
-    }
-
-    fn is_mounted(&self) -> bool {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        mounts.lines().any(|line| line.split(' ').nth(4) == Some(text(&self.at)))
-    }
-}
-
-impl Drop for Bench {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("daemon's log:\n{}", self.log());
-        }
-        if self.is_mounted() {
-            // Force ends the connection, so that nothing of the test can keep it.
-            drop(Command::new("umount").args(["-f", text(&self.at)]).stderr(Stdio::null()).status());
-            drop(Command::new("umount").args(["-l", text(&self.at)]).stderr(Stdio::null()).status());
-        }
-    }
-}
 
 fn kill(signal: &str, pid: &str) {
     assert_eq!(run("kill", &[signal, pid]).code, 0);

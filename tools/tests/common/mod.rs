@@ -1,5 +1,7 @@
 //! Running the tools on images in a temporary directory.
 
+pub mod mounted;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

@@ -1,0 +1,106 @@
+//! Random histories over many mounts: each ends by a power cut, a dead process or a clean end, sometimes again in the recovery.
+
+use crate::common::Random;
+use crate::operations::{Below, is_fatal, random_change};
+use crate::stack::{Stack, Tree, clock, difference, fresh, open, tree};
+use envoyfs_engine::device::SimulatedDevice;
+use envoyfs_engine::hlc::ManualClock;
+use envoyfs_layout::Lsn;
+use envoyfs_namespace::api::*;
+use std::sync::Arc;
+use std::time::Duration;
+
+struct History {
+    what: String,
+    random: Random,
+    clock: Arc<ManualClock>,
+    /// What there is after each change of this mount, and where it stands in the log.
+    after: Vec<(Lsn, Tree)>,
+    acknowledged: Lsn,
+}
+
+impl History {
+    /// Changes until the device stops or there were enough.
+    fn run(&mut self, stack: &Stack, changes: usize) -> Result<()> {
+        for _ in 0..changes {
+            self.clock.advance(Duration::from_millis(1 + self.random.below(40) as u64));
+            let before = &self.after[self.after.len() - 1].1;
+            random_change(Below { ns: &stack.ns, root: InodeId::ROOT }, &mut self.random, before)?;
+            self.after.push((stack.ns.sync_point(), tree(&stack.ns, InodeId::ROOT)));
+            match self.random.below(24) {
+                0..=4 => {
+                    stack.ns.sync()?;
+                    self.acknowledged = stack.ns.sync_point();
+                }
+                5 => {
+                    let end = stack.ns.sync_point();
+                    stack.ns.checkpoint()?;
+                    self.acknowledged = end;
+                }
+                6 => self.clock.advance(Duration::from_millis(1500)),
+                _ => {}
+            }
+            stack.tend()?;
+        }
+        Ok(())
+    }
+
+    fn mount(&mut self, device: &SimulatedDevice, crash: usize) -> Stack {
+        let what = format!("{} crash {crash}", self.what);
+        let stack =
+            open(Arc::new(device.clone()), self.clock.clone(), false).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let (end, acknowledged) = (stack.end, self.acknowledged);
+        assert!(end >= acknowledged, "{what}: {end:?} is left, {acknowledged:?} was acknowledged");
+        let found = tree(&stack.ns, InodeId::ROOT);
+        if let Some((_, expected)) = self.after.iter().rev().find(|(after, _)| *after <= end) {
+            let difference = difference(&found, expected);
+            assert!(difference.is_empty(), "{what}: up to {end:?}:\n{difference}");
+        }
+        self.after = vec![(stack.ns.sync_point(), found)];
+        self.acknowledged = end;
+        stack
+    }
+}
+
+fn one_history(seed: u64) {
+    let block_bytes = if seed.is_multiple_of(3) { 512 } else { 4096 };
+    let mut history = History {
+        what: format!("CRASH_SEED={seed}"),
+        random: Random(seed),
+        clock: clock(),
+        after: Vec::new(),
+        acknowledged: Lsn(0),
+    };
+    let mut device =
+        SimulatedDevice::from_image(fresh(16, block_bytes), block_bytes, seed).slow(seed.is_multiple_of(2));
+    let mut stack = history.mount(&device, 0);
+    for crash in 1..6 {
+        device.crash_after(history.random.below(260) as u64);
+        if let Err(error) = history.run(&stack, 90) {
+            assert!(is_fatal(&error) && device.is_crashed(), "{} crash {crash}: {error}", history.what);
+        }
+        drop(stack);
+        let dead_process = history.random.below(4) == 0;
+        let cut = history.random.next();
+        device = if dead_process { device.process_crash() } else { device.crash(cut) };
+        while history.random.below(3) == 0 {
+            device.crash_after(history.random.below(25) as u64);
+            drop(open(Arc::new(device.clone()), history.clock.clone(), false));
+            device = device.crash(history.random.next());
+        }
+        stack = history.mount(&device, crash);
+        if history.random.below(2) == 0 {
+            stack.close_and_check(&device, &format!("{} crash {crash}", history.what));
+            stack = history.mount(&device, crash);
+        }
+    }
+    stack.close_and_check(&device, &history.what);
+}
+
+#[test]
+fn after_any_crashes_the_tree_is_a_prefix_with_everything_acknowledged() {
+    for seed in crate::seeds(12) {
+        println!("CRASH_SEED={seed} CRASH_SEEDS=1");
+        one_history(seed);
+    }
+}

@@ -1,0 +1,72 @@
+//! `envoyfs up`: one command to a mounted store; and what the offline tools say about it while it is mounted.
+#![allow(clippy::unwrap_used, reason = "a failed step of a test stops it")]
+
+#[allow(dead_code, reason = "what other test files use of it")]
+mod common;
+
+use common::{Answer, Images, fsck, mkfs, run, unchanged};
+
+fn envoyfs(arguments: &[&str]) -> Answer {
+    run(env!("CARGO_BIN_EXE_envoyfs"), arguments)
+}
+
+/// Unmounts, also when the test fails.
+struct Mounted<'a>(&'a str);
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        if envoyfs(&["umount", self.0]).code != 0 {
+            run("umount", &["-l", self.0]);
+        }
+    }
+}
+
+fn can_mount() -> bool {
+    let can = rustix::process::geteuid().is_root() && std::fs::File::open("/dev/fuse").is_ok();
+    if !can {
+        eprintln!("skipped: needs root and /dev/fuse");
+    }
+    can
+}
+
+#[test]
+fn one_command_makes_mounts_and_demonstrates() {
+    if !can_mount() {
+        return;
+    }
+    let images = Images::new();
+    let (image, directory, tree) = (images.path("up.img"), images.path("mounted"), images.path("tree"));
+    std::fs::create_dir_all(format!("{tree}/a/b")).unwrap();
+    for number in 0..20 {
+        std::fs::write(format!("{tree}/a/b/{number}"), vec![7; number * 1000]).unwrap();
+    }
+    let up = ["up", &image, &directory, "--size", "128MiB", "--demo", "--demo-source", &tree];
+    let answer = envoyfs(&up);
+    let mounted = Mounted(&directory);
+    assert_eq!(answer.code, 0, "{answer:?}");
+    for part in ["is mounted on", "forked it", "all 20 files are the same", "2 differ, as they should", "umount"] {
+        assert!(answer.stdout.contains(part), "{part}: {answer:?}");
+    }
+
+    let again = envoyfs(&["up", &image, &directory]);
+    assert!(again.code == 0 && again.stdout.contains("already"), "{again:?}");
+    let refused = mkfs(&["--force", &image]);
+    assert!(refused.code == 1 && refused.stderr.contains("is mounted at"), "{refused:?}");
+    let refused = fsck(&["-n", &image]);
+    assert!(refused.code == 8 && refused.stderr.contains("unmount it first"), "{refused:?}");
+
+    drop(mounted);
+    let clean = unchanged(&image, || fsck(&["-n", &image]));
+    assert!(clean.code == 0 && clean.stdout.contains("1 snapshots"), "{clean:?}");
+}
+
+#[test]
+fn an_image_that_is_no_store_is_refused_and_left_alone() {
+    let images = Images::new();
+    let image = images.file("xfs.img", 128 << 20, 0, b"XFSB");
+    let directory = images.path("mounted");
+    let answer = unchanged(&image, || envoyfs(&["up", &image, &directory]));
+    assert_eq!(answer.code, 1, "{answer:?}");
+    assert!(answer.stderr.contains("XFS"), "{answer:?}");
+    assert!(!std::path::Path::new(&directory).exists());
+}
