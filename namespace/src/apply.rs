@@ -8,7 +8,7 @@ use crate::checkpoint::realm_entry;
 use crate::directory::{Directory, name_of};
 use crate::file::{Edit, Prepared};
 use crate::inode::{EntryKey, Inode, Place, State, file_type};
-use crate::namespace::{LINK_SHARD, Namespace, Stamp, parity};
+use crate::namespace::{LINK_SHARD, Namespace, Stamp};
 use crate::realm::inode_id;
 use crate::table::{RealmItem, orphan_key};
 use envoyfs_engine::store::FreedRange;
@@ -227,6 +227,7 @@ impl Namespace {
     }
 
     /// UNLINK of anything: the entry goes, and what it named with it or elsewhere.
+    #[expect(clippy::too_many_arguments, reason = "the fields of the record")]
     pub(crate) fn apply_unlink(
         &self,
         stamp: Stamp,
@@ -257,7 +258,7 @@ impl Namespace {
         let place = inode.place();
         let Some(stored) = locked.state(inode)?.inode_mut(stamp.epoch, stamp.birth()) else {
             let share = inode.path_share();
-            self.removed.lock()[parity(stamp.epoch)].push((inode.clone(), share)); // an empty directory
+            self.removed.lock().of(stamp.epoch).push((inode.clone(), share)); // an empty directory
             self.move_to(inode, Place::Gone);
             return Ok(());
         };

@@ -7,6 +7,7 @@
 //! may climb without locks of the ancestors.
 
 use crate::api::{Attributes, Error, FileType, InodeId, Result, Time};
+use crate::by_epoch::ByEpoch;
 use crate::directory::Directory;
 use crate::file::Content;
 use crate::realm::Realm;
@@ -43,7 +44,7 @@ pub(crate) enum Place {
 }
 
 /// Children that changed, by entry key, for the two epochs that can be open at once.
-pub(crate) type DirtySets = [BTreeMap<EntryKey, Arc<Inode>>; 2];
+pub(crate) type DirtySets = ByEpoch<BTreeMap<EntryKey, Arc<Inode>>>;
 
 /// State behind an inode's lock.
 pub(crate) enum State {

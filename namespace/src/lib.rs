@@ -5,6 +5,7 @@
 
 pub mod api;
 mod apply;
+mod by_epoch;
 mod checkpoint;
 mod directory;
 pub mod file;

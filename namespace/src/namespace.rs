@@ -4,6 +4,7 @@
 //! `apply/`, the builder in `checkpoint/`, forks and snapshots in `realm/`. If power fails, [`Namespace::open`] makes the same state again from roots and log.
 
 use crate::api::{Context, Error, FileType, InodeId, Result};
+use crate::by_epoch::ByEpoch;
 use crate::directory::Directory;
 use crate::file::Content;
 use crate::inode::{Attributed, File, Inode, Place, Plain, State, file_type};
@@ -51,6 +52,9 @@ pub(crate) struct StoredRoots {
     pub territories: Option<Reference>,
 }
 
+/// A directory that was removed, and the largest share time on its path then.
+type RemovedDirectory = (Arc<Inode>, Hlc);
+
 /// A tree of files on a store. Cheap to share.
 pub struct Namespace {
     pub(crate) store: Arc<dyn Store>,
@@ -69,9 +73,9 @@ pub struct Namespace {
     /// Changes to counts and space that the current batch will hand over.
     pub(crate) pending: Mutex<Changes>,
     pub(crate) realm_table: RwLock<Layered<RealmItem>>,
-    pub(crate) dirty_orphans: Mutex<[BTreeMap<Vec<u8>, Arc<Inode>>; 2]>,
+    pub(crate) dirty_orphans: Mutex<ByEpoch<BTreeMap<Vec<u8>, Arc<Inode>>>>,
     /// Directories that were removed, with the largest share time on the path they had; the builder of the epoch discards their trees.
-    pub(crate) removed: Mutex<[Vec<(Arc<Inode>, Hlc)>; 2]>,
+    pub(crate) removed: Mutex<ByEpoch<Vec<RemovedDirectory>>>,
     pub(crate) stored: Mutex<StoredRoots>,
     root: OnceLock<Arc<Inode>>,
     indices: Mutex<HashMap<u64, u64>>,
@@ -113,8 +117,8 @@ impl Namespace {
             inodes: InodeTable::default(),
             pending: Mutex::new(Changes::default()),
             realm_table: RwLock::new(Layered::new(None, Totals::ZERO)),
-            dirty_orphans: Mutex::new([BTreeMap::new(), BTreeMap::new()]),
-            removed: Mutex::new([Vec::new(), Vec::new()]),
+            dirty_orphans: Mutex::default(),
+            removed: Mutex::default(),
             stored: Mutex::new(StoredRoots { territories: None }),
             root: OnceLock::new(),
             indices: Mutex::new(HashMap::new()),
@@ -444,19 +448,18 @@ impl Namespace {
     }
 
     fn enter_dirty(&self, inode: &Arc<Inode>, epoch: u64) -> Option<Arc<Inode>> {
-        let parity = parity(epoch);
         match inode.place() {
             Place::Named { parent, key } => {
-                parent.dirty.lock()[parity].insert(key, inode.clone());
+                parent.dirty.lock().of(epoch).insert(key, inode.clone());
                 Some(parent)
             }
             Place::Linked(root) => {
-                inode.realm.dirty_links.lock()[parity].insert(inode.number, inode.clone());
+                inode.realm.dirty_links.lock().of(epoch).insert(inode.number, inode.clone());
                 Some(root)
             }
             Place::Orphan => {
                 let key = crate::table::orphan_key(inode.realm.id, inode.number);
-                self.dirty_orphans.lock()[parity].insert(key, inode.clone());
+                self.dirty_orphans.lock().of(epoch).insert(key, inode.clone());
                 None
             }
             Place::View | Place::Snapshot(_) | Place::Gone => None,
@@ -465,17 +468,17 @@ impl Namespace {
 
     /// Takes an inode's mark of this epoch away from its place, before the place changes. What the frozen epoch holds stays.
     pub(crate) fn unmark(&self, inode: &Arc<Inode>) {
-        let parity = parity(self.epoch());
+        let epoch = self.epoch();
         match inode.place() {
             Place::Named { parent, key } => {
-                parent.dirty.lock()[parity].remove(&key);
+                parent.dirty.lock().of(epoch).remove(&key);
             }
             Place::Linked(_) => {
-                inode.realm.dirty_links.lock()[parity].remove(&inode.number);
+                inode.realm.dirty_links.lock().of(epoch).remove(&inode.number);
             }
             Place::Orphan => {
                 let key = crate::table::orphan_key(inode.realm.id, inode.number);
-                self.dirty_orphans.lock()[parity].remove(&key);
+                self.dirty_orphans.lock().of(epoch).remove(&key);
             }
             Place::View | Place::Snapshot(_) | Place::Gone => {}
         }
@@ -496,8 +499,3 @@ impl Namespace {
 const BIND_BYTES: u64 = 360;
 /// A directory entry with its share of node overhead; measured mean is about 220.
 const ENTRY_BYTES_ESTIMATE: u64 = 320;
-
-/// Which of two dirty sets an epoch uses.
-pub(crate) const fn parity(epoch: u64) -> usize {
-    (epoch % 2) as usize
-}

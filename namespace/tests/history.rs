@@ -2,6 +2,14 @@
 //!
 //! Shows: contents, names, links, forks and snapshots are what the same steps on a plain tree give (INV-14, 21, 49); the oracle store recounts every edge at every checkpoint
 //! (INV-02, 06..12). A seed is replayed with `HISTORY_SEED=n cargo test -p envoyfs-namespace --test history`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "tests"
+)]
 
 use envoyfs_engine::memory::{MemoryOptions, MemoryStore};
 use envoyfs_layout::Lsn;

@@ -7,7 +7,7 @@ use crate::api::{Error, FileType, Result};
 use crate::apply::{UNBUILT, directory_entry, link_key};
 use crate::inode::{EntryKey, FrozenInode, Inode, State};
 use crate::layered::{Changed, Overlay, Value};
-use crate::namespace::{Namespace, parity};
+use crate::namespace::Namespace;
 use crate::realm::VIEW;
 use crate::table::RealmItem;
 use crate::tree::{Change, Item, Tree};
@@ -91,7 +91,7 @@ impl<'a> Builder<'a> {
     /// Directories that were removed in the epoch. Their entries went with the leaves that held them.
     fn removed_directories(&mut self) -> Result<()> {
         let namespace = self.namespace;
-        let removed = std::mem::take(&mut namespace.removed.lock()[parity(self.epoch)]);
+        let removed = std::mem::take(namespace.removed.lock().of(self.epoch));
         for (inode, share) in removed {
             let (base, links) = {
                 let state = inode.read();
@@ -118,7 +118,7 @@ impl<'a> Builder<'a> {
         let mut next = 0;
         while let Some(work) = works.get(next) {
             let (inode, share) = (work.inode.clone(), work.share);
-            let changed = std::mem::take(&mut inode.dirty.lock()[parity(self.epoch)]);
+            let changed = std::mem::take(inode.dirty.lock().of(self.epoch));
             for (key, child) in changed {
                 self.unmarked(&child);
                 if child.file_type == FileType::Directory {
@@ -239,7 +239,7 @@ impl<'a> Builder<'a> {
         let namespace = self.namespace;
         let realm = &root.realm;
         let share = share.max(realm.links_share());
-        let changed = std::mem::take(&mut realm.dirty_links.lock()[parity(self.epoch)]);
+        let changed = std::mem::take(realm.dirty_links.lock().of(self.epoch));
         let mut entries = Overlay::new();
         for (number, inode) in changed {
             self.unmarked(&inode);
@@ -266,7 +266,7 @@ impl<'a> Builder<'a> {
     /// The realm table: snapshots and orphans.
     fn realm_table(&mut self) -> Result<envoyfs_layout::Reference> {
         let namespace = self.namespace;
-        let changed = std::mem::take(&mut namespace.dirty_orphans.lock()[parity(self.epoch)]);
+        let changed = std::mem::take(namespace.dirty_orphans.lock().of(self.epoch));
         let mut entries = Overlay::new();
         for (key, inode) in changed {
             self.unmarked(&inode);

@@ -2,7 +2,7 @@
 
 use crate::api::{Context, Error, FileType, InodeId, Result};
 use crate::apply::{Locked, Removed};
-use crate::directory::{Found, SNAPSHOTS_NAME};
+use crate::directory::{Found, SNAPSHOTS_NAME, check_name};
 use crate::inode::{EntryKey, Inode, Place, State};
 use crate::namespace::Namespace;
 use crate::operation::RECORD_BYTES;
@@ -19,32 +19,32 @@ impl Namespace {
     /// `NotFound`, `IsDirectory`, `ReadOnly`, `NoSpace`, `Stale`, or a failed read.
     pub fn unlink(&self, cx: &Context, parent: InodeId, name: &[u8]) -> Result<()> {
         self.check(cx)?;
-        while !self.try_unlink(parent, name)? {}
-        Ok(())
-    }
-
-    /// [`Self::unlink`]; false if the name came to stand for something else meanwhile.
-    fn try_unlink(&self, parent: InodeId, name: &[u8]) -> Result<bool> {
         let parent = self.live(parent)?;
         if matches!(*parent.read(), State::SnapshotList) || name == SNAPSHOTS_NAME {
             return Err(Error::IsDirectory);
         }
-        let inode = self.find(&parent, name)?;
+        check_name(name)?;
+        while !self.try_unlink(&parent, name)? {}
+        Ok(())
+    }
+
+    /// [`Self::unlink`]; false if the name came to stand for something else meanwhile.
+    fn try_unlink(&self, parent: &Arc<Inode>, name: &[u8]) -> Result<bool> {
+        let inode = self.find(parent, name)?;
         if inode.file_type == FileType::Directory {
             return Err(Error::IsDirectory);
         }
         let time = self.timestamp();
-        let mut permit =
-            self.reserve(&[&parent, &inode], RECORD_BYTES + 2 * name.len() + 256, 0, 0, Tier::Shrinking)?;
-        let other_name = survivor(&parent, name, &inode);
+        let mut permit = self.reserve(&[parent, &inode], RECORD_BYTES + 2 * name.len() + 256, 0, 0, Tier::Shrinking)?;
+        let other_name = survivor(parent, name, &inode);
         let _change = self.change();
-        let mut to_lock = vec![&parent, &inode];
+        let mut to_lock = vec![parent, &inode];
         if let Some((directory, _)) = &other_name {
             to_lock.push(directory);
         }
         let mut locked = Locked::new(to_lock);
         parent.check_writable()?;
-        let key = match self.still(&mut locked, &parent, name, &inode) {
+        let key = match self.still(&mut locked, parent, name, &inode) {
             Err(Error::NotFound) => return Ok(false),
             key => key?,
         };
@@ -63,7 +63,7 @@ impl Namespace {
             None if orphan => Fate::Orphan,
             None => Fate::Gone,
         };
-        let parent_handle = self.bind(&mut permit, &parent)?;
+        let parent_handle = self.bind(&mut permit, parent)?;
         let operation = Operation::Unlink { parent: parent_handle, time, name: name.to_vec(), fate };
         let stamp = self.stamp(self.append(&mut permit, &operation, &[])?);
         let removed = match survivor {
@@ -71,7 +71,7 @@ impl Namespace {
             None if orphan => Removed::Orphan,
             None => Removed::Gone,
         };
-        self.applied(self.apply_unlink(stamp, &mut locked, &parent, key, &inode, time, removed))?;
+        self.applied(self.apply_unlink(stamp, &mut locked, parent, key, &inode, time, removed))?;
         drop(locked);
         self.inodes.evict(inode);
         Ok(true)
@@ -90,6 +90,7 @@ impl Namespace {
         if name == SNAPSHOTS_NAME {
             return Err(Error::NotPermitted("remove the snapshots in it: rmdir .snap/NAME"));
         }
+        check_name(name)?;
         while !self.try_rmdir(&parent, name)? {}
         Ok(())
     }

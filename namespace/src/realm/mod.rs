@@ -5,6 +5,7 @@ mod fork;
 mod snapshot;
 
 use crate::api::InodeId;
+use crate::by_epoch::ByEpoch;
 use crate::inode::Inode;
 use crate::table::Table;
 use envoyfs_layout::Hlc;
@@ -34,7 +35,7 @@ pub(crate) struct Realm {
     /// Files with several names.
     pub links: RwLock<Table>,
     /// Changed files among them, by number.
-    pub dirty_links: Mutex<[BTreeMap<u64, Arc<Inode>>; 2]>,
+    pub dirty_links: Mutex<ByEpoch<BTreeMap<u64, Arc<Inode>>>>,
     links_share: AtomicU64,
     root: RwLock<Weak<Inode>>,
 }
@@ -48,7 +49,7 @@ impl Realm {
             home,
             read_only,
             links: RwLock::new(links),
-            dirty_links: Mutex::new([BTreeMap::new(), BTreeMap::new()]),
+            dirty_links: Mutex::default(),
             links_share: AtomicU64::new(links_share.0),
             root: RwLock::new(Weak::new()),
         }

@@ -101,8 +101,13 @@ pub fn names(ns: &Namespace, id: InodeId) -> Vec<DirectoryEntry> {
 
 /// Everything, by path, snapshots included.
 pub fn dump(ns: &Namespace) -> BTreeMap<String, Seen> {
+    dump_below(ns, InodeId::ROOT)
+}
+
+/// Everything below a directory, by path from there, snapshots included.
+pub fn dump_below(ns: &Namespace, root: InodeId) -> BTreeMap<String, Seen> {
     let mut out = BTreeMap::new();
-    let mut next = vec![(String::new(), InodeId::ROOT, true)];
+    let mut next = vec![(String::new(), root, true)];
     let mut held = Vec::new();
     while let Some((path, id, snaps)) = next.pop() {
         for entry in names(ns, id) {
