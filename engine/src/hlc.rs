@@ -92,12 +92,18 @@ pub fn wall_hlc(wall_ns: i64) -> Hlc {
     Hlc::from_milliseconds(u64::try_from(wall_ns / 1_000_000).unwrap_or(0).min((1 << 47) - 1))
 }
 
+/// A clock may be put back by this without being found wrong, in ms: time servers do.
+const STEP_MS: u64 = 1000;
+/// How far the bound stays ahead of the last stamp when that is ahead of the wall clock: 2^31 stamps fit in it.
+const BOUND_AHEAD_OF_LAST: Duration = Duration::from_secs(60);
+
 /// The bound to put into a superblock that is published now; never below `last`.
 #[must_use]
 pub fn next_bound(wall_ns: i64, last: Hlc) -> Hlc {
-    let ahead = u64::try_from(BOUND_AHEAD.as_millis()).unwrap_or(u64::MAX);
-    let from = wall_hlc(wall_ns).max(last);
-    Hlc::from_milliseconds(from.milliseconds().saturating_add(ahead))
+    let after =
+        |from: Hlc, by: Duration| from.milliseconds().saturating_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX));
+    // Ahead of a clock that runs logically, the bound follows closely: a day at every mount would never be caught up with.
+    Hlc::from_milliseconds(after(wall_hlc(wall_ns), BOUND_AHEAD).max(after(last, BOUND_AHEAD_OF_LAST)))
 }
 
 /// Draws record HLCs. Not synchronised: it lives under the lock that also draws LSNs.
@@ -115,8 +121,13 @@ impl HlcSource {
         let wall = wall_hlc(wall_ns);
         let ahead = u64::try_from(BOUND_AHEAD.as_millis()).unwrap_or(u64::MAX);
         let published = Hlc::from_milliseconds(bound.milliseconds().saturating_sub(ahead));
-        let behind = wall < published || wall < seen;
-        let last = if wall < published { seen.max(bound) } else { seen };
+        let later = |stamp: Hlc| Hlc::from_milliseconds(stamp.milliseconds().saturating_add(STEP_MS));
+        let behind = later(wall) < published || later(wall) < seen;
+        let last = match (wall < published, later(wall) < published) {
+            (false, _) => seen,
+            (true, false) => seen.max(later(published)), // the clock was put right: lost stamps are no further ahead than that
+            (true, true) => seen.max(bound),
+        };
         (Self { last: Hlc(last.0 | 1), bound: next_bound(wall_ns, last) }, behind)
     }
 
@@ -180,6 +191,11 @@ mod tests {
         let (mut after, behind) = HlcSource::after_recovery(NOW - DAY, wall_hlc(NOW), bound);
         assert!(behind);
         assert!(after.draw(NOW - DAY) > lost);
+        // Logical time does not run away: the bound follows it by a minute a mount, not by a day.
+        let logical = after.draw(NOW - DAY);
+        assert!(next_bound(NOW - DAY, logical).milliseconds() - logical.milliseconds() <= 60_000);
+        let (mut stepped, behind) = HlcSource::after_recovery(NOW - 500_000_000, wall_hlc(NOW), bound);
+        assert!(!behind && stepped.draw(NOW).milliseconds() < bound.milliseconds());
         let (mut sane, behind) = HlcSource::after_recovery(NOW + DAY, wall_hlc(NOW), bound);
         assert!(!behind && sane.draw(NOW + DAY) > lost);
     }
