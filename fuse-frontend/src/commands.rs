@@ -203,7 +203,7 @@ impl Worker {
             // Stronger than rmdir, which would have failed for what is not empty. It covers the sticky bit, too.
             Err(Errno::EPERM)
         } else {
-            self.namespace.delete_tree(&cx, directory, name).map_err(Errno::from)
+            self.namespace.delete_tree_of(&cx, directory, name, victim.id).map_err(Errno::from)
         };
         self.namespace.forget(victim.id, 1);
         if checked.is_ok() {

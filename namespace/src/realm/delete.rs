@@ -26,12 +26,33 @@ impl Namespace {
     /// # Errors
     /// `NotFound`, `NotDirectory`, `NotEmpty` if more than 2000 snapshots belong to it, `ReadOnly`, `Stale`, or a failed read.
     pub fn delete_tree(&self, cx: &Context, parent: InodeId, name: &[u8]) -> Result<()> {
+        self.delete_tree_if(cx, parent, name, |_| true)
+    }
+
+    /// The same, if the name still stands for this inode: what was checked is what is deleted.
+    ///
+    /// # Errors
+    /// As [`Self::delete_tree`]; `NotFound` if the name stands for another inode by now.
+    pub fn delete_tree_of(&self, cx: &Context, parent: InodeId, name: &[u8], id: InodeId) -> Result<()> {
+        self.delete_tree_if(cx, parent, name, |found| found == id)
+    }
+
+    fn delete_tree_if(
+        &self,
+        cx: &Context,
+        parent: InodeId,
+        name: &[u8],
+        wanted: impl Fn(InodeId) -> bool,
+    ) -> Result<()> {
         self.check(cx)?;
         let parent = self.live(parent)?;
         if matches!(*parent.read(), State::SnapshotList) {
             return self.delete_snapshot(cx, self.above(&parent)?.id, name);
         }
         let inode = self.find(&parent, name)?;
+        if !wanted(inode.id) {
+            return Err(Error::NotFound);
+        }
         if inode.file_type != FileType::Directory || matches!(*inode.read(), State::SnapshotList) {
             return Err(Error::NotDirectory);
         }

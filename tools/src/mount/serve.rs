@@ -9,6 +9,7 @@ use envoyfs_engine::store::Store;
 use envoyfs_engine::{Engine, Options as EngineOptions};
 use envoyfs_fuse::commands::Identity;
 use envoyfs_fuse::service::Service;
+use envoyfs_namespace::api::{Context, InodeId, SetAttributes};
 use envoyfs_namespace::{Namespace, Options};
 use nix::sys::signal::SigSet;
 use std::os::unix::ffi::OsStrExt as _;
@@ -79,5 +80,27 @@ fn open_namespace(engine: &Arc<Engine>, settings: &Settings, read_only: bool) ->
     rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty()).context("asking for random bytes")?;
     let store: Arc<dyn Store> = Arc::clone(engine) as Arc<dyn Store>;
     let options = Options { node_cache_bytes: settings.node_cache_bytes, threads: true, read_only, seed };
-    Namespace::open(store, options).context("cannot open the tree in the store (fsck.envoyfs tells more)")
+    let namespace =
+        Namespace::open(store, options).context("cannot open the tree in the store (fsck.envoyfs tells more)")?;
+    if !read_only {
+        own_empty_tree(&namespace).context("giving the empty tree to its first user")?;
+    }
+    Ok(namespace)
+}
+
+/// A tree in which nothing was ever made belongs to who mounts it: a user who made an image for himself can write in it.
+fn own_empty_tree(namespace: &Namespace) -> Result<()> {
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let cx = Context::local(uid, gid);
+    let root = namespace.getattr(&cx, InodeId::ROOT)?;
+    let mut names = 0;
+    namespace.readdir(&cx, InodeId::ROOT, 2, &mut |_| {
+        names += 1;
+        false
+    })?;
+    if names == 0 && root.mtime == root.btime && root.ctime == root.btime && root.uid != uid {
+        let owner = SetAttributes { uid: Some(uid), gid: Some(gid), ..SetAttributes::default() };
+        namespace.setattr(&cx, InodeId::ROOT, &owner)?;
+    }
+    Ok(())
 }
