@@ -201,7 +201,7 @@ impl Engine {
         entry.checkpoint_hlc = frozen.hlc;
         let dropped = !batch.drops.is_empty();
         let mut next = published.superblock.next();
-        next.hlc_bound = next_bound(self.options.clock.wall_ns(), record.hlc.max(published.superblock.hlc_bound));
+        next.hlc_bound = next_bound(self.options.clock.wall_ns(), record.hlc).max(published.superblock.hlc_bound);
         let mut directory = VolumeDirectory { sequence: 0, entry, table };
         superblock::write_directory(&*self.device, &mut next, &mut directory)?;
         // Not `commit`: the record may be durable through somebody else's group, whose flush began before the directory was written.

@@ -207,7 +207,7 @@ impl Engine {
         entry.bounds = counters.reserve(self.segment_bound(&space));
         let number = entry.checkpoint.number;
         describe(&mut entry, &state, &pages, number);
-        next.hlc_bound = next_bound(clock.wall_ns(), superblock.hlc_bound.max(wal.last_hlc()));
+        next.hlc_bound = next_bound(clock.wall_ns(), wal.last_hlc()).max(superblock.hlc_bound);
         let rows = table(&space, &state, &pages, &BTreeSet::new());
         drop(state);
         let mut directory = VolumeDirectory { sequence: 0, entry, table: rows };
