@@ -93,9 +93,13 @@ fn print(chosen: &[&Workload], results: &BTreeMap<(usize, bool), Vec<f64>>, roun
         };
         let ((ext4, ext4_shown), (envoyfs, envoyfs_shown)) = (shown(false), shown(true));
         let unit = workload.unit;
-        println!("| {} | {unit} | {ext4_shown} | {envoyfs_shown} | {:.2} |", workload.name, envoyfs / ext4);
+        println!("| {} | {unit} | {ext4_shown} | {envoyfs_shown} | {} |", workload.name, ratio(envoyfs / ext4));
     }
     println!("\nLarger is better, but for times (ms).");
+}
+
+fn ratio(value: f64) -> String {
+    if value < 0.1 { format!("{value:.3}") } else { format!("{value:.2}") }
 }
 
 /// Three digits that mean something.
