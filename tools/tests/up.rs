@@ -1,5 +1,5 @@
 //! `envoyfs up`: one command to a mounted store; and what the offline tools say about it while it is mounted.
-#![allow(clippy::unwrap_used, reason = "a failed step of a test stops it")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a failed step of a test stops it")]
 
 #[allow(dead_code, reason = "what other test files use of it")]
 mod common;
