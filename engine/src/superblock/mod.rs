@@ -74,7 +74,7 @@ pub enum OpenError {
     },
     /// It is a store, but no copy of its superblock is whole.
     #[error(
-        "{device}: all four copies of the superblock are damaged ({first}); keep the image as it is and run: fsck.envoyfs --rebuild-superblock {device}"
+        "{device}: all four copies of the superblock are damaged ({first}); keep the image as it is: this version cannot rebuild them yet (fsck.envoyfs -n {device} says what is left)"
     )]
     AllDamaged {
         /// The device.
