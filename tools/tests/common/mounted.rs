@@ -85,7 +85,7 @@ impl Bench {
 
     /// Live bytes as of the last checkpoint.
     pub fn live_bytes(&self) -> u64 {
-        self.status()["live_bytes"].as_u64().unwrap()
+        self.status().get("live_bytes").and_then(serde_json::Value::as_u64).unwrap()
     }
 
     /// Waits until the store has given back what was deleted.
