@@ -8,6 +8,7 @@
 
 use crate::api::{Attributes, Error, FileType, InodeId, Result, Time};
 use crate::by_epoch::ByEpoch;
+use crate::charge::Charge;
 use crate::directory::Directory;
 use crate::file::Content;
 use crate::realm::Realm;
@@ -157,8 +158,8 @@ pub(crate) struct Inode {
     pub bound_epoch: AtomicU64,
     /// Epoch in which it was last marked dirty.
     pub dirty_epoch: AtomicU64,
-    /// Worst-case node bytes reserved for it in the epoch `charged_epoch`.
-    pub charged: Mutex<(u64, u64)>,
+    /// Reserved in this epoch for the tree that it has: a directory's entries, a file's extents.
+    pub charge: Mutex<Charge>,
     /// How often the front end has been given it.
     pub lookups: AtomicU64,
     /// How often it is open.
@@ -193,7 +194,7 @@ impl Inode {
             share: AtomicU64::new(share.0),
             bound_epoch: AtomicU64::new(0),
             dirty_epoch: AtomicU64::new(0),
-            charged: Mutex::new((0, 0)),
+            charge: Mutex::default(),
             lookups: AtomicU64::new(0),
             opens: AtomicU32::new(0),
             names: Mutex::new(Vec::new()),
@@ -221,11 +222,6 @@ impl Inode {
     /// State for reading.
     pub fn read(&self) -> RwLockReadGuard<'_, State> {
         self.state.read()
-    }
-
-    /// State for reading, if that is possible at once.
-    pub fn try_read(&self) -> Option<RwLockReadGuard<'_, State>> {
-        self.state.try_read()
     }
 
     /// State for changing.

@@ -6,6 +6,7 @@
 pub mod api;
 mod apply;
 mod by_epoch;
+mod charge;
 mod checkpoint;
 mod directory;
 pub mod file;

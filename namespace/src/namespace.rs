@@ -5,6 +5,7 @@
 
 use crate::api::{Context, Error, FileType, InodeId, Result};
 use crate::by_epoch::ByEpoch;
+use crate::charge::Charge;
 use crate::directory::Directory;
 use crate::file::Content;
 use crate::inode::{Attributed, File, Inode, Place, Plain, State, file_type};
@@ -15,7 +16,7 @@ use crate::realm::Realm;
 use crate::table::{RealmItem, Table, Trees};
 use crate::tree::Nodes;
 use crossbeam::sync::ShardedLock;
-use envoyfs_engine::store::{Appended, Changes, DataObject, Draft, Need, Permit, Store, Tier};
+use envoyfs_engine::store::{Appended, Changes, DataObject, Draft, Permit, Store};
 use envoyfs_layout::entry::Entry;
 use envoyfs_layout::inode::{Inode as StoredInode, Timestamp};
 use envoyfs_layout::key::LinkKey;
@@ -73,6 +74,8 @@ pub struct Namespace {
     /// Changes to counts and space that the current batch will hand over.
     pub(crate) pending: Mutex<Changes>,
     pub(crate) realm_table: RwLock<Layered<RealmItem>>,
+    /// Reserved for the realm table in this epoch.
+    pub(crate) realm_table_charge: Mutex<Charge>,
     pub(crate) dirty_orphans: Mutex<ByEpoch<BTreeMap<Vec<u8>, Arc<Inode>>>>,
     /// Directories that were removed, with the largest share time on the path they had; the builder of the epoch discards their trees.
     pub(crate) removed: Mutex<ByEpoch<Vec<RemovedDirectory>>>,
@@ -117,6 +120,7 @@ impl Namespace {
             inodes: InodeTable::default(),
             pending: Mutex::new(Changes::default()),
             realm_table: RwLock::new(Layered::new(None, Totals::ZERO)),
+            realm_table_charge: Mutex::default(),
             dirty_orphans: Mutex::default(),
             removed: Mutex::default(),
             stored: Mutex::new(StoredRoots { territories: None }),
@@ -366,64 +370,6 @@ impl Namespace {
         Ok(inode.id.0)
     }
 
-    /// Reserves what an operation on these inodes may need at worst. Never called under the freeze lock (INV-24).
-    pub(crate) fn reserve(
-        &self,
-        inodes: &[&Arc<Inode>],
-        log_bytes: usize,
-        payload_bytes: u64,
-        data_bytes: u64,
-        tier: Tier,
-    ) -> Result<Permit> {
-        let (mut node_bytes, mut binds) = (0, 0);
-        for inode in inodes {
-            let (bytes, depth) = self.charge(inode);
-            node_bytes += bytes;
-            binds += depth;
-        }
-        let log_bytes = u64::try_from(log_bytes).unwrap_or(u64::MAX).saturating_add(binds * BIND_BYTES);
-        Ok(self.store.reserve(Need { log_bytes, node_bytes, payload_bytes, data_bytes, tier })?)
-    }
-
-    /// Worst case of nodes that the next checkpoint writes because of one more change at this inode: a leaf and its split for each directory on the path, but never more than
-    /// the whole tree of that directory. Also how many handles have to be bound.
-    fn charge(&self, inode: &Arc<Inode>) -> (u64, u64) {
-        let epoch = self.epoch();
-        let node = u64::from(self.store.limits().node_bytes_max);
-        let (mut bytes, mut unbound) = (0, 0);
-        let mut next = Some(inode.clone());
-        while let Some(inode) = next {
-            unbound += u64::from(inode.bound_epoch.load(Ordering::Acquire) != epoch);
-            let was_dirty = inode.dirty_epoch.load(Ordering::Acquire) == epoch;
-            if inode.file_type == FileType::Directory {
-                // `try_read`: an estimate is not worth waiting for.
-                let items = match inode.try_read().as_deref() {
-                    Some(State::Directory(d)) => d.entries.items + d.entries.changes(),
-                    _ => 64,
-                };
-                let whole = 2 * node + items * ENTRY_BYTES_ESTIMATE;
-                let mut charged = inode.charged.lock();
-                if charged.0 != epoch {
-                    *charged = (epoch, 0);
-                }
-                let more = (2 * node).min(whole.saturating_sub(charged.1)).max(2 * ENTRY_BYTES_ESTIMATE);
-                let more = if charged.1 == 0 { more.min(node / 4 + items * ENTRY_BYTES_ESTIMATE) } else { more };
-                charged.1 += more;
-                bytes += more;
-            } else {
-                bytes += 2 * ENTRY_BYTES_ESTIMATE;
-            }
-            next = match inode.place() {
-                Place::Named { parent, .. } if !(was_dirty && inode.bound_epoch.load(Ordering::Acquire) == epoch) => {
-                    Some(parent)
-                }
-                Place::Linked(root) => Some(root),
-                _ => None,
-            };
-        }
-        (bytes, unbound)
-    }
-
     // ---- dirty marks ---------------------------------------------------------------------------------------------------------
 
     /// The next checkpoint has to store this inode's entry again, and those of all above it. Caller holds the freeze lock, and the inode's state unless it is a directory.
@@ -494,8 +440,3 @@ impl Namespace {
         }
     }
 }
-
-/// Worst case of a BIND record: header, handles and a name.
-const BIND_BYTES: u64 = 360;
-/// A directory entry with its share of node overhead; measured mean is about 220.
-const ENTRY_BYTES_ESTIMATE: u64 = 320;

@@ -2,6 +2,7 @@
 
 use crate::api::{Attributes, Context, Error, FileType, InodeId, Make, Result};
 use crate::apply::Locked;
+use crate::charge::NEW_TREE_BYTES;
 use crate::directory::{Found, check_name};
 use crate::inode::{State, type_bits};
 use crate::namespace::Namespace;
@@ -71,7 +72,8 @@ impl Namespace {
             ..StoredInode::default()
         };
         let hash_key = self.hash_key(number);
-        let mut permit = self.reserve(&[&parent], RECORD_BYTES + name.len() + size, 0, 0, Tier::Writer)?;
+        let more = if file_type == FileType::Directory { NEW_TREE_BYTES } else { 0 };
+        let mut permit = self.reserve_more(more, &[&parent], RECORD_BYTES + name.len() + size, 0, 0, Tier::Writer)?;
 
         let _change = self.change();
         let mut locked = Locked::new([&parent]);

@@ -2,6 +2,7 @@
 
 use crate::api::{Attributes, Context, Error, FileType, InodeId, Result};
 use crate::apply::Locked;
+use crate::charge::entry_bytes;
 use crate::directory::{Found, check_name};
 use crate::inode::Place;
 use crate::namespace::Namespace;
@@ -33,7 +34,8 @@ impl Namespace {
         if let Place::Named { parent: first, .. } = &place {
             reserved.push(first);
         }
-        let mut permit = self.reserve(&reserved, RECORD_BYTES + new_name.len(), 0, 0, Tier::Writer)?;
+        let more = self.charge_links(&inode.realm, entry_bytes(&inode));
+        let mut permit = self.reserve_more(more, &reserved, RECORD_BYTES + new_name.len(), 0, 0, Tier::Writer)?;
         loop {
             let _change = self.change();
             let place = inode.place();

@@ -35,8 +35,10 @@ impl Namespace {
             return Err(Error::IsDirectory);
         }
         let time = self.timestamp();
-        let mut permit = self.reserve(&[parent, &inode], RECORD_BYTES + 2 * name.len() + 256, 0, 0, Tier::Shrinking)?;
         let other_name = survivor(parent, name, &inode);
+        let mut reserved = vec![parent, &inode];
+        reserved.extend(other_name.iter().map(|(directory, _)| directory));
+        let mut permit = self.reserve(&reserved, RECORD_BYTES + 2 * name.len() + 256, 0, 0, Tier::Shrinking)?;
         let _change = self.change();
         let mut to_lock = vec![parent, &inode];
         if let Some((directory, _)) = &other_name {

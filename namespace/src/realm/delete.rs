@@ -58,7 +58,8 @@ impl Namespace {
         }
         let time = self.timestamp();
         let bytes = RECORD_BYTES + name.len() + DROPPED_MAX * RealmKey::BYTES;
-        let mut permit = self.reserve(&[&parent, &inode], bytes, 0, 0, Tier::Last)?;
+        let more = self.charge_links_below(&inode) + self.charge_realm_table(0);
+        let mut permit = self.reserve_more(more, &[&parent, &inode], bytes, 0, 0, Tier::Last)?;
         let gone = {
             let _building = self.builder.lock();
             let _alone = self.alone();

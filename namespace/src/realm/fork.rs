@@ -44,7 +44,8 @@ impl Namespace {
         }
         let realm = self.store.number(Counter::Realm)?;
         let time = self.timestamp();
-        let mut permit = self.reserve(&[source, parent], RECORD_BYTES + name.len(), 0, 0, Tier::Writer)?;
+        let more = self.charge_links_below(source);
+        let mut permit = self.reserve_more(more, &[source, parent], RECORD_BYTES + name.len(), 0, 0, Tier::Writer)?;
         let _building = self.builder.lock();
         let _alone = self.alone();
         source.is_alive().then_some(()).ok_or(Error::Stale)?;
@@ -103,8 +104,10 @@ impl Namespace {
         self.applied(built)?;
         self.add_changes(Changes { gone, freed: Vec::new() });
         for inode in inodes {
+            inode.charge.lock().built();
             self.inodes.evict(inode);
         }
+        directory.realm.links_charge.lock().built();
         base.ok_or_else(|| self.inconsistent("a directory has no tree after it was built"))
     }
 
@@ -294,6 +297,8 @@ impl Namespace {
         let built =
             file.content.build(&self.nodes, owner, Batch::Current, share, file.attributed.inode.size, &mut gone)?;
         file.content.install(built, share, &mut freed);
+        drop(state);
+        inode.charge.lock().built();
         self.add_changes(Changes { gone, freed });
         Ok(())
     }

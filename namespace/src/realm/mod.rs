@@ -6,6 +6,7 @@ mod snapshot;
 
 use crate::api::InodeId;
 use crate::by_epoch::ByEpoch;
+use crate::charge::Charge;
 use crate::inode::Inode;
 use crate::table::Table;
 use envoyfs_layout::Hlc;
@@ -36,6 +37,8 @@ pub(crate) struct Realm {
     pub links: RwLock<Table>,
     /// Changed files among them, by number.
     pub dirty_links: Mutex<ByEpoch<BTreeMap<u64, Arc<Inode>>>>,
+    /// Reserved in this epoch for the link table.
+    pub links_charge: Mutex<Charge>,
     links_share: AtomicU64,
     root: RwLock<Weak<Inode>>,
 }
@@ -50,6 +53,7 @@ impl Realm {
             read_only,
             links: RwLock::new(links),
             dirty_links: Mutex::default(),
+            links_charge: Mutex::default(),
             links_share: AtomicU64::new(links_share.0),
             root: RwLock::new(Weak::new()),
         }

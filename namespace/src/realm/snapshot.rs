@@ -32,7 +32,8 @@ impl Namespace {
         }
         let realm = self.store.number(Counter::Realm)?;
         let time = self.timestamp();
-        let mut permit = self.reserve(&[&directory], RECORD_BYTES + name.len(), 0, 0, Tier::Writer)?;
+        let more = self.charge_links_below(&directory) + self.charge_realm_table(name.len() as u64);
+        let mut permit = self.reserve_more(more, &[&directory], RECORD_BYTES + name.len(), 0, 0, Tier::Writer)?;
         let (item, place) = {
             let _building = self.builder.lock();
             let _alone = self.alone();
@@ -76,7 +77,8 @@ impl Namespace {
         self.check(cx)?;
         let directory = self.live(directory)?;
         let time = self.timestamp();
-        let mut permit = self.reserve(&[&directory], RECORD_BYTES, 0, 0, Tier::Last)?;
+        let more = self.charge_realm_table(0);
+        let mut permit = self.reserve_more(more, &[&directory], RECORD_BYTES, 0, 0, Tier::Last)?;
         let _building = self.builder.lock();
         let _alone = self.alone();
         directory.check_writable()?;
