@@ -13,6 +13,7 @@ pub mod front;
 pub mod mount_point;
 pub mod notifier;
 pub mod pool;
+mod readahead;
 pub mod service;
 pub mod token;
 pub mod transport;

@@ -41,7 +41,11 @@ impl Service {
                 Ok((session, notifier))
             });
         match started {
-            Ok((session, notifier)) => Ok(Self { session, mount_point, notifier }),
+            Ok((session, notifier)) => {
+                let raised = crate::readahead::raise(mount_point.path());
+                tracing::debug!(raised, kib = crate::readahead::READ_AHEAD_KIB, "readahead of the mount");
+                Ok(Self { session, mount_point, notifier })
+            }
             Err(error) => {
                 if let Err(also) = mount_point.detach(Force::Abort) {
                     tracing::warn!(%also, "the mount that could not be served stays");
