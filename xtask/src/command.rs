@@ -21,6 +21,12 @@ pub fn run_cargo(arguments: &[&str]) -> anyhow::Result<()> {
     run("cargo", Command::new(cargo()).args(arguments), arguments)
 }
 
+/// The same with variables in the environment.
+pub fn run_cargo_with(variables: &[(&str, String)], arguments: &[&str]) -> anyhow::Result<()> {
+    let variables = variables.iter().map(|(name, value)| (name, value));
+    run("cargo", Command::new(cargo()).args(arguments).envs(variables), arguments)
+}
+
 /// `PROGRAM ARGUMENTS`; an error when it fails.
 pub fn run_program(program: &Path, arguments: &[&str]) -> anyhow::Result<()> {
     run(&program.display().to_string(), Command::new(program).args(arguments), arguments)

@@ -3,6 +3,8 @@
 mod ci;
 mod command;
 mod compare;
+mod crash;
+mod kill;
 mod models;
 mod setup;
 mod test;
@@ -24,6 +26,10 @@ enum Task {
     Ci,
     /// Runs the executable models with larger budgets than the tests do.
     Models(models::Arguments),
+    /// Power cuts under the whole stack, on simulated and recorded devices.
+    Crash(crash::Arguments),
+    /// Kills daemons of real mounts at any moment and looks what is left. Needs root.
+    Kill(kill::Arguments),
     /// Measures envoyfs beside ext4, both on images in one directory, and prints a table. Needs root.
     Compare(compare::Arguments),
     /// Installs what this machine lacks (Debian, Ubuntu), or says what to install.
@@ -35,6 +41,8 @@ fn main() -> anyhow::Result<()> {
         Task::Test(arguments) => test::run(&arguments),
         Task::Ci => ci::run(),
         Task::Models(arguments) => models::run(&arguments),
+        Task::Crash(arguments) => crash::run(&arguments),
+        Task::Kill(arguments) => kill::run(&arguments),
         Task::Compare(arguments) => compare::run(&arguments),
         Task::Setup(arguments) => setup::run(&arguments),
     }

@@ -25,9 +25,10 @@ mod recorded;
 mod script;
 mod stack;
 
-/// First seed and how many.
-fn seeds(default: u64) -> std::ops::Range<u64> {
-    let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse().ok());
-    let first: u64 = number("CRASH_SEED").unwrap_or(0);
-    first..first + number("CRASH_SEEDS").unwrap_or(default)
+/// First seed and how many: of a longer run, one in `share`.
+fn seeds(default: u64, share: u64) -> std::ops::Range<u64> {
+    let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    let first = number("CRASH_SEED").unwrap_or(0);
+    let count = number("CRASH_SEEDS").map_or(default, |count| count.div_ceil(share));
+    first..first + count
 }

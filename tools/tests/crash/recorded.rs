@@ -165,7 +165,7 @@ fn record(seed: u64, changes: usize, cuts: usize) {
 
 #[test]
 fn a_power_cut_under_real_threads_and_io_keeps_everything_acknowledged() {
-    for seed in crate::seeds(2) {
+    for seed in crate::seeds(2, 10) {
         record(seed, 150, 40);
     }
 }

@@ -228,12 +228,12 @@ fn cut_everywhere(block_bytes: u32, slow: bool, stride: usize, seeds: std::ops::
 
 #[test]
 fn a_power_cut_at_any_io_keeps_everything_acknowledged_and_the_store_is_clean() {
-    cut_everywhere(4096, false, 1, 0..2);
+    cut_everywhere(4096, false, 1, crate::seeds(2, 100));
 }
 
 #[test]
 fn a_power_cut_at_any_io_of_a_device_that_completes_writes_late_does_too() {
-    cut_everywhere(512, true, 3, 0..2);
+    cut_everywhere(512, true, 3, crate::seeds(2, 100));
 }
 
 #[test]
