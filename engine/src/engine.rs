@@ -401,6 +401,15 @@ impl Engine {
         [published.entry.roots, published.entry.roots_twin].into_iter().flatten().collect()
     }
 
+    /// The client's counted references in the published checkpoint. For tests and `fsck`; waits for a checkpoint under way.
+    #[must_use]
+    pub fn client_roots(&self) -> Vec<Reference> {
+        match &self.writer {
+            Some(writer) => writer.published.lock().roots.clone(),
+            None => self.recovered.references.clone(),
+        }
+    }
+
     fn wait_for_checkpoint(&self, writer: &Writer, reason: Reason, what: &'static str) -> Result<()> {
         let mut ledger = writer.admission.ledger.lock();
         ledger.wanted = Some(match ledger.wanted {
