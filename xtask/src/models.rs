@@ -1,4 +1,4 @@
-//! `cargo xtask models`: the executable models with larger budgets than the tests have.
+//! `cargo xtask models`: the executable models, and the product bound to them, with larger budgets than the tests have.
 
 use crate::command::{root, run_cargo, run_program};
 use clap::Args;
@@ -16,10 +16,12 @@ pub struct Arguments {
 
 /// Ends at the first violation, and when a seeded bug is not caught.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    run_cargo(&["build", "--profile", "models", "--package", "envoyfs-model", "--package", "envoyfs-wal-model"])?;
+    let packages = ["--package", "envoyfs-model", "--package", "envoyfs-wal-model", "--package", "envoyfs-bound-tests"];
+    run_cargo(&[&["build", "--profile", "models"], &packages[..]].concat())?;
     let base = arguments.base.to_string();
     let model = binary("model");
     let wal = binary("wal-model");
+    let bound = binary("bound");
     run_program(&model, &["0", "0", "script"])?;
     run_program(&wal, &["superblock"])?;
     if arguments.long {
@@ -27,11 +29,15 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         run_program(&model, &["600", "600", "bugs", &base])?;
         run_program(&wal, &["exhaustive", "20000000", "120"])?;
         run_program(&wal, &["random", "20000", "1", "60"])?;
+        run_program(&bound, &["sharing", "2000", &base])?;
+        run_program(&bound, &["log", "5000", &base])?;
         run_program(&wal, &["bugs", "20"])
     } else {
         run_program(&model, &["400", "600", "run", &base])?;
         run_program(&wal, &["exhaustive", "500000", "20"])?;
         run_program(&wal, &["random", "3000", "1", "10"])?;
+        run_program(&bound, &["sharing", "60", &base])?;
+        run_program(&bound, &["log", "300", &base])?;
         run_program(&wal, &["bugs", "2"])
     }
 }

@@ -1,0 +1,204 @@
+//! What a namespace stands on: the engine on a simulated device, or the exact oracle of counts.
+
+use crate::Random;
+use crate::sharing::recount::{Recount, recount};
+use envoyfs_engine::device::SimulatedDevice;
+use envoyfs_engine::format::{FormatOptions, format};
+use envoyfs_engine::hlc::{Clock, ManualClock};
+use envoyfs_engine::memory::{MemoryOptions, MemoryStore};
+use envoyfs_engine::store::Store;
+use envoyfs_engine::{Engine, Options};
+use envoyfs_layout::{Lsn, Oid};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A store that can lose power.
+pub trait Ground {
+    /// The store that is open.
+    fn store(&self) -> Arc<dyn Store>;
+    /// Lets time pass between two operations.
+    fn tick(&mut self, random: &mut Random);
+    /// Lets the power fail soon, amid an operation; if it can.
+    fn arm(&mut self, random: &mut Random);
+    /// Has the power failed?
+    fn is_dead(&self) -> bool;
+    /// Power failure, perhaps also in the recovery, and a new mount. Returns the end of the log that was found.
+    fn crash(&mut self, random: &mut Random) -> Result<Lsn, String>;
+    /// Sharing and space, checked from the bytes on the device, right after a checkpoint. `quiescent`: nothing waits to be dropped.
+    fn check(&self, quiescent: bool) -> Result<Option<Recount>, String>;
+    /// Objects in the published checkpoint, the engine's own included.
+    fn objects(&self) -> Result<usize, String>;
+}
+
+/// The oracle of counts.
+pub struct Memory(Arc<MemoryStore>);
+
+impl Memory {
+    /// An empty one.
+    pub fn new() -> Memory {
+        Memory(Arc::new(MemoryStore::new(MemoryOptions { drops_per_checkpoint: 7, ..MemoryOptions::default() })))
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Memory {
+        Memory::new()
+    }
+}
+
+impl Ground for Memory {
+    fn store(&self) -> Arc<dyn Store> {
+        self.0.clone()
+    }
+    fn tick(&mut self, random: &mut Random) {
+        self.0.advance_clock(random.below(3_000_000) as i64);
+    }
+    fn arm(&mut self, _: &mut Random) {}
+    fn is_dead(&self) -> bool {
+        false
+    }
+    fn crash(&mut self, random: &mut Random) -> Result<Lsn, String> {
+        let mut ends = self.0.record_ends();
+        ends.push(self.0.durable());
+        let keep = ends[random.below(ends.len())];
+        self.0 = Arc::new(self.0.crash(keep));
+        Ok(keep)
+    }
+    fn check(&self, quiescent: bool) -> Result<Option<Recount>, String> {
+        if quiescent {
+            self.0.assert_quiescent();
+        }
+        Ok(None)
+    }
+    fn objects(&self) -> Result<usize, String> {
+        Ok(self.0.stored_objects().0)
+    }
+}
+
+/// The engine on a simulated device.
+pub struct Simulated {
+    device: SimulatedDevice,
+    clock: Arc<ManualClock>,
+    engine: Arc<Engine>,
+}
+
+const START_NS: i64 = 1_767_225_600_000_000_000;
+
+impl Simulated {
+    /// A new store.
+    pub fn new(seed: u64) -> Simulated {
+        let block = if seed.is_multiple_of(2) { 512 } else { 4096 };
+        let device = SimulatedDevice::new(64 << 20, block, seed);
+        let options = FormatOptions {
+            label: "bound".into(),
+            uuid: [7; 16],
+            seed: [9; 16],
+            now_ns: START_NS,
+            wal_bytes: Some(3 << 20),
+            segment_bytes: Some(256 << 10),
+            force: false,
+            small: true,
+        };
+        format(&device, &options).expect("a device that is large enough");
+        let clock = Arc::new(ManualClock::new(START_NS));
+        let engine = Arc::new(mount(&device, &clock).expect("a new store"));
+        Simulated { device, clock, engine }
+    }
+}
+
+fn mount(device: &SimulatedDevice, clock: &Arc<ManualClock>) -> Result<Engine, String> {
+    let clock: Arc<dyn Clock> = clock.clone();
+    let options = Options { read_only: false, threads: false, accept_loss: false, clock };
+    let engine = Engine::open(Arc::new(device.clone()), options).map_err(|error| format!("mount: {error}"))?;
+    match engine.read_only() {
+        "" => Ok(engine),
+        why => Err(format!("mounted read-only: {why}")),
+    }
+}
+
+impl Ground for Simulated {
+    fn store(&self) -> Arc<dyn Store> {
+        self.engine.clone()
+    }
+    fn tick(&mut self, random: &mut Random) {
+        self.clock.advance(Duration::from_millis(random.below(10) as u64));
+        if random.percent(2) {
+            self.clock.advance(Duration::from_millis(1500));
+            // A dead device is noticed by the next operation.
+            let _quiet = self.engine.pump();
+        }
+    }
+    fn arm(&mut self, random: &mut Random) {
+        self.device.crash_after(random.below(80) as u64);
+    }
+    fn is_dead(&self) -> bool {
+        self.device.is_crashed()
+    }
+    fn crash(&mut self, random: &mut Random) -> Result<Lsn, String> {
+        self.device = self.device.crash(random.number());
+        while random.percent(30) {
+            self.device.crash_after(random.below(30) as u64);
+            let _interrupted = mount(&self.device, &self.clock);
+            self.device = self.device.crash(random.number());
+        }
+        self.engine = Arc::new(mount(&self.device, &self.clock)?);
+        Ok(self.engine.end())
+    }
+
+    fn check(&self, quiescent: bool) -> Result<Option<Recount>, String> {
+        let engine = &self.engine;
+        let found = engine.check_space();
+        if !found.is_empty() {
+            return Err(format!("INV-32: {found:?}"));
+        }
+        let count = recount(&**engine, &engine.client_roots())?;
+        let live: BTreeMap<u32, BTreeSet<u32>> = engine
+            .liveness()
+            .into_iter()
+            .map(|(number, runs)| (number, runs.into_iter().flatten().collect()))
+            .collect();
+        let is_live = |oid: Oid, unit: u32| {
+            live.get(&oid.segment()).is_some_and(|units| units.contains(&(u32::from(oid.slot()) + unit)))
+        };
+        // INV-09, INV-10: what is referenced lives.
+        for (oid, units) in &count.referenced {
+            if let Some(unit) = units.clone().find(|unit| !is_live(*oid, *unit)) {
+                return Err(format!("INV-10: unit {unit} of {oid} is free and referenced"));
+            }
+        }
+        if !quiescent {
+            return Ok(Some(count));
+        }
+        // INV-06: with nothing waiting to be dropped, every stored node is reachable.
+        for (oid, edges) in &count.edges {
+            let kept = engine.count(*oid);
+            if kept != *edges {
+                return Err(format!("INV-06: {oid}: {kept} references kept, {edges} edges counted again"));
+            }
+        }
+        let shared = count.edges.values().filter(|edges| **edges > 1).count() as u64;
+        if engine.usage().shared_objects != shared {
+            let kept = engine.usage().shared_objects;
+            return Err(format!("INV-06: {kept} objects counted with several references, {shared} have them"));
+        }
+        // INV-12: nothing lives but what is reachable.
+        let own = engine.roots_objects();
+        let mut reachable: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
+        for reference in count.objects.values().chain(&own) {
+            let start = u32::from(reference.oid.slot());
+            reachable.entry(reference.oid.segment()).or_default().extend(start..start + reference.units());
+        }
+        for (segment, units) in &live {
+            let of = reachable.remove(segment).unwrap_or_default();
+            if let Some(unit) = units.difference(&of).next() {
+                return Err(format!("INV-12: unit {unit} of segment {segment} lives and nothing refers to it"));
+            }
+        }
+        Ok(Some(count))
+    }
+
+    fn objects(&self) -> Result<usize, String> {
+        Ok(recount(&*self.engine, &self.engine.client_roots())?.objects.len())
+    }
+}
