@@ -152,6 +152,11 @@ impl Changes {
         self.entries.insert(block, Entry::Payload(bytes, birth));
     }
 
+    /// Is this block in memory in this layer?
+    pub fn is_payload(&self, block: u64) -> bool {
+        matches!(self.entries.get(&block), Some(Entry::Payload(..)))
+    }
+
     /// A hole.
     pub fn put_hole(&mut self, range: Range<u64>) {
         self.clear(&range);

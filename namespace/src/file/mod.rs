@@ -114,6 +114,11 @@ impl Content {
         self.active.last_object(file_block).map(|extent| (extent.oid, extent.stored_bytes))
     }
 
+    /// Is this block in memory since the last freeze? Then a change of part of it needs no more room there.
+    pub fn is_payload(&self, file_block: u64) -> bool {
+        self.active.is_payload(file_block)
+    }
+
     /// What the record should say in `extends` for an object written at `file_block`: the extent that it continues, if one of the same epoch ends there in the file, in the
     /// next slot, and both together are at most `extent_bytes_max`. Asked under the lock under which the record is appended.
     /// An extent that is not exclusive any more (`es` was raised by a move) does not grow: its new birth would make blocks exclusive that were covered without being freed.

@@ -104,12 +104,27 @@ impl Namespace {
         let inode = self.live(id)?;
         let mut at = offset;
         for part in data.chunks(WRITE_AT_ONCE) {
-            at = self.write_part(&inode, at, part)?;
+            at = match self.write_part(&inode, at, part, true)? {
+                Some(end) => end,
+                None => self.write_part(&inode, at, part, false)?.ok_or(Error::Stale)?,
+            };
         }
         Ok(data.len())
     }
 
-    fn write_part(&self, inode: &Arc<Inode>, offset: u64, data: &[u8]) -> Result<u64> {
+    /// Bytes that the small pieces of a write need in memory until the next checkpoint: a block for each that they touch, but for those that are there already if `known`.
+    fn payload_bytes(&self, inode: &Inode, offset: u64, pieces: &[std::ops::Range<usize>], known: bool) -> Result<u64> {
+        let state = inode.read();
+        let file = state.file()?;
+        let known = known && file.attributed.epoch == self.epoch();
+        let block_of = |position: usize| offset.saturating_add(u64::try_from(position).unwrap_or(0)) / u64::from(BLOCK);
+        let touched = pieces.iter().flat_map(|piece| block_of(piece.start)..=block_of(piece.end.saturating_sub(1)));
+        let fresh = touched.filter(|block| !(known && file.content.is_payload(*block)));
+        Ok(fresh.map(|_| u64::from(BLOCK)).sum())
+    }
+
+    /// One record's worth; where it ends. `None`: what was in memory when the room was reserved has been frozen meanwhile, so that more is needed.
+    fn write_part(&self, inode: &Arc<Inode>, offset: u64, data: &[u8], known: bool) -> Result<Option<u64>> {
         let end =
             u64::try_from(data.len()).ok().and_then(|len| offset.checked_add(len)).filter(|end| *end <= FILE_BYTES_MAX);
         let end = end.ok_or(Error::FileTooLarge)?;
@@ -118,7 +133,7 @@ impl Namespace {
         let small: usize = split.pieces.iter().map(|piece| piece.len() + 16).sum();
         let direct = u64::try_from(split.direct.len()).unwrap_or(0);
         let checksums = split.direct.len() / 1024 + 64;
-        let payload = if split.pieces.is_empty() { 0 } else { 3 * u64::from(BLOCK) };
+        let payload = self.payload_bytes(inode, offset, &split.pieces, known)?;
         let mut permit = self.reserve(&[inode], RECORD_BYTES + small + checksums, payload, direct, Tier::Writer)?;
         let mut unnamed = Unnamed { namespace: self, objects: Vec::new() };
         self.write_direct(&mut permit, inode, offset, data, &mut unnamed.objects)?;
@@ -139,6 +154,14 @@ impl Namespace {
         let objects: Vec<(u64, &DataObject)> = unnamed.objects.iter().map(|(block, object)| (*block, object)).collect();
         let size = file.attributed.inode.size;
         let prepared = file.content.prepare(&self.nodes, size, &Edit::Write { pieces: &pieces, direct: &objects })?;
+        let blocks = pieces.iter().flat_map(|(at, bytes)| {
+            let end = at.saturating_add(u64::try_from(bytes.len()).unwrap_or(0));
+            at / u64::from(BLOCK)..end.div_ceil(u64::from(BLOCK))
+        });
+        let needed: u64 = blocks.filter(|block| !file.content.is_payload(*block)).map(|_| u64::from(BLOCK)).sum();
+        if needed > payload {
+            return Ok(None);
+        }
         let size = size.max(end);
         let operation = Operation::Write {
             handle: self.bind(&mut permit, inode)?,
@@ -151,7 +174,7 @@ impl Namespace {
         let stamp = self.stamp(self.append(&mut permit, &operation, &named)?);
         unnamed.objects.clear();
         self.applied(self.apply_write(stamp, &mut locked, inode, prepared, size, time))?;
-        Ok(end)
+        Ok(Some(end))
     }
 
     /// Starts writing the whole blocks of a write.
