@@ -3,7 +3,8 @@
 use crate::common::{CX, Random};
 use crate::operations::Below;
 use crate::stack::{Stack, Tree, at, check, clock, difference, fresh, open, tree};
-use envoyfs_engine::device::{DeviceImage, SimulatedDevice};
+use envoyfs_engine::StoreError;
+use envoyfs_engine::device::{DeviceError, DeviceImage, SimulatedDevice};
 use envoyfs_engine::hlc::ManualClock;
 use envoyfs_layout::Lsn;
 use envoyfs_namespace::api::*;
@@ -127,7 +128,10 @@ fn run(stack: &Stack, clock: &ManualClock, steps: &[Step], mut each: impl FnMut(
             Step::Checkpoint => stack.ns.checkpoint(),
         };
         if let Err(error) = result {
-            assert!(matches!(error, Error::Store(_)), "step {number}: {error}");
+            let is_crash = |error: &StoreError| {
+                matches!(error, StoreError::Device(DeviceError::Crashed) | StoreError::Poisoned { .. })
+            };
+            assert!(matches!(&error, Error::Store(error) if is_crash(error)), "step {number}: {error:?}");
             return run;
         }
         run.after.push(stack.ns.sync_point());
@@ -135,6 +139,9 @@ fn run(stack: &Stack, clock: &ManualClock, steps: &[Step], mut each: impl FnMut(
             run.acknowledged = number + 1;
         }
         each(stack);
+        if stack.tend().is_err() {
+            return run;
+        }
     }
     run
 }
