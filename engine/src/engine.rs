@@ -19,6 +19,7 @@ use crate::store::{
     Appended, Batch, Changes, Counter, DataObject, Draft, Frozen, Limits, Need, OnDurable, Permit, PermitInner, Reason,
     Replayed, Result, Roots, Store, Tier, Usage,
 };
+use crate::unsaved::Unsaved;
 use crate::wal::{Committer, LogRoom, NewRecord, Wal};
 use envoyfs_layout::checksum;
 use envoyfs_layout::directory_page::{Bounds, Place, VolumeEntry};
@@ -158,6 +159,8 @@ pub struct Engine {
     pub(crate) read_only: String,
     pub(crate) recovered: Roots,
     pub(crate) replay: Mutex<Vec<Replayed>>,
+    /// What the client appends in a read-only mount.
+    pub(crate) unsaved: Unsaved,
     /// End of the log, of a read-only mount.
     pub(crate) end: Lsn,
     /// Of a read-only mount.
@@ -326,6 +329,13 @@ fn length(what: &'static str, bytes: usize, limit: u32) -> Result<u32> {
 impl Engine {
     pub(crate) fn writer(&self) -> Result<&Writer> {
         self.writer.as_ref().ok_or_else(|| StoreError::ReadOnly { why: self.read_only.clone() })
+    }
+
+    /// Keeps an object of a read-only mount.
+    fn keep(&self, bytes: Arc<[u8]>) -> Result<Oid> {
+        self.unsaved
+            .keep(self.shape.volume, bytes)
+            .ok_or_else(|| StoreError::ReadOnly { why: "the log makes more objects than memory can hold".into() })
     }
 
     /// Does what is due in a store without threads: group commits, the barrier of every second, watermarks.
@@ -620,7 +630,6 @@ impl Store for Engine {
     }
 
     fn append_node(&self, batch: Batch, kind: ReferenceKind, flags: u8, birth: Hlc, bytes: &[u8]) -> Result<Reference> {
-        let writer = self.writer()?;
         if kind != ReferenceKind::Node {
             return Err(StoreError::Misuse(format!("append_node of a {kind:?}")));
         }
@@ -630,6 +639,19 @@ impl Store for Engine {
         let crc = checksum::crc32c(&bytes);
         let row = RowOf { kind, birth, crc, owner: 0 };
         let stored_bytes = logical_bytes.next_multiple_of(UNIT);
+        let Some(writer) = &self.writer else {
+            let oid = self.keep(bytes)?;
+            return Ok(Reference {
+                oid,
+                birth,
+                stored_bytes,
+                logical_bytes,
+                crc,
+                kind,
+                flags,
+                encoding: Encoding::Plain,
+            });
+        };
         let (segment, slot) = self.append_buffered(writer, StreamKind::Nodes, bytes, 1, row)?;
         let oid = Oid::new(self.shape.volume, segment, slot);
         let reference =
@@ -647,7 +669,6 @@ impl Store for Engine {
     }
 
     fn append_payload(&self, batch: Batch, birth: Hlc, data: &[u8]) -> Result<DataObject> {
-        let writer = self.writer()?;
         let bytes = length("data object", data.len(), self.limits().extent_bytes_max)?;
         if bytes == 0 {
             return Err(StoreError::Misuse("an empty data object".into()));
@@ -655,6 +676,9 @@ impl Store for Engine {
         let stored_bytes = bytes.next_multiple_of(UNIT);
         let stored = padded(data);
         let crcs = checksum::blocks(&stored);
+        let Some(writer) = &self.writer else {
+            return Ok(DataObject { oid: self.keep(stored)?, extends: None, stored_bytes, crcs });
+        };
         let align = if stored_bytes >= BLOCK { BLOCK / UNIT } else { 1 };
         let row = RowOf { kind: ReferenceKind::Extent, birth, crc: combine(&crcs, stored_bytes), owner: 0 };
         let (segment, slot) = self.append_buffered(writer, StreamKind::Payload, stored, align, row)?;
@@ -670,13 +694,19 @@ impl Store for Engine {
     }
 
     fn read_node(&self, reference: &Reference) -> Result<Arc<[u8]>> {
-        self.reader.object(reference)
+        match self.writer {
+            None => self.unsaved.get(reference.oid).map_or_else(|| self.reader.object(reference), Ok),
+            Some(_) => self.reader.object(reference),
+        }
     }
 
     fn read_data(&self, oid: Oid, first: u32, crcs: &[u32], into: &mut [u8]) -> Result<()> {
         let bytes = length("a read", into.len(), u32::MAX - first)?;
         if !bytes.is_multiple_of(UNIT) || !first.is_multiple_of(BLOCK) || bytes == 0 {
             return Err(StoreError::BadReference { oid, what: "a read of it is not aligned" });
+        }
+        if self.writer.is_none() && self.unsaved.read(oid, first, into) {
+            return Ok(());
         }
         let start = u32::from(oid.slot()) + first / UNIT;
         self.reader.read(oid, &(start..start + bytes / UNIT), into, |bytes| check_blocks(crcs, bytes))

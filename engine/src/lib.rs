@@ -17,6 +17,7 @@ pub mod store;
 pub mod superblock;
 #[cfg(test)]
 mod tests;
+mod unsaved;
 pub mod wal;
 
 pub use engine::{Engine, Options};

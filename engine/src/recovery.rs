@@ -137,6 +137,7 @@ impl Engine {
             read_only: why,
             recovered,
             replay: Mutex::new(replay),
+            unsaved: crate::unsaved::Unsaved::default(),
             end,
             checkpoint: start.adopted.as_ref().map_or(directory.entry.checkpoint.number, |adopted| adopted.body.number),
         };

@@ -471,3 +471,30 @@ fn mount_says_what_is_wrong_with_its_arguments() {
     // After all these failures the store can still be mounted.
     bench.mount(&[]);
 }
+
+#[test]
+fn a_read_only_mount_replays_forks_and_snapshots_and_writes_nothing() {
+    let Some(bench) = Bench::new("read-only replay") else { return };
+    fs::create_dir_all(bench.path("tree/inner")).unwrap();
+    fs::write(bench.path("tree/inner/large"), vec![7; 70_000]).unwrap();
+    fs::write(bench.path("tree/inner/small"), b"before").unwrap();
+    assert_eq!(envoyfs(&["fork", text(&bench.path("tree")), text(&bench.path("fork"))]).code, 0);
+    assert_eq!(envoyfs(&["snapshot", text(&bench.path("tree")), "s"]).code, 0);
+    fs::write(bench.path("fork/inner/small"), b"after").unwrap();
+    assert_eq!(envoyfs(&["sync", text(&bench.at)]).code, 0);
+    let daemon = bench.status().get("daemon_pid").and_then(serde_json::Value::as_u64).unwrap();
+    kill("-KILL", &daemon.to_string());
+    drop(run("umount", &["-l", text(&bench.at)]));
+    let image = fs::read(&bench.store).unwrap();
+
+    bench.mount(&["-o", "ro"]);
+    assert_eq!(fs::read(bench.path("tree/inner/small")).unwrap(), b"before");
+    assert_eq!(fs::read(bench.path("fork/inner/small")).unwrap(), b"after");
+    assert_eq!(fs::read(bench.path("fork/inner/large")).unwrap(), vec![7; 70_000]);
+    assert_eq!(fs::read(bench.path("tree/.snap/s/inner/small")).unwrap(), b"before");
+    bench.umount();
+    assert!(fs::read(&bench.store).unwrap() == image, "a read-only mount changed the image");
+    bench.mount(&[]);
+    assert_eq!(fs::read(bench.path("fork/inner/small")).unwrap(), b"after");
+    bench.end();
+}
