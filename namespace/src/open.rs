@@ -8,7 +8,7 @@ use crate::namespace::{Namespace, Options};
 use crate::realm::{Realm, VIEW};
 use crate::table::{RealmItem, Table};
 use crate::tree::damaged;
-use envoyfs_engine::store::{Counter, Need, Store, Tier, Usage};
+use envoyfs_engine::store::{Counter, Need, Reason, Store, Tier, Usage};
 use envoyfs_layout::inode::mode;
 use envoyfs_layout::key::{RealmItemKind, RealmKey};
 use envoyfs_layout::operation::Operation;
@@ -106,7 +106,7 @@ impl Namespace {
         Ok(())
     }
 
-    /// Files that were open without a name when the store was last in use.
+    /// Files that were open without a name when the store was last in use. The log may be as full as the crash left it, and nobody else makes checkpoints yet.
     fn drop_orphans(&self) -> Result<()> {
         let mut orphans = Vec::new();
         self.realm_table.read().scan(&self.nodes, &self.trees.realms, Bound::Unbounded, &mut |key, item| {
@@ -118,6 +118,9 @@ impl Namespace {
             ControlFlow::Continue(())
         })?;
         for (realm, inode) in orphans {
+            if self.store.wait_checkpoint(0) == Some(Reason::Log) {
+                self.checkpoint()?;
+            }
             let need = Need { log_bytes: 64, node_bytes: 1024, payload_bytes: 0, data_bytes: 0, tier: Tier::Last };
             let mut permit = self.store.reserve(need)?;
             let _change = self.change();
