@@ -534,7 +534,10 @@ impl<G: Ground> Driver<G> {
             let called = self.call(step);
             self.give_back();
             match called {
-                Err(Error::NoSpace | Error::Store(StoreError::WouldWait { .. })) => self.checkpoint()?,
+                Err(Error::NoSpace | Error::Store(StoreError::WouldWait { .. })) => {
+                    let made = self.ns.checkpoint();
+                    self.judge("checkpoint", made)?;
+                }
                 other => return self.judge(&format!("{step:?}"), other),
             }
         }

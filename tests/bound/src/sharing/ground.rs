@@ -167,6 +167,12 @@ impl Ground for Simulated {
                 return Err(format!("INV-10: unit {unit} of {oid} is free and referenced"));
             }
         }
+        for (reference, units) in count.exclusive.values() {
+            let oid = reference.oid;
+            if let Some(unit) = (0..reference.units()).find(|unit| is_live(oid, *unit) != units.contains(unit)) {
+                return Err(format!("INV-11: unit {unit} of the exclusive {oid} lives, and no slice refers to it"));
+            }
+        }
         if !quiescent {
             return Ok(Some(count));
         }

@@ -6,7 +6,8 @@ use envoyfs_engine::store::Store;
 use envoyfs_layout::key::{LinkKey, RealmItemKind, RealmKey};
 use envoyfs_layout::node::{NodeItem, NodeView, TreeKind, edges};
 use envoyfs_layout::{
-    Body, Entry, Inode, Oid, RealmEntry, Reference, ReferenceKind, Slice, SnapshotItem, TerritoryRecord, Totals, flags,
+    Body, Entry, Hlc, Inode, Oid, RealmEntry, Reference, ReferenceKind, Slice, SnapshotItem, TerritoryRecord, Totals,
+    flags,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -20,6 +21,9 @@ pub struct Recount {
     pub edges: BTreeMap<Oid, i64>,
     /// Units that nodes take, and that slices refer to.
     pub referenced: Vec<(Oid, Range<u32>)>,
+    /// Extents on a path whose share times are all below their birth: so nobody else refers to them, and each unit lives that a
+    /// slice refers to, and no other (INV-05, INV-11).
+    pub exclusive: BTreeMap<Oid, (Reference, BTreeSet<u32>)>,
     /// What the view's entry says of everything in it, link files included.
     pub view: Totals,
 }
@@ -100,6 +104,7 @@ impl Walk<'_> {
                     let entry = record.view.ok_or("the territory has no view")?;
                     self.realm(&entry)?;
                     self.found.view = entry.summary().0;
+                    self.exclusive_in_realm(&entry, Hlc::ZERO)?;
                 }
                 TreeKind::RealmTable => match RealmKey::decode(item.key).map_err(bad)?.kind {
                     RealmItemKind::Record => {}
@@ -109,6 +114,7 @@ impl Walk<'_> {
                     RealmItemKind::Orphan => {
                         let inode = Inode::decode(item.value, &refs).map_err(bad)?;
                         self.body(&inode)?;
+                        self.exclusive_in_file(&inode, Hlc::ZERO)?;
                     }
                 },
                 other => return Err(format!("a root is a tree of {other:?}")),
@@ -208,6 +214,65 @@ impl Walk<'_> {
             Body::Tree { root, bytes } => {
                 self.expect("an extents tree", root, Totals { bytes: *bytes, ..Totals::ZERO })
             }
+        }
+    }
+
+    // ---- what is exclusive ---------------------------------------------------------------------------------------------------
+
+    fn exclusive_in_realm(&mut self, realm: &RealmEntry, above: Hlc) -> Check<()> {
+        let share = above.max(realm.share);
+        self.exclusive_below(&realm.root, share)?;
+        realm.links.map_or(Ok(()), |links| self.exclusive_below(&links, share.max(realm.links_share)))
+    }
+
+    /// Nothing below a node is younger than the node: below a shared one everything is shared.
+    fn exclusive_below(&mut self, node: &Reference, share: Hlc) -> Check<()> {
+        if !node.birth.exclusive(share) {
+            return Ok(());
+        }
+        let bytes = self.read(node)?;
+        let view = NodeView::parse(&bytes).map_err(|error| error.to_string())?;
+        let bad = |error: envoyfs_layout::LayoutError| error.to_string();
+        for item in view.items() {
+            let refs = references(&view, &item);
+            if view.header().level > 0 {
+                self.exclusive_below(&refs[0], share)?;
+                continue;
+            }
+            match view.header().tree {
+                TreeKind::Directory => match Entry::decode(item.value, &refs).map_err(bad)? {
+                    Entry::File(inode) => self.exclusive_in_file(&inode, share)?,
+                    Entry::Directory(inner) => self.exclusive_below(&inner.root, share.max(inner.share))?,
+                    Entry::Realm(realm) => self.exclusive_in_realm(&realm, share)?,
+                    Entry::Link(_) | Entry::Symlink(_) | Entry::Special(_) => {}
+                },
+                TreeKind::Links => self.exclusive_in_file(&Inode::decode(item.value, &refs).map_err(bad)?, share)?,
+                TreeKind::Extents => self.exclusive_slice(&Slice::decode(item.value).map_err(bad)?, &refs[0], share)?,
+                TreeKind::RealmTable | TreeKind::TerritoryTable => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn exclusive_in_file(&mut self, inode: &Inode, above: Hlc) -> Check<()> {
+        let share = above.max(inode.share);
+        match &inode.body {
+            Body::Slices(slices) => {
+                slices.iter().try_for_each(|(slice, extent)| self.exclusive_slice(slice, extent, share))
+            }
+            Body::Tree { root, .. } => self.exclusive_below(root, share),
+            Body::None | Body::Inline { .. } => Ok(()),
+        }
+    }
+
+    fn exclusive_slice(&mut self, slice: &Slice, extent: &Reference, share: Hlc) -> Check<()> {
+        if !extent.birth.exclusive(share) {
+            return Ok(());
+        }
+        let (_, units) = self.found.exclusive.entry(extent.oid).or_insert_with(|| (*extent, BTreeSet::new()));
+        match slice.units().find(|unit| !units.insert(*unit)) {
+            Some(unit) => Err(format!("INV-05: two slices refer to unit {unit} of the exclusive {}", extent.oid)),
+            None => Ok(()),
         }
     }
 
