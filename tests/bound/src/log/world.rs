@@ -314,9 +314,9 @@ impl<'a> Bound<'a> {
             self.device.crash_after(self.random.below(40) as u64);
             let _interrupted = self.mount(false, self.fault.is_some());
         }
-        let process = process && !self.device.is_crashed();
+        // A process may be killed amid its writes; the device's cache lives on.
         self.device = match process {
-            true => self.device.process_crash(),
+            true => self.device.process_crash().slow(self.slow),
             false => self.device.crash(self.random.number()).slow(self.slow),
         };
         // A lost write is lost for good, or did not happen.
