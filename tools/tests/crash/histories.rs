@@ -3,6 +3,7 @@
 use crate::common::Random;
 use crate::operations::{Below, is_fatal, random_change};
 use crate::stack::{Stack, Tree, clock, difference, fresh, open, tree};
+use envoyfs_engine::StoreError;
 use envoyfs_engine::device::SimulatedDevice;
 use envoyfs_engine::hlc::ManualClock;
 use envoyfs_layout::Lsn;
@@ -17,6 +18,8 @@ struct History {
     /// What there is after each change of this mount, and where it stands in the log.
     after: Vec<(Lsn, Tree)>,
     acknowledged: Lsn,
+    /// A small store with a small log, and large writes: space and log are reused as soon as they are free.
+    is_tight: bool,
 }
 
 impl History {
@@ -25,7 +28,17 @@ impl History {
         for _ in 0..changes {
             self.clock.advance(Duration::from_millis(1 + self.random.below(40) as u64));
             let before = &self.after[self.after.len() - 1].1;
-            random_change(Below { ns: &stack.ns, root: InodeId::ROOT }, &mut self.random, before)?;
+            let below = Below { ns: &stack.ns, root: InodeId::ROOT };
+            let changed = if self.is_tight && self.random.below(2) == 0 {
+                large_change(below, &mut self.random, before)
+            } else {
+                random_change(below, &mut self.random, before)
+            };
+            match changed {
+                // On a full store; it was refused and changed nothing.
+                Err(Error::Store(StoreError::WouldWait { .. })) => stack.checkpoint()?,
+                other => other?,
+            }
             self.after.push((stack.ns.sync_point(), tree(&stack.ns, InodeId::ROOT)));
             match self.random.below(24) {
                 0..=4 => {
@@ -34,7 +47,7 @@ impl History {
                 }
                 5 => {
                     let end = stack.ns.sync_point();
-                    stack.ns.checkpoint()?;
+                    stack.checkpoint()?;
                     self.acknowledged = end;
                 }
                 6 => self.clock.advance(Duration::from_millis(1500)),
@@ -62,6 +75,20 @@ impl History {
     }
 }
 
+/// Writes much to one of a few files.
+fn large_change(below: Below<'_>, random: &mut Random, tree: &Tree) -> Result<()> {
+    let path = format!("/large {}", random.below(8));
+    let length = [70_000, 150_000, 250_000][random.below(3)];
+    let bytes = random.bytes(length);
+    let offset = [0, 4096, 20_000][random.below(3)];
+    let result =
+        if tree.contains_key(&path) { below.write(&path, offset, &bytes) } else { below.make(&path, &Make::File) };
+    match result {
+        Err(error) if is_fatal(&error) => Err(error),
+        _ => Ok(()),
+    }
+}
+
 fn one_history(seed: u64) {
     let block_bytes = if seed.is_multiple_of(3) { 512 } else { 4096 };
     let mut history = History {
@@ -70,9 +97,11 @@ fn one_history(seed: u64) {
         clock: clock(),
         after: Vec::new(),
         acknowledged: Lsn(0),
+        is_tight: seed % 5 < 3,
     };
-    let mut device =
-        SimulatedDevice::from_image(fresh(16, block_bytes), block_bytes, seed).slow(seed.is_multiple_of(2));
+    let is_tight = history.is_tight;
+    let image = if is_tight { fresh(8, 512, block_bytes) } else { fresh(16, 1024, block_bytes) };
+    let mut device = SimulatedDevice::from_image(image, block_bytes, seed).slow(seed.is_multiple_of(2));
     let mut stack = history.mount(&device, 0);
     for crash in 1..6 {
         device.crash_after(history.random.below(260) as u64);

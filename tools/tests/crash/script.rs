@@ -159,8 +159,14 @@ struct Oracle {
 impl Oracle {
     fn new(block_bytes: u32, slow: bool) -> (Self, Vec<Step>) {
         let steps = script();
-        let mut oracle =
-            Oracle { image: fresh(16, block_bytes), block_bytes, slow, after: Vec::new(), trees: Vec::new(), ios: 0 };
+        let mut oracle = Oracle {
+            image: fresh(16, 1024, block_bytes),
+            block_bytes,
+            slow,
+            after: Vec::new(),
+            trees: Vec::new(),
+            ios: 0,
+        };
         let device = oracle.device();
         let clock = clock();
         let stack = open(Arc::new(device.clone()), clock.clone(), false).unwrap();
@@ -289,5 +295,23 @@ fn what_a_mount_after_a_dead_process_shows_survives_a_power_cut_right_after() {
         let end = oracle.judge(&stack, acknowledged, &what);
         assert!(oracle.steps_before(end) >= oracle.steps_before(shown), "{what}: shown and then lost");
         stack.close_and_check(&device, &what);
+    }
+}
+
+#[test]
+fn a_power_cut_in_the_recovery_after_a_dead_process_keeps_everything_acknowledged() {
+    let (oracle, steps) = Oracle::new(4096, true);
+    for cut in (1..=oracle.ios).step_by(3) {
+        for ios in [cut % 9, 9 + cut % 13] {
+            let what = format!("process dies after {cut} IOs, power fails in the recovery after {ios}");
+            let (device, clock, acknowledged) = oracle.until(&steps, cut);
+            let device = device.process_crash();
+            device.crash_after(ios);
+            drop(open(Arc::new(device.clone()), clock.clone(), false));
+            let device = device.crash(cut);
+            let stack = mount(&device, &clock, &what);
+            oracle.judge(&stack, acknowledged, &what);
+            stack.close_and_check(&device, &what);
+        }
     }
 }
