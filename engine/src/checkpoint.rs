@@ -66,11 +66,14 @@ impl Engine {
 
     pub(crate) fn publish_checkpoint(&self, frozen: Frozen, roots: Roots, changes: Changes) -> Result<()> {
         let writer = self.writer()?;
+        let timing = self.metrics.time(&self.metrics.checkpoint.total);
         let result = {
             let mut published = writer.published.lock();
             self.try_publish(writer, &mut published, &frozen, &roots, &changes)
         };
+        timing.stop();
         if let Err(error) = &result {
+            self.metrics.checkpoint.failed.increment();
             writer.wal.poison(&format!("checkpoint {} failed: {error}", frozen.number));
         }
         writer.in_flight.store(false, Ordering::SeqCst);
@@ -98,6 +101,8 @@ impl Engine {
         }
         let objects = writer.batches.lock().frozen.take().filter(|objects| objects.number == frozen.number);
         let objects = objects.ok_or_else(|| misuse(&"it is not the frozen one"))?;
+        let stages = &self.metrics.checkpoint;
+        let mut stage = self.metrics.time(&stages.law);
         let outcome = law::compute(frozen.number, &objects.unstored, &published.roots, &roots.references, changes)
             .map_err(|error| misuse(&error))?;
 
@@ -129,6 +134,10 @@ impl Engine {
             open_segments(&mut state, space, &batch);
             state.apply_law(&batch).map_err(|error| misuse(&error))?;
         }
+        stages.objects.add(batch.new.len() as u64);
+        stages.deltas.add(batch.deltas.len() as u64);
+        stages.freed.add(batch.freed.len() as u64);
+        stage.next(&stages.drops);
         let hurry = self.is_short(writer);
         self.work_off(writer, &mut batch, hurry)?;
         let part_max = PART_BYTES_MAX.min(self.shape.segment_bytes as usize / 4);
@@ -142,13 +151,16 @@ impl Engine {
             space.unpin(object.reference.oid.segment(), object.pieces);
         }
         drop(objects);
+        stage.next(&stages.clean);
         let mut candidates = self.candidates(space);
         let moves = self.clean(writer, &candidates, hurry)?;
         for kind in [StreamKind::Nodes, StreamKind::Data, StreamKind::Payload, StreamKind::Survivors] {
             space.stream(kind).checkpoint(space)?;
         }
+        stage.next(&stages.data);
         writer.wal.wait_data(frozen.freeze)?;
         space.wait_writes()?;
+        stage.next(&stages.pages);
 
         let mut state = self.state.lock();
         self.install(&mut state, moves);
@@ -166,8 +178,10 @@ impl Engine {
         describe(&mut entry, &state, &pages, frozen.number);
         drop(state);
         space.wait_writes()?;
+        stage.next(&stages.flush);
         self.device.flush()?;
 
+        stage.next(&stages.record);
         let bounds = writer.counters.reserve(self.segment_bound(space));
         let body = CheckpointBody {
             number: frozen.number,
@@ -206,8 +220,10 @@ impl Engine {
         superblock::write_directory(&*self.device, &mut next, &mut directory)?;
         // Not `commit`: the record may be durable through somebody else's group, whose flush began before the directory was written.
         writer.wal.barrier()?;
+        stage.next(&stages.superblock);
         superblock::publish(&*self.device, &next)?;
 
+        stage.next(&stages.readers);
         writer.wal.raise_hlc_bound(next.hlc_bound);
         writer.wal.published(&start);
         published.superblock = next;
@@ -221,6 +237,9 @@ impl Engine {
         writer.overdue.store(false, Ordering::SeqCst);
         self.reader.readers.wait_for_earlier();
         releasable.iter().for_each(|container| space.release(*container));
+        stage.stop();
+        stages.published.increment();
+        stages.number.set(frozen.number);
         writer.admission.ledger.lock().published(space.free_containers(), dropped);
         Ok(())
     }
@@ -231,6 +250,7 @@ impl Engine {
         let stored_bytes = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let row = RowOf { kind, birth, crc, owner: 0 };
         let (segment, slot) = self.append_buffered(writer, StreamKind::Nodes, Arc::clone(bytes), 1, row)?;
+        self.metrics.streams.own_bytes.add(stored_bytes.into());
         // Its container stays: it is open, or sealed after the candidates of this checkpoint were chosen or holds it as live.
         writer.space.unpin(segment, 1);
         let oid = Oid::new(self.shape.volume, segment, slot);
@@ -270,12 +290,15 @@ impl Engine {
                 .and_then(|bytes| edges(&bytes).map_err(|what| StoreError::Damaged { oid: next.oid, offset: 0, what }));
             let found = found.unwrap_or_else(|error| {
                 // What hangs below it stays allocated: a leak that fsck finds, instead of a store that cannot go on.
+                self.metrics.drops.unreadable.increment();
                 tracing::error!(%error, "a node to be deleted cannot be read; what it references stays allocated");
                 Vec::new()
             });
             let drop = Drop { object: next.oid, stored_bytes: next.stored_bytes, edges: found };
             let bytes = 16 + drop.edges.len() as u64 * Reference::BYTES as u64;
             self.state.lock().apply_drop(&drop).map_err(|error| StoreError::Misuse(error.to_string()))?;
+            self.metrics.drops.nodes.increment();
+            self.metrics.drops.edges.add(drop.edges.len() as u64);
             batch.drops.push(drop);
             left = left.saturating_sub(bytes);
             if left == 0 {
@@ -345,6 +368,7 @@ impl Engine {
             }
         }
         let queue = state.queue().to_vec();
+        self.metrics.drops.queue.set(queue.len() as u64);
         let (place, chain) = self.write_list(space, &queue, |rows| ListPage::DropQueue(rows.to_vec()))?;
         pages.drop_queue = place;
         let orphans: Vec<OrphanedSegment> = state
@@ -388,6 +412,7 @@ impl Engine {
         let crc = crc32c(&bytes);
         let stored_bytes = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let row = RowOf { kind: ReferenceKind::Node, birth: Hlc::ZERO, crc, owner: 0 };
+        self.metrics.streams.page_bytes.add(stored_bytes.into());
         let (_, container, units) = space.stream(StreamKind::System).append(space, bytes.into(), 1, row, 0)?;
         Ok(Place { container, units, stored_bytes, crc })
     }

@@ -45,6 +45,9 @@ impl Engine {
         if victims.is_empty() {
             return Ok(Vec::new());
         }
+        let counts = &self.metrics.cleaner;
+        counts.runs.increment();
+        counts.victims.add(victims.len() as u64);
         let pieces = pieces_in(&self.state.lock(), &victims);
         let mut tables: BTreeMap<u32, BTreeMap<u32, TableRow>> = BTreeMap::new();
         let mut moved = Vec::with_capacity(pieces.len());
@@ -52,11 +55,14 @@ impl Engine {
             let table = tables.entry(piece.container).or_insert_with(|| self.table_of(writer, piece.container));
             let mut bytes = vec![0; piece.units as usize * UNIT as usize];
             if let Err(error) = self.reader.read_device(piece.container, piece.unit, &mut bytes) {
+                counts.unreadable.increment();
                 tracing::error!(container = piece.container, %error, "the cleaner leaves what it cannot read");
                 continue;
             }
+            counts.read_bytes.add(bytes.len() as u64);
             let rows = rows_inside(table, &piece);
             if let Some(error) = rows.iter().find_map(|row| verify(row, &piece, &bytes).err()) {
+                counts.damaged.increment();
                 tracing::error!(container = piece.container, unit = piece.unit, %error, "the cleaner leaves what does not verify");
                 continue;
             }
@@ -73,6 +79,8 @@ impl Engine {
             let mut stream = writer.space.stream(StreamKind::Survivors);
             let (container, offset_units) = stream.append_fragment(&writer.space, bytes.into(), align, oid, row)?;
             drop(stream);
+            counts.moved.increment();
+            counts.moved_bytes.add(u64::from(piece.units) * u64::from(UNIT));
             moved.push(Moved {
                 segment: piece.segment,
                 slot: piece.slot,
@@ -105,6 +113,7 @@ impl Engine {
         let mut sparse: Vec<(u32, u32)> =
             objects.map(|(container, _)| (state.live_in(*container), *container)).collect();
         drop(state);
+        self.metrics.cleaner.debt.set(target.saturating_sub(free).into());
         let empty = u32::try_from(sparse.iter().filter(|(live, _)| *live == 0).count()).unwrap_or(u32::MAX);
         if !hurry || free + empty >= target {
             return Vec::new();

@@ -12,6 +12,7 @@
 use crate::StoreError;
 use crate::device::{Device, Ticket};
 use crate::hlc::Clock;
+use crate::metrics::Metrics;
 use crate::space::admission::{Budget, Ledger, Short, data_charge};
 use crate::space::{Reader, RowOf, Shape, Space, StreamKind, check_blocks};
 use crate::state::{State, Unstored};
@@ -151,6 +152,7 @@ pub(crate) struct Writer {
 /// See the module.
 pub struct Engine {
     pub(crate) device: Arc<dyn Device>,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) options: Options,
     pub(crate) shape: Shape,
     pub(crate) reader: Arc<Reader>,
@@ -343,6 +345,12 @@ impl Engine {
         self.writer()?.wal.pump()
     }
 
+    /// What this mount has counted and timed so far.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
     /// Why the store is read-only; empty if it is not.
     #[must_use]
     pub fn read_only(&self) -> &str {
@@ -489,6 +497,7 @@ impl Store for Engine {
     fn number(&self, counter: Counter) -> Result<u64> {
         let writer = self.writer()?;
         writer.counters.draw(counter).ok_or_else(|| {
+            self.metrics.admission.wait_numbers.increment();
             writer.admission.ledger.lock().wanted.get_or_insert(Reason::Log);
             writer.admission.changed.notify_all();
             StoreError::WouldWait { what: "a number beyond the durable bound" }
@@ -505,6 +514,7 @@ impl Store for Engine {
         let records = 2 + opens;
         let log_bytes = need.log_bytes + 28 * data.div_ceil(u64::from(BLOCK));
         if writer.wal.worst_case_blocks(records, log_bytes) > writer.wal.promisable_blocks() {
+            self.metrics.admission.too_large.increment();
             return Err(StoreError::TooLarge {
                 what: "an operation's log",
                 bytes: log_bytes,
@@ -513,9 +523,11 @@ impl Store for Engine {
         }
         loop {
             if let Some(why) = writer.wal.poisoned() {
+                self.metrics.poison.refused.increment();
                 return Err(StoreError::Poisoned { why });
             }
             let Some(room) = writer.wal.try_reserve(records, log_bytes) else {
+                let _timing = self.metrics.time(&self.metrics.admission.wait_log);
                 self.wait_for_checkpoint(writer, Reason::Log, "log space")?;
                 continue;
             };
@@ -524,11 +536,13 @@ impl Store for Engine {
                 let mut ledger = admission.ledger.lock();
                 match ledger.admit(&admission.budget, free, need.tier, data, dirty) {
                     Ok(()) => {
+                        self.metrics.admission.permits.increment();
                         let permit =
                             EnginePermit { admission: Arc::clone(admission), room, tier: need.tier, data, dirty };
                         return Ok(Permit::new(Box::new(permit)));
                     }
                     Err(Short::Space(available)) if ledger.hopeless() => {
+                        self.metrics.admission.no_space.increment();
                         return Err(StoreError::NoSpace { available, needed: data });
                     }
                     Err(short) => short,
@@ -536,8 +550,14 @@ impl Store for Engine {
             };
             drop(room);
             match short {
-                Short::Dirty => self.wait_for_checkpoint(writer, Reason::Log, "room for dirty nodes")?,
-                Short::Space(_) => self.wait_for_checkpoint(writer, Reason::Reclaim, "free space")?,
+                Short::Dirty => {
+                    let _timing = self.metrics.time(&self.metrics.admission.wait_dirty);
+                    self.wait_for_checkpoint(writer, Reason::Log, "room for dirty nodes")?;
+                }
+                Short::Space(_) => {
+                    let _timing = self.metrics.time(&self.metrics.admission.wait_space);
+                    self.wait_for_checkpoint(writer, Reason::Reclaim, "free space")?;
+                }
             }
         }
     }
@@ -653,6 +673,8 @@ impl Store for Engine {
             });
         };
         let (segment, slot) = self.append_buffered(writer, StreamKind::Nodes, bytes, 1, row)?;
+        self.metrics.streams.nodes.increment();
+        self.metrics.streams.node_bytes.add(stored_bytes.into());
         let oid = Oid::new(self.shape.volume, segment, slot);
         let reference =
             Reference { oid, birth, stored_bytes, logical_bytes, crc, kind, flags, encoding: Encoding::Plain };
@@ -682,6 +704,8 @@ impl Store for Engine {
         let align = if stored_bytes >= BLOCK { BLOCK / UNIT } else { 1 };
         let row = RowOf { kind: ReferenceKind::Extent, birth, crc: combine(&crcs, stored_bytes), owner: 0 };
         let (segment, slot) = self.append_buffered(writer, StreamKind::Payload, stored, align, row)?;
+        self.metrics.streams.payloads.increment();
+        self.metrics.streams.payload_bytes.add(stored_bytes.into());
         let oid = Oid::new(self.shape.volume, segment, slot);
         let mut batches = writer.batches.lock();
         let objects = batches.of(batch)?;
@@ -708,6 +732,8 @@ impl Store for Engine {
         if self.writer.is_none() && self.unsaved.read(oid, first, into) {
             return Ok(());
         }
+        let _timing = self.metrics.time(&self.metrics.reads.data);
+        self.metrics.reads.data_bytes.add(bytes.into());
         let start = u32::from(oid.slot()) + first / UNIT;
         self.reader.read(oid, &(start..start + bytes / UNIT), into, |bytes| check_blocks(crcs, bytes))
     }
@@ -720,6 +746,11 @@ impl Store for Engine {
                 return None;
             }
             if let Some(reason) = self.due(writer) {
+                match reason {
+                    Reason::Log => self.metrics.checkpoint.due_for_log.increment(),
+                    Reason::Reclaim => self.metrics.checkpoint.due_for_space.increment(),
+                    Reason::Idle => self.metrics.checkpoint.due_idle.increment(),
+                }
                 return Some(reason);
             }
             if left.is_zero() || !self.options.threads {

@@ -16,6 +16,10 @@ pub trait Clock: Send + Sync + 'static {
     fn wall_ns(&self) -> i64;
     /// Milliseconds since some moment; never falls.
     fn monotonic_ms(&self) -> u64;
+    /// The same in nanoseconds, for measuring.
+    fn monotonic_ns(&self) -> u64 {
+        self.monotonic_ms().saturating_mul(1_000_000)
+    }
 }
 
 /// The machine's clocks.
@@ -49,6 +53,9 @@ impl Clock for SystemClock {
     }
     fn monotonic_ms(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+    fn monotonic_ns(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 }
 

@@ -10,6 +10,7 @@ mod error;
 pub mod format;
 pub mod hlc;
 pub mod memory;
+pub mod metrics;
 mod recovery;
 pub mod space;
 pub mod state;

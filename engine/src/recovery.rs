@@ -11,9 +11,10 @@
 
 use crate::StoreError;
 use crate::checkpoint::{describe, max_bounds, table};
-use crate::device::Device;
+use crate::device::{Device, MeteredDevice};
 use crate::engine::{Batches, Counters, Engine, Objects, Options, Published, Writer, combine};
 use crate::hlc::{HlcSource, next_bound};
+use crate::metrics::Metrics;
 use crate::space::admission::Budget;
 use crate::space::{
     Container, Containers, HEADER_UNITS, Location, Numbers, Open, Reader, Shape, Space, StreamKind, check_blocks, seal,
@@ -87,6 +88,10 @@ fn refused(error: OpenError) -> StoreError {
 impl Engine {
     /// Mounts a store.
     pub fn open(device: Arc<dyn Device>, options: Options) -> Result<Self> {
+        let metrics = Metrics::new(Arc::clone(&options.clock));
+        let device: Arc<dyn Device> = Arc::new(MeteredDevice::new(device, Arc::clone(&metrics)));
+        let whole = metrics.time(&metrics.recovery.total);
+        let mut stage = metrics.time(&metrics.recovery.tables);
         if let Err(error) = device.flush()
             && !options.read_only
         {
@@ -110,11 +115,15 @@ impl Engine {
             segments_offset: superblock.segments_offset,
             block_bytes: superblock.logical_block,
         };
-        let reader = Arc::new(Reader::new(Arc::clone(&device), shape.clone()));
+        let reader = Arc::new(Reader::new(Arc::clone(&device), shape.clone(), Arc::clone(&metrics)));
         let mut loaded = load(&reader, &directory)?;
         let ring = RingGeometry::of(&superblock, &directory.entry);
+        stage.next(&metrics.recovery.scan);
         let found = scan(&*device, &ring, &directory.entry, &mut Placements { reader: &reader })?;
+        metrics.recovery.records.add(found.records.len() as u64);
+        stage.next(&metrics.recovery.adopt);
         if let Some(corruption) = &found.corrupt {
+            metrics.recovery.lost.increment();
             if options.accept_loss {
                 tracing::warn!(%corruption, "operations that were acknowledged are given up, as told");
             } else if why.is_empty() {
@@ -126,9 +135,13 @@ impl Engine {
         let start = adopt(&reader, &containers, &directory.entry, &found, &mut loaded.state)?;
         let recovered = Roots { references: start.roots.references.clone(), blob: start.roots.blob.clone() };
         let replay = replay(&found, &directory.entry, start.adopted.as_ref());
+        metrics.recovery.replayed.add(replay.len() as u64);
+        metrics.recovery.adopted.add(u64::from(start.adopted.is_some()));
         let end = found.cut.lsn;
+        stage.next(&metrics.recovery.take_over);
         let mut engine = Self {
             device: Arc::clone(&device),
+            metrics: Arc::clone(&metrics),
             options,
             shape,
             reader,
@@ -152,6 +165,8 @@ impl Engine {
                 &start,
             )?);
         }
+        stage.stop();
+        whole.stop();
         Ok(engine)
     }
 
@@ -188,6 +203,7 @@ impl Engine {
             Arc::clone(&clock),
             config(*ring, &entry, &budget),
             found.resume(&entry, hlc),
+            Arc::clone(&self.metrics),
         );
         let mut next = superblock.next();
         let numbers = Numbers {

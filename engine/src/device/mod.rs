@@ -6,6 +6,7 @@
 //! UringDevice      a block device or image file through io_uring, O_DIRECT
 //! SimulatedDevice  in memory, from a seed: volatile cache, power loss, faults
 //! RecordingDevice  around any of them: a log from which every possible power cut can be built
+//! MeteredDevice    around any of them: what it was asked to do, and how long that took
 //! ```
 //!
 //! What every device promises, and all that callers may rest on:
@@ -18,6 +19,7 @@
 mod buffer;
 mod error;
 mod image;
+mod metered;
 mod random;
 mod recording;
 mod simulated;
@@ -27,6 +29,7 @@ mod uring;
 pub use buffer::{AlignedBuf, BUFFER_ALIGNMENT, BUFFER_GRANULE, BufferClass, BufferPool};
 pub use error::{DeviceError, Operation};
 pub use image::{DeviceImage, SECTOR_BYTES};
+pub use metered::MeteredDevice;
 pub use recording::{CrashImages, Recording, RecordingDevice};
 pub use simulated::{Counters, Fault, SimulatedDevice};
 pub use ticket::{Completion, Ticket};

@@ -15,6 +15,7 @@ pub use stream::{HEADER_UNITS, Open, RowOf, Stream, seal};
 
 use crate::StoreError;
 use crate::device::{AlignedBuf, Device, Ticket, Write};
+use crate::metrics::Metrics;
 use crate::state::State;
 use crate::store::Result;
 use crate::wal::{NewRecord, Wal};
@@ -218,6 +219,10 @@ impl Space {
     pub fn reader(&self) -> &Reader {
         &self.reader
     }
+    /// Where to count.
+    pub fn metrics(&self) -> &Metrics {
+        self.reader.metrics()
+    }
     /// A stream, locked.
     pub fn stream(&self, kind: StreamKind) -> MutexGuard<'_, Stream> {
         let [nodes, data, payload, survivors, system] = &self.streams;
@@ -285,6 +290,10 @@ impl Space {
         let mut under_way = self.data_under_way.lock();
         under_way.0.push_back((ticket.clone(), stored_bytes.into()));
         under_way.1 += u64::from(stored_bytes);
+        let streams = &self.metrics().streams;
+        streams.data_in_flight.set(under_way.1);
+        streams.data_objects.increment();
+        streams.data_bytes.add(stored_bytes.into());
         Ok((segment, slot, ticket))
     }
 
@@ -305,6 +314,7 @@ impl Space {
                 under_way.0.front().map(|(ticket, _)| ticket.clone())
             };
             if let Some(ticket) = oldest {
+                let _timing = self.metrics().time(&self.metrics().streams.data_waits);
                 // A failure poisons the store and is told there.
                 let _ = ticket.wait();
             }
@@ -362,6 +372,8 @@ impl Space {
             _ => ContainerState::Open,
         };
         containers.set(container, Container { state, stream: kind.code(), segment, ..Container::FREE });
+        self.metrics().streams.containers_opened.increment();
+        self.metrics().streams.containers_free.set(containers.free().into());
         if segment != 0 {
             self.reader.set_location(segment, Location { home: Some(container), ..Location::default() });
         }
@@ -400,7 +412,10 @@ impl Space {
 
     /// A container holds nothing any more. Only the checkpoint calls this, after publication and after [`Reader::readers`] of before have left (INV-13).
     pub fn release(&self, container: u32) {
-        self.containers.lock().set(container, Container::FREE);
+        let mut containers = self.containers.lock();
+        containers.set(container, Container::FREE);
+        self.metrics().streams.containers_released.increment();
+        self.metrics().streams.containers_free.set(containers.free().into());
     }
 
     /// The segment table as a checkpoint publishes it.

@@ -5,6 +5,7 @@ use super::in_flight::{InFlight, bytes_of};
 use super::readers::Readers;
 use crate::StoreError;
 use crate::device::Device;
+use crate::metrics::Metrics;
 use crate::state::{Fragment, locate};
 use crate::store::Result;
 use envoyfs_layout::checksum::crc32c;
@@ -62,6 +63,7 @@ pub struct Location {
 /// See the module.
 pub struct Reader {
     device: Arc<dyn Device>,
+    metrics: Arc<Metrics>,
     shape: Shape,
     locations: RwLock<HashMap<u32, Location>>,
     /// Bytes not on the device yet.
@@ -72,9 +74,10 @@ pub struct Reader {
 
 impl Reader {
     /// Nothing is known yet.
-    pub fn new(device: Arc<dyn Device>, shape: Shape) -> Self {
+    pub fn new(device: Arc<dyn Device>, shape: Shape, metrics: Arc<Metrics>) -> Self {
         Self {
             device,
+            metrics,
             shape,
             locations: RwLock::default(),
             in_flight: InFlight::default(),
@@ -85,6 +88,11 @@ impl Reader {
     /// The store's shape.
     pub const fn shape(&self) -> &Shape {
         &self.shape
+    }
+
+    /// Where to count.
+    pub const fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
     }
 
     /// Says where a segment lies.
@@ -116,8 +124,14 @@ impl Reader {
             let offset = self.read_once(oid, range, into)?;
             match verify(into) {
                 Ok(()) => return Ok(()),
-                Err(_) if tries == 0 => tries += 1,
-                Err(what) => return Err(StoreError::Damaged { oid, offset, what }),
+                Err(_) if tries == 0 => {
+                    self.metrics.reads.retried.increment();
+                    tries += 1;
+                }
+                Err(what) => {
+                    self.metrics.reads.damaged.increment();
+                    return Err(StoreError::Damaged { oid, offset, what });
+                }
             }
         }
     }
@@ -170,8 +184,11 @@ impl Reader {
         let oid = reference.oid;
         let slot = u32::from(oid.slot());
         if let Some(bytes) = self.in_flight.whole(oid.segment(), slot, reference.units()) {
+            self.metrics.reads.node_in_memory.increment();
             return Ok(bytes);
         }
+        let _timing = self.metrics.time(&self.metrics.reads.node);
+        self.metrics.reads.node_bytes.add(reference.stored_bytes.into());
         let mut bytes = vec![0; reference.stored_bytes as usize];
         self.read(oid, &(slot..slot + reference.units()), &mut bytes, |bytes| {
             check("object", reference.crc, crc32c(bytes))

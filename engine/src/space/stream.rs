@@ -333,6 +333,7 @@ pub fn seal(space: &Space, kind: StreamKind, mut open: Open) -> Result<(u32, u32
     }
     let offset = shape.offset(open.container, shape.units() - shape.block_units());
     space.submit(offset, Arc::new(buffer), length, Vec::new());
+    space.metrics().streams.containers_sealed.increment();
     let state = match kind {
         StreamKind::System => ContainerState::System,
         StreamKind::Survivors => ContainerState::Survivors,

@@ -41,6 +41,7 @@ impl Wal {
     /// # Errors
     /// Poisoned, before or while waiting.
     pub fn commit(&self, lsn: Lsn) -> Result<()> {
+        let _timing = self.metrics.time(&self.metrics.log.commit);
         let mut inner = self.inner.lock();
         let lsn = lsn.min(inner.staging.end());
         inner.wanted = inner.wanted.max(lsn);
@@ -77,6 +78,8 @@ impl Wal {
     /// # Errors
     /// Poisoned.
     pub fn barrier(&self) -> Result<()> {
+        self.metrics.log.barriers.increment();
+        let _timing = self.metrics.time(&self.metrics.log.barrier);
         let mut inner = self.inner.lock();
         let target = inner.staging.end();
         inner.wanted = inner.wanted.max(target);
@@ -173,13 +176,19 @@ impl Wal {
         let wanted = inner.wanted;
         let began_ms = self.clock.monotonic_ms();
         drop(inner);
+        self.metrics.log.groups.increment();
+        let timing = self.metrics.time(&self.metrics.log.group);
         let result = self.group(wanted, watermark);
+        timing.stop();
         let mut inner = self.inner.lock();
         inner.running = false;
         inner.groups_done = inner.groups_started;
         let callbacks = match result {
             Ok(durable) => inner.advance(durable, began_ms),
-            Err(why) => inner.poison(&why),
+            Err(why) => {
+                self.metrics.poison.poisoned.set(1);
+                inner.poison(&why)
+            }
         };
         self.changed.notify_all();
         if inner.committer_idle || !inner.callbacks.is_empty() {
@@ -201,9 +210,11 @@ impl Wal {
             block.wait().map_err(|error| format!("a write to the log failed: {error}"))?;
         }
         let data = self.inner.lock().writes_before(wanted);
+        let waiting = self.metrics.time(&self.metrics.log.group_data);
         for write in data {
             write.wait().map_err(|error| format!("a data write named by the log failed: {error}"))?;
         }
+        waiting.stop();
         let covered = {
             let mut inner = self.inner.lock();
             let covered = inner.first_incomplete()?.map_or(framed, |first| first.min(framed));
@@ -212,7 +223,9 @@ impl Wal {
             inner.named_bytes = 0;
             covered
         };
+        let flushing = self.metrics.time(&self.metrics.log.group_flush);
         self.device.flush().map_err(|error| format!("a flush failed: {error}"))?;
+        flushing.stop();
         Ok(covered)
     }
 
@@ -280,6 +293,9 @@ impl Wal {
                 first_record: body.first_record,
             };
             inner.watermark = inner.durable;
+            if body.shared.is_empty() && body.local.is_empty() {
+                self.metrics.log.watermark_blocks.increment();
+            }
             inner.chain.push_back(ChainBlock {
                 sequence: header.sequence,
                 generation: header.generation,
@@ -290,6 +306,10 @@ impl Wal {
             inner.unflushed_blocks = inner.unflushed_blocks.saturating_add(1);
             blocks.push(Framed { header, body });
         }
+        let log = &self.metrics.log;
+        log.blocks.add(blocks.len() as u64);
+        log.block_bytes.add(ring.bytes(blocks.len() as u64));
+        log.used_blocks.set(inner.used_blocks());
         Ok(blocks)
     }
 }

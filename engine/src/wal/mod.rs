@@ -32,6 +32,7 @@ pub use room::{LogRoom, Room};
 use crate::StoreError;
 use crate::device::{Device, Ticket};
 use crate::hlc::{Clock, HlcSource};
+use crate::metrics::Metrics;
 use crate::store::{DataObject, OnDurable, Origin, Result};
 use envoyfs_layout::directory_page::StartPosition;
 use envoyfs_layout::wal::{self as format, RECORD_BYTES_MAX, RecordParts, kind};
@@ -152,6 +153,7 @@ pub struct FreezePoint {
 pub struct Wal {
     device: Arc<dyn Device>,
     clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
     config: Config,
     /// Held while blocks are framed and submitted, so that sequence and submission go together. Taken before `inner`. Holds the writes not yet waited for.
     submitter: Mutex<Vec<Ticket>>,
@@ -209,7 +211,14 @@ struct Inner {
 impl Wal {
     /// Opens the log for appending, after recovery has published generation and cut.
     #[must_use]
-    pub fn new(device: Arc<dyn Device>, clock: Arc<dyn Clock>, config: Config, resume: Resume) -> Arc<Self> {
+    pub fn new(
+        device: Arc<dyn Device>,
+        clock: Arc<dyn Clock>,
+        config: Config,
+        resume: Resume,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
+        metrics.log.ring_blocks.set(config.ring.blocks);
         let now = clock.monotonic_ms();
         let inner = Inner {
             hlc: resume.hlc,
@@ -242,6 +251,7 @@ impl Wal {
         Arc::new(Self {
             device,
             clock,
+            metrics,
             config,
             submitter: Mutex::new(Vec::new()),
             inner: Mutex::new(inner),
@@ -319,6 +329,8 @@ impl Wal {
         inner.waiting_since_ms.get_or_insert(now_ms);
         inner.last_append_ms = now_ms;
         drop(guard);
+        self.metrics.log.records.increment();
+        self.metrics.log.record_bytes.add(bytes as u64);
         if wake {
             self.wake.notify_one();
         }
@@ -358,6 +370,7 @@ impl Wal {
         self.pay(&mut inner, None, bytes.saturating_mul(2))?;
         inner.staging.push_local(record);
         inner.waiting_since_ms.get_or_insert(now_ms);
+        self.metrics.log.local_records.increment();
         Ok(())
     }
 
@@ -417,12 +430,14 @@ impl Wal {
         }
         inner.records = inner.records.saturating_sub(inner.records_at_freeze);
         inner.records_at_freeze = 0;
+        self.metrics.log.used_blocks.set(inner.used_blocks());
         drop(inner);
         self.changed.notify_all();
     }
 
     /// Stops acknowledging for ever; the first reason stays. Everybody who waits gets it.
     pub fn poison(&self, why: &str) {
+        self.metrics.poison.poisoned.set(1);
         let callbacks = self.inner.lock().poison(why);
         self.changed.notify_all();
         self.wake.notify_all();

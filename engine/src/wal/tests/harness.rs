@@ -225,7 +225,13 @@ pub fn mount_at(device: SimulatedDevice, wall_ns: i64) -> Result<Mounted> {
         opened.superblock.hlc_bound,
     );
     let config = Config { ring, writer_epoch: 1, checkpoint_blocks: 1, seal_blocks: 1 };
-    let wal = Wal::new(Arc::new(device.clone()), clock.clone(), config, found.resume(&directory.entry, hlc));
+    let wal = Wal::new(
+        Arc::new(device.clone()),
+        clock.clone(),
+        config,
+        found.resume(&directory.entry, hlc),
+        crate::metrics::Metrics::new(clock.clone()),
+    );
     let must_checkpoint = next.checkpoint_before_serving;
     Ok(Mounted { device, clock, superblock, directory, wal, found, must_checkpoint })
 }

@@ -115,7 +115,13 @@ fn what_is_appended_while_a_flush_runs_is_not_covered_by_it() {
     let hlc = HlcSource::after_recovery(NOW, Hlc::ZERO, Hlc::ZERO).0;
     let config = Config { ring: ring(&mounted), writer_epoch: 1, checkpoint_blocks: 1, seal_blocks: 1 };
     let resume = mounted.found.resume(&mounted.directory.entry, hlc);
-    let wal = Wal::new(device.clone(), mounted.clock.clone(), config, resume);
+    let wal = Wal::new(
+        device.clone(),
+        mounted.clock.clone(),
+        config,
+        resume,
+        crate::metrics::Metrics::new(mounted.clock.clone()),
+    );
     *device.1.lock() = Some(Arc::clone(&wal));
     let mut room = wal.try_reserve(1, 100).unwrap();
     let end = wal.append(&mut room, NewRecord::engine(256, &[8; 40])).unwrap().end;
