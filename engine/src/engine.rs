@@ -821,6 +821,10 @@ impl Store for Engine {
         }
     }
 
+    fn metrics(&self) -> Option<&Metrics> {
+        Some(&self.metrics)
+    }
+
     fn poisoned(&self) -> Option<String> {
         self.writer.as_ref().and_then(|writer| writer.wal.poisoned())
     }

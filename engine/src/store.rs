@@ -3,6 +3,7 @@
 //! Owns no logic. [`Store`] is implemented by [`crate::Engine`] over a device and by the oracle `MemoryStore` in tests.
 
 use crate::StoreError;
+use crate::metrics::Metrics;
 use envoyfs_layout::{Hlc, Lsn, Oid, Reference, ReferenceKind};
 use std::ops::Range;
 use std::sync::Arc;
@@ -305,6 +306,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// Space and activity.
     fn usage(&self) -> Usage;
+    /// What this mount counts and times, if it does.
+    fn metrics(&self) -> Option<&Metrics> {
+        None
+    }
     /// Why the store takes no more writes, if it does not (INV-33).
     fn poisoned(&self) -> Option<String>;
 }

@@ -8,7 +8,7 @@
 
 mod access;
 
-use crate::control::{self, Delete, Fork, Status, status_flags};
+use crate::control::{self, Delete, Fork, MetricsPage, Status, status_flags};
 use crate::dispatch::context;
 use crate::errno::Errno;
 use crate::front::Caller;
@@ -18,6 +18,7 @@ use access::{Access, may};
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use envoyfs_namespace::Namespace;
 use envoyfs_namespace::api::{Error, FileType, InodeId, Totals};
+use parking_lot::Mutex;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -67,6 +68,7 @@ enum Command {
     Delete { name: Vec<u8> },
     Sync,
     Status,
+    Metrics { text: u64, offset: usize },
     UnmountPrepare,
 }
 
@@ -90,7 +92,7 @@ impl Commands {
     /// No thread can be made.
     pub fn start(namespace: Arc<Namespace>, notifier: Notifier, identity: Identity) -> io::Result<Self> {
         let (sender, receiver) = unbounded();
-        let worker = Worker { namespace, notifier, identity };
+        let worker = Worker { namespace, notifier, identity, text: Mutex::default() };
         let thread =
             std::thread::Builder::new().name("envoyfs-control".to_owned()).spawn(move || worker.run(&receiver))?;
         Ok(Self { queue: Some(sender), thread: Some(thread) })
@@ -133,6 +135,11 @@ fn parse(command: u32, input: &[u8]) -> Result<Command, Errno> {
         }
         control::SYNC => Ok(Command::Sync),
         control::STATUS => Ok(Command::Status),
+        control::METRICS => {
+            let request = MetricsPage::read_from_bytes(input).map_err(|_| Errno::EINVAL)?;
+            let offset = usize::try_from(request.offset.get()).map_err(|_| Errno::EINVAL)?;
+            Ok(Command::Metrics { text: request.text.get(), offset })
+        }
         control::UNMOUNT_PREPARE => Ok(Command::UnmountPrepare),
         _ => Err(Errno::ENOTTY),
     }
@@ -142,6 +149,8 @@ struct Worker {
     namespace: Arc<Namespace>,
     notifier: Notifier,
     identity: Identity,
+    /// The metrics as somebody is reading them, and the number of that text.
+    text: Mutex<(u64, String)>,
 }
 
 impl Worker {
@@ -159,6 +168,10 @@ impl Worker {
                 Command::Sync => self.sync(token),
                 Command::Status => match self.status(caller, directory) {
                     Ok(status) => token.answer(Ok(status.as_bytes())),
+                    Err(error) => token.answer(Err(error)),
+                },
+                Command::Metrics { text, offset } => match self.metrics(text, offset) {
+                    Ok(page) => token.answer(Ok(page.as_bytes())),
                     Err(error) => token.answer(Err(error)),
                 },
                 Command::UnmountPrepare => {
@@ -271,6 +284,21 @@ impl Worker {
         answer.tree_links.set(totals.links);
         (answer.store_bytes, answer.store) = control::pack(&self.identity.store);
         Ok(answer)
+    }
+
+    fn metrics(&self, number: u64, offset: usize) -> Result<Box<MetricsPage>, Errno> {
+        let mut kept = self.text.lock();
+        if number == 0 {
+            *kept = (kept.0 + 1, self.namespace.metrics());
+        } else if number != kept.0 {
+            return Err(Errno::EAGAIN);
+        }
+        let mut page = Box::new(MetricsPage::new_zeroed());
+        let rest = kept.1.as_bytes().get(offset..).ok_or(Errno::EINVAL)?;
+        page.text.set(kept.0);
+        page.total_bytes.set(u32::try_from(kept.1.len()).unwrap_or(u32::MAX));
+        (page.part_bytes, page.part) = control::pack(rest);
+        Ok(page)
     }
 
     /// Adding and removing names needs write and search permission, as the kernel would check it.

@@ -37,6 +37,9 @@ pub const STATUS: u32 = command(READ, 4, size_of::<Status>());
 /// Sync and checkpoint, so that the unmount that follows has little to do and its errors are told before.
 pub const UNMOUNT_PREPARE: u32 = command(0, 5, 0);
 
+/// Part of the store's metrics as text. Input and output: [`MetricsPage`].
+pub const METRICS: u32 = command(READ | WRITE, 6, size_of::<MetricsPage>());
+
 /// Input of [`FORK`].
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -65,6 +68,24 @@ pub struct Delete {
     pub reserved: U16,
     /// Name of the directory to delete.
     pub name: [u8; 256],
+}
+
+/// A part of a text that is longer than an ioctl can carry. The first call asks for offset 0 of text 0, which makes a new text; the others name the text.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct MetricsPage {
+    /// Which text; 0 asks for a new one. The daemon keeps the last one only and answers EAGAIN for others.
+    pub text: U64,
+    /// Where in the text this part starts.
+    pub offset: U32,
+    /// Bytes of the whole text.
+    pub total_bytes: U32,
+    /// Bytes of `part` in use.
+    pub part_bytes: U16,
+    /// Zero.
+    pub reserved: [u8; 6],
+    /// The part.
+    pub part: [u8; 12288],
 }
 
 /// Output of [`STATUS`]. Sizes are bytes.
@@ -136,6 +157,7 @@ pub mod status_flags {
 const _: () = assert!(size_of::<Fork>() == 272);
 const _: () = assert!(size_of::<Delete>() == 264);
 const _: () = assert!(size_of::<Status>() == 1448);
+const _: () = assert!(size_of::<MetricsPage>() == 24 + 12288);
 
 impl Fork {
     /// `None` when the name is empty or too long.

@@ -29,6 +29,8 @@ impl Errno {
     pub const ENOTTY: Self = Self(libc::ENOTTY);
     /// The name means something else by now: the kernel looks it up again.
     pub const ESTALE: Self = Self(libc::ESTALE);
+    /// What was asked for is not there any more: ask anew.
+    pub const EAGAIN: Self = Self(libc::EAGAIN);
     /// Not supported for this file.
     pub const EOPNOTSUPP: Self = Self(libc::EOPNOTSUPP);
     /// Not implemented. The kernel remembers this for the life of the mount and never asks again.

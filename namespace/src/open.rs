@@ -140,6 +140,12 @@ impl Namespace {
         }
     }
 
+    /// What the store counts and times, as OpenMetrics text; empty if it does not.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        self.store.metrics().map(|metrics| metrics.exposition()).unwrap_or_default()
+    }
+
     /// Ends the checkpointer, makes a last checkpoint and waits until everything is durable.
     ///
     /// # Errors

@@ -45,6 +45,27 @@ fn pattern(length: usize, seed: u8) -> Vec<u8> {
 }
 
 #[test]
+fn what_the_store_counts_is_shown_as_text_that_ends() {
+    let Some(bench) = Bench::new("metrics") else { return };
+    fs::write(bench.path("file"), pattern(300_000, 1)).unwrap();
+    File::open(bench.path("file")).unwrap().sync_all().unwrap();
+    let answer = envoyfs(&["status", "--metrics", text(&bench.at)]);
+    assert_eq!(answer.code, 0, "{answer:?}");
+    // Longer than one answer of the daemon can be.
+    assert!(answer.stdout.len() > 12288 && answer.stdout.ends_with("# EOF\n"), "{}", answer.stdout);
+    let value = |name: &str| -> f64 {
+        let line = answer.stdout.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("{name} is not in\n{}", answer.stdout)).parse().unwrap()
+    };
+    assert!(value("envoyfs_streams_data_bytes_total") >= 290_000.0);
+    assert!(value("envoyfs_log_commit_seconds_count") + value("envoyfs_log_groups_total") >= 1.0);
+    assert!(value("envoyfs_device_flush_seconds_sum") > 0.0);
+    let lines: Vec<&str> = answer.stdout.lines().filter(|line| !line.starts_with('#')).collect();
+    assert_eq!(lines.len(), lines.iter().collect::<BTreeSet<_>>().len(), "a line is there twice");
+    bench.end();
+}
+
+#[test]
 fn files_directories_links_and_attributes_are_the_same_after_a_remount() {
     let Some(bench) = Bench::new("remount") else { return };
     let big = pattern(3_000_001, 1);

@@ -1,6 +1,6 @@
 //! The calling side of the control commands, for the command line tools.
 
-use super::{DELETE, Delete, FORK, Fork, STATUS, STATUS_MAGIC, SYNC, Status, UNMOUNT_PREPARE};
+use super::{DELETE, Delete, FORK, Fork, METRICS, MetricsPage, STATUS, STATUS_MAGIC, SYNC, Status, UNMOUNT_PREPARE};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use zerocopy::{FromZeros as _, IntoBytes as _};
@@ -51,6 +51,31 @@ pub fn status(directory: impl AsFd) -> io::Result<Option<Status>> {
         Err(error) if crate::errno::is_unknown_command(&error) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// The store's metrics as OpenMetrics text.
+///
+/// # Errors
+/// What the ioctl says; `Interrupted` when others ask all the time.
+pub fn metrics(directory: impl AsFd) -> io::Result<Vec<u8>> {
+    'text: for _ in 0..100 {
+        let mut text: Vec<u8> = Vec::new();
+        let mut page = MetricsPage::new_zeroed();
+        loop {
+            match issue(&directory, METRICS, page.as_mut_bytes()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue 'text,
+                result => result?,
+            }
+            let part = page.part.get(..usize::from(page.part_bytes.get())).unwrap_or_default();
+            text.extend_from_slice(part);
+            let total = usize::try_from(page.total_bytes.get()).unwrap_or(usize::MAX);
+            if text.len() >= total || part.is_empty() {
+                return Ok(text);
+            }
+            page.offset.set(u32::try_from(text.len()).unwrap_or(u32::MAX));
+        }
+    }
+    Err(io::ErrorKind::Interrupted.into())
 }
 
 /// `argument` is at least as long as the size that the command number encodes.

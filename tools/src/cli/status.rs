@@ -2,11 +2,12 @@
 
 use super::control::open_directory;
 use crate::mkfs::size::Size;
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Args;
-use envoyfs_fuse::control::{Status, status_flags};
+use envoyfs_fuse::control::{Status, client, status_flags};
 use serde::Serialize;
 use std::fmt;
+use std::io::Write as _;
 use std::path::PathBuf;
 
 /// Arguments.
@@ -17,12 +18,22 @@ pub struct Arguments {
     /// Print JSON; sizes in bytes.
     #[arg(long)]
     json: bool,
+    /// Print what the store counts and times instead, as OpenMetrics text.
+    #[arg(long, conflicts_with = "json")]
+    metrics: bool,
 }
 
 impl Arguments {
     /// Prints it.
     pub fn run(self) -> Result<()> {
-        let report = Report::from(&open_directory(&self.directory)?.status);
+        let directory = open_directory(&self.directory)?;
+        if self.metrics {
+            let text = client::metrics(&directory.descriptor)
+                .with_context(|| format!("asking the daemon about {}", self.directory.display()))?;
+            std::io::stdout().write_all(&text)?;
+            return Ok(());
+        }
+        let report = Report::from(&directory.status);
         if self.json {
             println!("{}", serde_json::to_string_pretty(&report)?);
         } else {
