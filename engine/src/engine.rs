@@ -10,7 +10,7 @@
 //! memory matters.
 
 use crate::StoreError;
-use crate::device::{Device, Ticket};
+use crate::device::{AlignedBuf, Device, Ticket};
 use crate::hlc::Clock;
 use crate::metrics::Metrics;
 use crate::space::admission::{Budget, Ledger, Short, data_charge};
@@ -563,36 +563,12 @@ impl Store for Engine {
     }
 
     fn append_data(&self, permit: &mut Permit, _after: Option<(Oid, u32)>, data: &[u8]) -> Result<DataObject> {
-        let writer = self.writer()?;
-        let permit = permit_of(permit)?;
         let bytes = length("data object", data.len(), self.limits().extent_bytes_max)?;
-        if bytes == 0 {
-            return Err(StoreError::Misuse("an empty data object".into()));
+        let mut buffer = self.buffer(bytes);
+        if let Some(head) = buffer.as_mut_slice().get_mut(..data.len()) {
+            head.copy_from_slice(data);
         }
-        if let Some(why) = writer.wal.poisoned() {
-            return Err(StoreError::Poisoned { why });
-        }
-        let stored_bytes = bytes.next_multiple_of(UNIT);
-        let mut buffer =
-            self.device.buffers().take((stored_bytes as usize).next_multiple_of(self.shape.block_bytes as usize));
-        let (head, tail) = buffer.as_mut_slice().split_at_mut(data.len());
-        head.copy_from_slice(data);
-        tail.fill(0);
-        let crcs = checksum::blocks(buffer.as_slice().get(..stored_bytes as usize).unwrap_or_default());
-        let row = RowOf { kind: ReferenceKind::Extent, birth: Hlc::ZERO, crc: combine(&crcs, stored_bytes), owner: 0 };
-        let floor = match permit.tier {
-            Tier::Writer => writer.admission.budget.floor_containers(Tier::Writer).saturating_sub(2),
-            _ => 2,
-        };
-        // The stream ends where its last object ends, rounded up to a block: what follows it without another writer in between is behind it by itself.
-        let (segment, slot, ticket) = writer.space.write_data(Arc::new(buffer), stored_bytes, row, floor)?;
-        let oid = Oid::new(self.shape.volume, segment, u16::try_from(slot).unwrap_or(u16::MAX));
-        writer.batches.lock().written.insert(oid, ticket);
-        let used = data_charge(stored_bytes.into()).min(permit.data);
-        permit.data -= used;
-        let mut ledger = writer.admission.ledger.lock();
-        ledger.data = ledger.data.saturating_sub(used);
-        Ok(DataObject { oid, extends: None, stored_bytes, crcs })
+        self.append_buffer(permit, buffer, bytes)
     }
 
     fn abandon_data(&self, object: &DataObject) {
@@ -729,7 +705,7 @@ impl Store for Engine {
         if !bytes.is_multiple_of(UNIT) || !first.is_multiple_of(BLOCK) || bytes == 0 {
             return Err(StoreError::BadReference { oid, what: "a read of it is not aligned" });
         }
-        if self.writer.is_none() && self.unsaved.read(oid, first, into) {
+        if self.read_unsaved(oid, first, into) {
             return Ok(());
         }
         let _timing = self.metrics.time(&self.metrics.reads.data);
@@ -827,6 +803,65 @@ impl Store for Engine {
 
     fn poisoned(&self) -> Option<String> {
         self.writer.as_ref().and_then(|writer| writer.wal.poisoned())
+    }
+}
+
+impl Engine {
+    /// A buffer for an object of `bytes`: with room for what the device writes around it, from registered memory while there is any. Its contents are old.
+    #[must_use]
+    pub fn buffer(&self, bytes: u32) -> AlignedBuf {
+        let length = (bytes as usize).next_multiple_of(self.shape.block_bytes as usize);
+        let mut buffer = self.device.buffers().take(length);
+        buffer.set_len((bytes as usize).next_multiple_of(UNIT as usize));
+        buffer
+    }
+
+    /// As [`Store::append_data`], of the first `bytes` of a buffer from [`Engine::buffer`], without a copy: the device writes from it.
+    ///
+    /// # Errors
+    /// As [`Store::append_data`]; [`StoreError::Misuse`] if the buffer has no room for whole logical blocks.
+    pub fn append_buffer(&self, permit: &mut Permit, mut buffer: AlignedBuf, bytes: u32) -> Result<DataObject> {
+        let writer = self.writer()?;
+        let permit = permit_of(permit)?;
+        length("data object", bytes as usize, self.limits().extent_bytes_max)?;
+        if bytes == 0 {
+            return Err(StoreError::Misuse("an empty data object".into()));
+        }
+        if let Some(why) = writer.wal.poisoned() {
+            return Err(StoreError::Poisoned { why });
+        }
+        let stored_bytes = bytes.next_multiple_of(UNIT);
+        let written = (stored_bytes as usize).next_multiple_of(self.shape.block_bytes as usize);
+        buffer.set_len(written);
+        if buffer.len() != written {
+            return Err(StoreError::Misuse(format!(
+                "a buffer of {} bytes for an object of {bytes}",
+                buffer.capacity()
+            )));
+        }
+        if let Some(tail) = buffer.as_mut_slice().get_mut(bytes as usize..) {
+            tail.fill(0);
+        }
+        let crcs = checksum::blocks(buffer.as_slice().get(..stored_bytes as usize).unwrap_or_default());
+        let row = RowOf { kind: ReferenceKind::Extent, birth: Hlc::ZERO, crc: combine(&crcs, stored_bytes), owner: 0 };
+        let floor = match permit.tier {
+            Tier::Writer => writer.admission.budget.floor_containers(Tier::Writer).saturating_sub(2),
+            _ => 2,
+        };
+        // The stream ends where its last object ends, rounded up to a block: what follows it without another writer in between is behind it by itself.
+        let (segment, slot, ticket) = writer.space.write_data(Arc::new(buffer), stored_bytes, row, floor)?;
+        let oid = Oid::new(self.shape.volume, segment, u16::try_from(slot).unwrap_or(u16::MAX));
+        writer.batches.lock().written.insert(oid, ticket);
+        let used = data_charge(stored_bytes.into()).min(permit.data);
+        permit.data -= used;
+        let mut ledger = writer.admission.ledger.lock();
+        ledger.data = ledger.data.saturating_sub(used);
+        Ok(DataObject { oid, extends: None, stored_bytes, crcs })
+    }
+
+    /// Fills `into` from an object that only a read-only mount's memory holds; false if there is none.
+    pub(crate) fn read_unsaved(&self, oid: Oid, first: u32, into: &mut [u8]) -> bool {
+        self.writer.is_none() && self.unsaved.read(oid, first, into)
     }
 }
 

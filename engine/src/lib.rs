@@ -11,6 +11,7 @@ pub mod format;
 pub mod hlc;
 pub mod memory;
 pub mod metrics;
+mod queue;
 mod recovery;
 pub mod space;
 pub mod state;
@@ -23,3 +24,4 @@ pub mod wal;
 
 pub use engine::{Engine, Options};
 pub use error::StoreError;
+pub use queue::ReadQueue;

@@ -1,6 +1,6 @@
 //! Counts and times what a device is asked to do. Changes nothing else.
 
-use super::{AlignedBuf, BufferPool, Device, DeviceError, Geometry, Ticket, Write};
+use super::{AlignedBuf, BufferPool, Device, DeviceError, DeviceReads, Geometry, Ticket, Write};
 use crate::metrics::Metrics;
 use std::sync::Arc;
 
@@ -57,6 +57,11 @@ impl Device for MeteredDevice {
 
     fn label(&self) -> String {
         self.device.label()
+    }
+
+    /// Not counted here: the engine's queue knows when its reads began.
+    fn own_reads(&self, depth: u32) -> Result<Option<Box<dyn DeviceReads>>, DeviceError> {
+        self.device.own_reads(depth)
     }
 
     fn buffers(&self) -> &BufferPool {

@@ -21,6 +21,7 @@ mod error;
 mod image;
 mod metered;
 mod random;
+mod reads;
 mod recording;
 mod simulated;
 mod ticket;
@@ -30,6 +31,7 @@ pub use buffer::{AlignedBuf, BUFFER_ALIGNMENT, BUFFER_GRANULE, BufferClass, Buff
 pub use error::{DeviceError, Operation};
 pub use image::{DeviceImage, SECTOR_BYTES};
 pub use metered::MeteredDevice;
+pub use reads::{DeviceReads, ReadDone, open_reads};
 pub use recording::{CrashImages, Recording, RecordingDevice};
 pub use simulated::{Counters, Fault, SimulatedDevice};
 pub use ticket::{Completion, Ticket};
@@ -106,6 +108,16 @@ pub trait Device: Send + Sync + 'static {
     /// What it is called in messages: its path.
     fn label(&self) -> String;
 
+    /// A queue of reads for the calling thread, with room for `depth` under way; `None` if the device has none of its
+    /// own. Callers use [`open_reads`], which makes up for that.
+    ///
+    /// # Errors
+    /// What making it meets.
+    fn own_reads(&self, depth: u32) -> Result<Option<Box<dyn DeviceReads>>, DeviceError> {
+        let _ = depth;
+        Ok(None)
+    }
+
     /// Where buffers for this device are best taken from.
     fn buffers(&self) -> &BufferPool {
         BufferPool::heap()
@@ -131,6 +143,9 @@ impl<D: Device + ?Sized> Device for Arc<D> {
     }
     fn label(&self) -> String {
         (**self).label()
+    }
+    fn own_reads(&self, depth: u32) -> Result<Option<Box<dyn DeviceReads>>, DeviceError> {
+        (**self).own_reads(depth)
     }
     fn buffers(&self) -> &BufferPool {
         (**self).buffers()

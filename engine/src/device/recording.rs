@@ -16,7 +16,7 @@ mod tests;
 pub use crash_images::CrashImages;
 
 use super::image::Payload;
-use super::{AlignedBuf, BufferPool, Device, DeviceError, Geometry, Ticket, Write, widen};
+use super::{AlignedBuf, BufferPool, Device, DeviceError, DeviceReads, Geometry, Ticket, Write, widen};
 use parking_lot::Mutex;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -213,6 +213,10 @@ impl<D: Device> Device for RecordingDevice<D> {
 
     fn label(&self) -> String {
         format!("{} (recorded)", self.device.label())
+    }
+
+    fn own_reads(&self, depth: u32) -> Result<Option<Box<dyn DeviceReads>>, DeviceError> {
+        self.device.own_reads(depth)
     }
 
     fn buffers(&self) -> &BufferPool {

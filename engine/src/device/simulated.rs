@@ -14,12 +14,13 @@
 use super::image::{DeviceImage, Mercy, Payload, SECTOR_BYTES, lose_power};
 use super::random::Random;
 use super::ticket::Drive;
-use super::{AlignedBuf, Completion, Device, DeviceError, Geometry, Operation, Ticket, Write};
+use super::{AlignedBuf, Completion, Device, DeviceError, DeviceReads, Geometry, Operation, Ticket, Write};
 use super::{check_range, check_write, widen};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+mod reads;
 #[cfg(test)]
 mod tests;
 
@@ -282,6 +283,11 @@ impl SimulatedDevice {
         self.inner.state.lock().counters
     }
 
+    /// A number below `bound`, from the seed.
+    fn draw(&self, bound: usize) -> usize {
+        self.inner.state.lock().random.below(bound)
+    }
+
     fn stop(&self) {
         let under_way = {
             let mut state = self.inner.state.lock();
@@ -490,6 +496,10 @@ impl Device for SimulatedDevice {
         state.counters.discards += 1;
         state.put(offset, Payload::Zeros(len));
         Ok(())
+    }
+
+    fn own_reads(&self, _depth: u32) -> Result<Option<Box<dyn DeviceReads>>, DeviceError> {
+        Ok(Some(Box::new(reads::Reads::new(self.clone()))))
     }
 
     fn label(&self) -> String {

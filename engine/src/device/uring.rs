@@ -2,6 +2,7 @@
 //!
 //! - *Reads*: every reading thread has a ring of its own on the device, made at its first read. A read is one
 //!   `io_uring_enter`, without a hand-over to another thread.
+//! - *Reads, many at a time*: a queue with a ring of its own for the thread that asked for it.
 //! - *Writes*: one thread owns the write ring. `submit` puts the write into its queue and wakes it when it sleeps; it
 //!   submits whatever has gathered in one call, and settles tickets in the order of completion.
 //! - *Flush*: `fdatasync(2)` by the caller. (`IORING_OP_FSYNC` would do the same on a kernel worker thread: a hand-over
@@ -15,6 +16,7 @@
 //! second `fdatasync` would succeed without it.
 
 mod open;
+mod read_queue;
 mod read_ring;
 mod ring;
 mod write_ring;
@@ -26,9 +28,10 @@ mod tests;
 
 pub use open::OpenMode;
 
-use super::{AlignedBuf, BufferPool, Device, DeviceError, Geometry, Operation, Ticket, Write};
+use super::{AlignedBuf, BufferPool, Device, DeviceError, DeviceReads, Geometry, Operation, Ticket, Write};
 use super::{check_range, check_write, widen};
 use open::Opened;
+use read_queue::ReadQueue;
 use read_ring::ReadRings;
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
@@ -171,6 +174,10 @@ impl Device for UringDevice {
 
     fn label(&self) -> String {
         self.path.display().to_string()
+    }
+
+    fn own_reads(&self, depth: u32) -> Result<Option<Box<dyn DeviceReads>>, DeviceError> {
+        Ok(Some(Box::new(ReadQueue::new(depth, &self.opened, &self.pool)?)))
     }
 
     fn buffers(&self) -> &BufferPool {

@@ -5,6 +5,7 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 const UNIT: usize = envoyfs_layout::UNIT as usize;
 const SHARDS: usize = 16;
@@ -34,48 +35,67 @@ struct Piece {
     bytes: Bytes,
 }
 
-type Shard = HashMap<u32, BTreeMap<u32, Piece>>;
+#[derive(Default)]
+struct Shard {
+    segments: Mutex<HashMap<u32, BTreeMap<u32, Piece>>>,
+    /// Pieces in it. Raised before a piece's id is known to anybody, lowered after the device has it: whoever knows an id
+    /// and sees zero finds its bytes on the device.
+    pieces: AtomicUsize,
+}
 
 /// By segment and slot. Slots are never reused (INV-16), so an entry cannot be mistaken for a later one.
 pub struct InFlight {
-    shards: Vec<Mutex<Shard>>,
+    shards: Vec<Shard>,
 }
 
 impl Default for InFlight {
     fn default() -> Self {
-        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+        Self { shards: (0..SHARDS).map(|_| Shard::default()).collect() }
     }
 }
 
 impl InFlight {
-    fn shard(&self, segment: u32) -> Option<&Mutex<Shard>> {
+    fn shard(&self, segment: u32) -> Option<&Shard> {
         self.shards.get(segment as usize % SHARDS)
     }
 
     /// From now on `slot..slot + units` reads as these bytes.
     pub fn insert(&self, segment: u32, slot: u32, units: u32, bytes: Bytes) {
-        if let Some(shard) = self.shard(segment) {
-            shard.lock().entry(segment).or_default().insert(slot, Piece { units, bytes });
+        let Some(shard) = self.shard(segment) else { return };
+        let mut segments = shard.segments.lock();
+        if segments.entry(segment).or_default().insert(slot, Piece { units, bytes }).is_none() {
+            shard.pieces.fetch_add(1, Ordering::Release);
         }
     }
 
     /// The device has them.
     pub fn remove(&self, segment: u32, slot: u32) {
         let Some(shard) = self.shard(segment) else { return };
-        let mut shard = shard.lock();
-        if let Some(pieces) = shard.get_mut(&segment) {
-            pieces.remove(&slot);
+        let mut segments = shard.segments.lock();
+        if let Some(pieces) = segments.get_mut(&segment) {
+            if pieces.remove(&slot).is_some() {
+                shard.pieces.fetch_sub(1, Ordering::Release);
+            }
             if pieces.is_empty() {
-                shard.remove(&segment);
+                segments.remove(&segment);
             }
         }
+    }
+
+    /// Whether something of the segment may be here. Takes no lock.
+    #[must_use]
+    pub fn may_hold(&self, segment: u32) -> bool {
+        self.shard(segment).is_some_and(|shard| shard.pieces.load(Ordering::Acquire) > 0)
     }
 
     /// A whole object, if it is here.
     #[must_use]
     pub fn whole(&self, segment: u32, slot: u32, units: u32) -> Option<Arc<[u8]>> {
-        let shard = self.shard(segment)?.lock();
-        let piece = shard.get(&segment)?.get(&slot)?;
+        if !self.may_hold(segment) {
+            return None;
+        }
+        let segments = self.shard(segment)?.segments.lock();
+        let piece = segments.get(&segment)?.get(&slot)?;
         match &piece.bytes {
             Bytes::Shared(bytes) if piece.units == units => Some(Arc::clone(bytes)),
             _ => None,
@@ -87,8 +107,11 @@ impl InFlight {
     pub fn copy(&self, segment: u32, range: &Range<u32>, into: &mut [u8]) -> Vec<Range<u32>> {
         let whole = || vec![range.clone()];
         let Some(shard) = self.shard(segment) else { return whole() };
-        let shard = shard.lock();
-        let Some(pieces) = shard.get(&segment) else { return whole() };
+        if !self.may_hold(segment) {
+            return whole();
+        }
+        let segments = shard.segments.lock();
+        let Some(pieces) = segments.get(&segment) else { return whole() };
         let from = pieces.range(..=range.start).next_back().map_or(range.start, |(slot, _)| *slot);
         let (mut missing, mut at) = (Vec::new(), range.start);
         for (slot, piece) in pieces.range(from..range.end) {

@@ -10,7 +10,7 @@ mod readers;
 mod stream;
 
 pub use in_flight::bytes_of;
-pub use reader::{Location, Reader, Shape, check, check_blocks};
+pub use reader::{Location, Reader, Run, Shape, check, check_blocks};
 pub use stream::{HEADER_UNITS, Open, RowOf, Stream, seal};
 
 use crate::StoreError;

@@ -49,6 +49,24 @@ impl Shape {
     pub fn offset(&self, container: u32, unit: u32) -> u64 {
         self.segments_offset + u64::from(container) * u64::from(self.segment_bytes) + u64::from(unit) * u64::from(UNIT)
     }
+    /// The logical blocks around `bytes` from `offset`: where they start, the bytes before `offset` in them, their length.
+    #[must_use]
+    pub fn around(&self, offset: u64, bytes: usize) -> (u64, usize, usize) {
+        let skip = offset % u64::from(self.block_bytes);
+        let within = usize::try_from(skip).unwrap_or(usize::MAX);
+        (offset - skip, within, (within + bytes).next_multiple_of(self.block_bytes as usize))
+    }
+}
+
+/// Bytes of a read that lie together on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Bytes from the device's start, a multiple of a unit.
+    pub offset: u64,
+    /// Where they belong in what is read.
+    pub at: usize,
+    /// How many.
+    pub bytes: usize,
 }
 
 /// Where the units of a segment lie.
@@ -137,46 +155,72 @@ impl Reader {
     }
 
     fn read_once(&self, oid: Oid, range: &Range<u32>, into: &mut [u8]) -> Result<u64> {
+        let mut runs = Vec::new();
+        self.plan(oid, range, into, &mut runs)?;
+        for run in &runs {
+            let target = into.get_mut(run.at..run.at + run.bytes);
+            let target = target.ok_or(StoreError::BadReference { oid, what: "its length is wrong" })?;
+            self.read_run(run.offset, target)?;
+        }
+        Ok(runs.first().map_or(0, |run| run.offset))
+    }
+
+    /// What a read of these units consists of: copies what is in flight into `into`, which is as long as the range, and
+    /// adds the rest to `runs`, in order. The places hold for a reader who has entered, or whose epoch was taken before.
+    pub fn plan(&self, oid: Oid, range: &Range<u32>, into: &mut [u8], runs: &mut Vec<Run>) -> Result<()> {
         let bad = |what| StoreError::BadReference { oid, what };
         let segment = oid.segment();
-        let missing = self.in_flight.copy(segment, range, into);
-        let mut first = 0;
-        for part in missing {
-            let pieces = {
-                let locations = self.locations.read();
-                let location = locations.get(&segment).ok_or_else(|| bad("its segment is not known"))?;
-                locate(location.home, &location.moved, &part)
-            };
-            let mut at = part.start - range.start;
-            for (container, unit, units) in pieces {
-                let container = container.ok_or_else(|| bad("it has no place any more"))?;
-                if container >= self.shape.containers || unit + units > self.shape.units() {
-                    return Err(bad("it lies outside its segment"));
-                }
-                let target = into.get_mut(bytes_of(at..at + units)).ok_or_else(|| bad("its length is wrong"))?;
-                let offset = self.read_device(container, unit, target)?;
-                if first == 0 {
-                    first = offset;
-                }
-                at += units;
+        if into.len() != bytes_of(0..range.end.saturating_sub(range.start)).end {
+            return Err(bad("its length is wrong"));
+        }
+        let unknown = || bad("its segment is not known");
+        let mut add = |start: u32, container: Option<u32>, unit: u32, units: u32| {
+            let container = container.ok_or_else(|| bad("it has no place any more"))?;
+            if container >= self.shape.containers || unit + units > self.shape.units() {
+                return Err(bad("it lies outside its segment"));
+            }
+            let (at, bytes) = (bytes_of(range.start..start).len(), bytes_of(0..units).end);
+            runs.push(Run { offset: self.shape.offset(container, unit), at, bytes });
+            Ok(())
+        };
+        // Nothing in flight, nothing moved: the common case costs no allocation.
+        if !self.in_flight.may_hold(segment) {
+            let locations = self.locations.read();
+            let location = locations.get(&segment).ok_or_else(unknown)?;
+            if location.moved.is_empty() {
+                return add(range.start, location.home, range.start, range.end - range.start);
             }
         }
-        Ok(first)
+        for part in self.in_flight.copy(segment, range, into) {
+            let pieces = {
+                let locations = self.locations.read();
+                let location = locations.get(&segment).ok_or_else(unknown)?;
+                locate(location.home, &location.moved, &part)
+            };
+            let mut start = part.start;
+            for (container, unit, units) in pieces {
+                add(start, container, unit, units)?;
+                start += units;
+            }
+        }
+        Ok(())
     }
 
     /// Fills `into` from a container; returns the device offset.
     pub fn read_device(&self, container: u32, unit: u32, into: &mut [u8]) -> Result<u64> {
         let offset = self.shape.offset(container, unit);
-        let block = u64::from(self.shape.block_bytes);
-        let start = offset - offset % block;
-        let skip = usize::try_from(offset - start).unwrap_or(usize::MAX);
-        let block = self.shape.block_bytes as usize;
-        let mut buffer = self.device.buffers().take((skip + into.len()).next_multiple_of(block));
+        self.read_run(offset, into)?;
+        Ok(offset)
+    }
+
+    fn read_run(&self, offset: u64, into: &mut [u8]) -> Result<()> {
+        let (start, skip, length) = self.shape.around(offset, into.len());
+        let mut buffer = self.device.buffers().take(length);
         self.device.read(start, &mut buffer)?;
         if let Some(bytes) = buffer.as_slice().get(skip..skip + into.len()) {
             into.copy_from_slice(bytes);
         }
-        Ok(offset)
+        Ok(())
     }
 
     /// A whole node, batch part or roots object, verified against its reference (INV-14).

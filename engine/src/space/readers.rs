@@ -1,4 +1,5 @@
 //! Pins of readers: two counters. A container is reused only when every reader that may have looked its place up before has left (INV-13).
+//! A reader that may take its time looks at the epoch before and after instead, and reads again if it has changed.
 
 use parking_lot::{Condvar, Mutex};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,6 +37,13 @@ impl Readers {
             }
             self.leave(epoch);
         }
+    }
+
+    /// For a read that holds nothing up: a place looked up after this call was not reused as long as the epoch is the
+    /// same when the bytes have arrived.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::SeqCst)
     }
 
     fn leave(&self, epoch: u64) {

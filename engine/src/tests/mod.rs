@@ -1,7 +1,7 @@
 //! The whole engine on a simulated device, driven by a small client that checks it.
 #![expect(clippy::cast_possible_truncation, reason = "tests compute with small numbers")]
 
-mod client;
+pub mod client;
 mod crash;
 mod faults;
 mod sharing;

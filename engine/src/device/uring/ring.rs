@@ -75,7 +75,10 @@ fn request_length(length: usize) -> u32 {
 /// Newest flags first. A kernel that does not know one answers EINVAL.
 fn build(entries: u32) -> std::io::Result<IoUring> {
     let refused = |error: &std::io::Error| error.raw_os_error() == Some(libc::EINVAL);
-    match IoUring::builder().dontfork().setup_single_issuer().setup_defer_taskrun().build(entries) {
+    // The flag lets a submission without a wait see that completions are to be had.
+    let mut best = IoUring::builder();
+    best.dontfork().setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
+    match best.build(entries) {
         Err(error) if refused(&error) => {}
         other => return other,
     }

@@ -408,3 +408,79 @@ fn a_drop_while_the_thread_falls_asleep_does_not_hang() {
         }
     });
 }
+
+fn block_of(index: u64) -> u8 {
+    u8::try_from(index % 251).unwrap()
+}
+
+#[test]
+fn a_queue_of_reads_returns_each_its_own_bytes_whatever_the_depth() {
+    let image = Image::new(4 * MIB);
+    let device = image.open();
+    for index in 0..1024 {
+        drop(device.submit(Write::whole(index * 4096, filled(&device, 4096, block_of(index)))));
+    }
+    device.submit(Write::whole(0, filled(&device, 4096, 0))).wait().unwrap();
+    drop(device);
+    let device = image.open();
+    for depth in [1, 7, 64] {
+        let mut reads = device.own_reads(depth).unwrap().unwrap();
+        let mut random = Random::new(depth.into());
+        for tag in 0..500 {
+            let index = widen(random.below(1000));
+            let length = 4096 * (1 + random.below(3));
+            // Half of them from the heap: not registered.
+            let buffer = if tag % 2 == 0 { device.buffers().take(length) } else { AlignedBuf::zeroed(length) };
+            reads.submit(index, index * 4096, buffer);
+        }
+        assert_eq!(reads.under_way(), 500);
+        let mut done = Vec::new();
+        reads.wait(0, &mut done);
+        while reads.under_way() > 0 {
+            reads.wait(3, &mut done);
+        }
+        assert_eq!(done.len(), 500);
+        for read in done {
+            read.outcome.unwrap();
+            for (number, block) in read.buffer.as_slice().chunks(4096).enumerate() {
+                assert!(block.iter().all(|byte| *byte == block_of(read.tag + widen(number))));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_queue_tells_errors_of_each_read_and_may_be_dropped_with_reads_under_way() {
+    let image = Image::new(4 * MIB);
+    let device = image.open();
+    let mut reads = device.own_reads(8).unwrap().unwrap();
+    reads.submit(1, 100, AlignedBuf::zeroed(4096));
+    reads.submit(2, 4 * MIB, AlignedBuf::zeroed(4096));
+    reads.submit(3, 0, AlignedBuf::zeroed(4096));
+    // The file becomes shorter below the open device.
+    std::fs::File::options().write(true).open(image.path()).unwrap().set_len(MIB).unwrap();
+    reads.submit(4, 2 * MIB, AlignedBuf::zeroed(4096));
+    let mut done = Vec::new();
+    reads.wait(9, &mut done);
+    done.sort_by_key(|read| read.tag);
+    let outcomes: Vec<_> = done.iter().map(|read| &read.outcome).collect();
+    assert!(matches!(
+        outcomes.as_slice(),
+        [
+            Err(DeviceError::Unaligned { .. }),
+            Err(DeviceError::ShortDevice { offset: 4_194_304, .. }),
+            Ok(()),
+            Err(DeviceError::ShortDevice { offset: 2_097_152, .. })
+        ]
+    ));
+    for tag in 0..100 {
+        reads.submit(tag, 0, device.buffers().take(1 << 20));
+    }
+    reads.wait(0, &mut done);
+    drop(reads);
+    // All slots of the arena are back.
+    let all: Vec<AlignedBuf> = (0..20).map(|_| device.buffers().take(1 << 20)).collect();
+    let arena = device.buffers().arena().unwrap();
+    let in_arena = all.iter().filter(|buffer| buffer.is_in(arena)).count();
+    assert_eq!(in_arena + done.iter().filter(|read| read.buffer.is_in(arena)).count(), 20);
+}
