@@ -1,13 +1,19 @@
-//! Making a store: geometry, empty ring and system areas, the first checkpoint.
+//! Making a store: geometry, empty ring and system areas, the first volume directory, the superblocks last.
 //!
-//! If power fails before the superblocks are written there is no store; a half-made one does not open.
+//! Owns [`Regions`]: where everything lies, from the size of the device and what was asked for.
+//!
+//! ```text
+//! zero both ends (old superblocks go first), ring and areas of an image -> directory -> flush -> superblocks -> flush
+//! ```
+//! If power fails before the superblocks are written there is no store; a half-made one does not open. After the first of them the store is whole, since all else was
+//! flushed before.
 
 use crate::StoreError;
 use crate::device::{AlignedBuf, Device, Write};
 use crate::hlc::next_bound;
 use crate::space::admission::Budget;
 use crate::store::Result;
-use crate::superblock::{self, foreign_signature, looks_like_a_store};
+use crate::{signature, superblock};
 use envoyfs_layout::Hlc;
 use envoyfs_layout::directory_page::{
     Bounds, ContainerRow, Place, PublishedCheckpoint, Role, StartPosition, Totals, VolumeDirectory, VolumeEntry,
@@ -24,6 +30,10 @@ pub const SIZE_MIN: u64 = 128 * MIB;
 /// Smallest store for simulation.
 pub const SIZE_MIN_SIMULATED: u64 = 8 * MIB;
 const RING_OFFSET: u64 = 64 * KIB;
+/// Segments that are open at once, and one that a checkpoint closes.
+const OPEN_SEGMENTS: u64 = 4;
+/// Blocks of the log that a segment of a checkpoint takes: opened, placed, sealed, each alone in the worst case.
+const RECORDS_OF_A_SEGMENT: u64 = 3;
 
 /// How to make a store. Randomness and time are parameters.
 #[derive(Clone, Debug)]
@@ -65,122 +75,192 @@ pub struct Made {
     pub volume: u16,
 }
 
-/// Where the regions lie.
+/// Where the regions of a store lie, in bytes from the start of the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Plan {
-    size: u64,
-    block_bytes: u32,
-    segment_bytes: u32,
-    ring_bytes: u64,
-    area_a: u64,
-    area_b: u64,
-    area_slot_bytes: u64,
-    segments_offset: u64,
-    containers: u32,
+pub struct Regions {
+    /// Bytes of the store, a multiple of 4096.
+    pub size: u64,
+    /// Bytes of a block of the log.
+    pub block_bytes: u32,
+    /// Bytes of a segment.
+    pub segment_bytes: u32,
+    /// Where the ring of the log starts.
+    pub ring_offset: u64,
+    /// Its bytes.
+    pub ring_bytes: u64,
+    /// Where system area A starts.
+    pub area_a: u64,
+    /// Where system area B starts.
+    pub area_b: u64,
+    /// Bytes of a slot; each area has two.
+    pub area_slot_bytes: u64,
+    /// Where the first segment starts.
+    pub segments_offset: u64,
+    /// Segments.
+    pub containers: u32,
+    /// Bytes of the segments that writers leave to checkpoints and deletions.
+    pub reserve_bytes: u64,
 }
 
-fn plan(size: u64, block_bytes: u32, options: &FormatOptions) -> Result<Plan> {
-    let size = size & !4095;
-    let refused = |why: String| StoreError::Refused(why);
-    let least = if options.small { SIZE_MIN_SIMULATED } else { SIZE_MIN };
-    if size < least {
-        return Err(refused(format!("the device has {} MiB; a store needs at least {} MiB", size / MIB, least / MIB)));
+/// The ring holds the records of several checkpoints at once: [`Regions::plan`] asks for eight times what one of them needs.
+const RING_CHECKPOINTS_MIN: u64 = 8;
+/// Smallest ring of a store that is not for simulation.
+const RING_BYTES_MIN: u64 = 4 * MIB;
+
+impl Regions {
+    /// For a device of so many bytes with logical blocks of so many. Touches nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`]: too small, or a size asked for that does not fit; says what would.
+    pub fn plan(size: u64, block_bytes: u32, options: &FormatOptions) -> Result<Self> {
+        let size = size & !4095;
+        let refused = |why: String| StoreError::Refused(why);
+        let least = if options.small { SIZE_MIN_SIMULATED } else { SIZE_MIN };
+        if size < least {
+            return Err(refused(format!(
+                "the device has {} MiB; a store needs at least {} MiB",
+                size / MIB,
+                least / MIB
+            )));
+        }
+        let by_size = match size {
+            s if s < 384 * MIB => MIB,
+            s if s < GIB => 2 * MIB,
+            s if s < 8 * GIB => 4 * MIB,
+            _ => 16 * MIB,
+        };
+        let segment = options.segment_bytes.map_or(by_size, u64::from);
+        let smallest = if options.small { 256 * KIB } else { MIB };
+        if !segment.is_power_of_two() || segment < smallest || segment > 16 * MIB {
+            return Err(refused(format!(
+                "a segment of {segment} bytes; it must be a power of two from {} KiB to 16 MiB",
+                smallest / KIB
+            )));
+        }
+        let segment_bytes = u32::try_from(segment).unwrap_or(u32::MAX);
+        let budget = Budget::new(size, segment_bytes);
+        let ring_bytes = options.wal_bytes.unwrap_or_else(|| (size / 32).clamp(8 * MIB, GIB)) & !4095;
+        let segments = budget.dirty_max / budget.container_bytes.max(1) + OPEN_SEGMENTS;
+        let a_checkpoint = (RECORDS_OF_A_SEGMENT * segments + 16) * 4096;
+        let ring_min = match options.small {
+            true => 128 * KIB,
+            false => RING_BYTES_MIN.max((RING_CHECKPOINTS_MIN * a_checkpoint).next_multiple_of(MIB)),
+        };
+        let (ring_max, mib) = ((size / 2).max(ring_min), |bytes: u64| bytes.div_ceil(MIB));
+        if !(ring_min..=ring_max).contains(&ring_bytes) {
+            return Err(refused(format!(
+                "a log of {} MiB; in a store of this size with segments of {} MiB it can have {} to {} MiB",
+                mib(ring_bytes),
+                mib(segment),
+                mib(ring_min),
+                ring_max / MIB
+            )));
+        }
+        let area_a = RING_OFFSET + ring_bytes;
+        let end = size - 2 * 4096;
+        let align = segment.min(MIB);
+        let fits = |containers: u64| {
+            let slot = VolumeDirectory::bytes(u32::try_from(containers).ok()?).next_multiple_of(4096);
+            let segments_offset = (area_a + 2 * slot).next_multiple_of(align);
+            let area_b = segments_offset.checked_add(containers.checked_mul(segment)?)?;
+            (area_b + 2 * slot <= end).then_some((slot, segments_offset, area_b))
+        };
+        let mut containers = end.saturating_sub(area_a) / segment;
+        while containers > 0 && fits(containers).is_none() {
+            containers -= 1;
+        }
+        let too_small = || {
+            refused(format!(
+                "a log of {} MiB and segments of {} KiB leave no room for files",
+                ring_bytes / MIB,
+                segment / KIB
+            ))
+        };
+        let (area_slot_bytes, segments_offset, area_b) = fits(containers).ok_or_else(too_small)?;
+        if containers * budget.container_bytes <= budget.reserve + 2 * segment {
+            return Err(too_small());
+        }
+        Ok(Self {
+            size,
+            block_bytes: block_bytes.max(512),
+            segment_bytes,
+            ring_offset: RING_OFFSET,
+            ring_bytes,
+            area_a,
+            area_b,
+            area_slot_bytes,
+            segments_offset,
+            containers: u32::try_from(containers).unwrap_or(u32::MAX),
+            reserve_bytes: budget.reserve,
+        })
     }
-    let by_size = match size {
-        s if s < 384 * MIB => MIB,
-        s if s < GIB => 2 * MIB,
-        s if s < 8 * GIB => 4 * MIB,
-        _ => 16 * MIB,
-    };
-    let segment = options.segment_bytes.map_or(by_size, u64::from);
-    let smallest = if options.small { 256 * KIB } else { MIB };
-    if !segment.is_power_of_two() || segment < smallest || segment > 16 * MIB {
-        return Err(refused(format!(
-            "a segment of {segment} bytes; it must be a power of two from {} KiB to 16 MiB",
-            smallest / KIB
-        )));
+
+    /// What a format writes zeros to: both ends of the device, so that nothing older is found there; in an image file also ring and system areas, since an fsync must not
+    /// have to allocate or convert extents of the file system below.
+    #[must_use]
+    pub fn zeroed(&self, is_block_device: bool) -> Vec<(u64, u64)> {
+        let mut zeroed = vec![(0, RING_OFFSET), (self.size - 2 * 4096, 2 * 4096)];
+        if !is_block_device {
+            let areas = 2 * self.area_slot_bytes;
+            zeroed.extend([(self.ring_offset, self.ring_bytes), (self.area_a, areas), (self.area_b, areas)]);
+        }
+        zeroed
     }
-    let ring_bytes = options.wal_bytes.unwrap_or_else(|| (size / 32).clamp(8 * MIB, GIB)) & !4095;
-    let area_a = RING_OFFSET + ring_bytes;
-    let end = size - 2 * 4096;
-    let align = segment.min(MIB);
-    let fits = |containers: u64| {
-        let slot = VolumeDirectory::bytes(u32::try_from(containers).ok()?).next_multiple_of(4096);
-        let segments_offset = (area_a + 2 * slot).next_multiple_of(align);
-        let area_b = segments_offset.checked_add(containers.checked_mul(segment)?)?;
-        (area_b + 2 * slot <= end).then_some((slot, segments_offset, area_b))
-    };
-    let mut containers = end.saturating_sub(area_a) / segment;
-    while containers > 0 && fits(containers).is_none() {
-        containers -= 1;
-    }
-    let budget = Budget::new(size, u32::try_from(segment).unwrap_or(u32::MAX));
-    let too_small = || {
-        refused(format!(
-            "a log of {} MiB and segments of {} KiB leave no room for files",
-            ring_bytes / MIB,
-            segment / KIB
-        ))
-    };
-    let (area_slot_bytes, segments_offset, area_b) = fits(containers).ok_or_else(too_small)?;
-    if ring_bytes < 128 * KIB || containers * budget.container_bytes <= budget.reserve + 2 * segment {
-        return Err(too_small());
-    }
-    Ok(Plan {
-        size,
-        block_bytes,
-        segment_bytes: u32::try_from(segment).unwrap_or(u32::MAX),
-        ring_bytes,
-        area_a,
-        area_b,
-        area_slot_bytes,
-        segments_offset,
-        containers: u32::try_from(containers).unwrap_or(u32::MAX),
-    })
 }
 
 /// Makes a store. Destroys what the device held.
+///
+/// # Errors
+/// [`StoreError::Refused`], or what the device reports.
 pub fn format(device: &dyn Device, options: &FormatOptions) -> Result<Made> {
+    format_with_progress(device, options, &mut |_, _| {})
+}
+
+/// As [`format`]; calls `progress(bytes written, bytes to write)` now and then.
+///
+/// # Errors
+/// [`StoreError::Refused`], or what the device reports.
+pub fn format_with_progress(
+    device: &dyn Device,
+    options: &FormatOptions,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Made> {
     let geometry = device.geometry();
-    let plan = plan(geometry.size_bytes, geometry.logical_block_bytes.max(512), options)?;
+    let regions = Regions::plan(geometry.size_bytes, geometry.logical_block_bytes, options)?;
     if !options.force {
-        let mut head = AlignedBuf::zeroed(128 << 10);
-        device.read(0, &mut head)?;
-        let holds = if looks_like_a_store(head.as_slice()) {
-            Some("an envoyfs store")
-        } else {
-            foreign_signature(head.as_slice())
-        };
-        if let Some(what) = holds {
-            return Err(StoreError::Refused(format!("{} holds {what}; use --force to overwrite it", device.label())));
+        let found = signature::probe_device(device)
+            .map_err(|error| StoreError::Refused(format!("{} cannot be read: {error}", device.label())))?;
+        if !found.is_empty() {
+            return Err(StoreError::Refused(format!(
+                "{} holds: {}; use --force to overwrite it",
+                device.label(),
+                signature::names(&found)
+            )));
         }
     }
-    // An fsync on an image file must not have to allocate or convert extents of the file system below.
-    let areas = 2 * plan.area_slot_bytes;
-    let mut zeroed = vec![(0, RING_OFFSET), (plan.size - 2 * 4096, 2 * 4096)];
-    if !geometry.is_block_device {
-        zeroed.extend([(RING_OFFSET, plan.ring_bytes), (plan.area_a, areas), (plan.area_b, areas)]);
-    }
+    let zeroed = regions.zeroed(geometry.is_block_device);
+    let (mut done, total) = (0, zeroed.iter().map(|(_, bytes)| bytes).sum());
     for (offset, bytes) in zeroed {
-        zero(device, offset, bytes)?;
+        zero(device, offset, bytes, &mut |step| {
+            done += step;
+            progress(done, total);
+        })?;
     }
-    let (superblock, mut directory) = first(&plan, options);
-    let mut superblock = superblock;
+    let (mut superblock, mut directory) = first(&regions, options);
     superblock::write_directory(device, &mut superblock, &mut directory)?;
     superblock::format(device, &superblock)?;
-    let budget = Budget::new(plan.size, plan.segment_bytes);
     Ok(Made {
-        size: plan.size,
-        wal_bytes: plan.ring_bytes,
-        segment_bytes: plan.segment_bytes,
-        containers: plan.containers,
-        capacity: u64::from(plan.containers) * u64::from(plan.segment_bytes),
-        reserve: budget.reserve,
+        size: regions.size,
+        wal_bytes: regions.ring_bytes,
+        segment_bytes: regions.segment_bytes,
+        containers: regions.containers,
+        capacity: u64::from(regions.containers) * u64::from(regions.segment_bytes),
+        reserve: regions.reserve_bytes,
         volume: directory.entry.volume,
     })
 }
 
-fn first(plan: &Plan, options: &FormatOptions) -> (Superblock, VolumeDirectory) {
+fn first(plan: &Regions, options: &FormatOptions) -> (Superblock, VolumeDirectory) {
     let [low, high, ..] = options.seed;
     let volume = u16::from_le_bytes([low, high]).max(1);
     let mut superblock = Superblock {
@@ -197,7 +277,7 @@ fn first(plan: &Plan, options: &FormatOptions) -> (Superblock, VolumeDirectory) 
         size: plan.size,
         logical_block: plan.block_bytes,
         segment_bytes: plan.segment_bytes,
-        ring_offset: RING_OFFSET,
+        ring_offset: plan.ring_offset,
         ring_bytes: plan.ring_bytes,
         area_a: plan.area_a,
         area_b: plan.area_b,
@@ -220,7 +300,7 @@ fn first(plan: &Plan, options: &FormatOptions) -> (Superblock, VolumeDirectory) 
         promised_epoch: 1,
         writer_epoch: 1,
         config_version: 0,
-        ring: [(RING_OFFSET, plan.ring_bytes), (0, 0), (0, 0), (0, 0)],
+        ring: [(plan.ring_offset, plan.ring_bytes), (0, 0), (0, 0), (0, 0)],
         ring_generation: 0,
         checkpoint: PublishedCheckpoint::default(),
         // Block 0 never holds sequence 0: a cut before the first block needs a sequence.
@@ -239,7 +319,7 @@ fn first(plan: &Plan, options: &FormatOptions) -> (Superblock, VolumeDirectory) 
     (superblock, VolumeDirectory { sequence: 1, entry, table })
 }
 
-fn zero(device: &dyn Device, offset: u64, bytes: u64) -> Result<()> {
+fn zero(device: &dyn Device, offset: u64, bytes: u64, written: &mut dyn FnMut(u64)) -> Result<()> {
     let buffer = Arc::new(AlignedBuf::zeroed(1 << 20));
     let mut tickets = Vec::new();
     let mut done = 0;
@@ -251,6 +331,7 @@ fn zero(device: &dyn Device, offset: u64, bytes: u64) -> Result<()> {
         if tickets.len() >= 16 {
             tickets.drain(..).try_for_each(|ticket| ticket.wait())?;
         }
+        written(length);
     }
     Ok(tickets.iter().try_for_each(|ticket| ticket.wait())?)
 }
@@ -277,7 +358,7 @@ mod tests {
         for (size, segment, ring) in
             [(256, 1, 8), (512, 2, 16), (2048, 4, 64), (10 * 1024, 16, 256 + 64), (100 * 1024, 16, 1024)]
         {
-            let plan = plan(size * MIB, 4096, &options()).unwrap();
+            let plan = Regions::plan(size * MIB, 4096, &options()).unwrap();
             assert_eq!(u64::from(plan.segment_bytes), segment * MIB, "{size} MiB");
             assert_eq!(plan.ring_bytes, ring * MIB, "{size} MiB");
             assert!(plan.area_a + 2 * plan.area_slot_bytes <= plan.segments_offset);
@@ -292,11 +373,36 @@ mod tests {
 
     #[test]
     fn too_small_devices_and_odd_segments_are_refused() {
-        assert!(plan(127 * MIB, 4096, &options()).is_err());
-        assert!(plan(8 * MIB, 512, &options()).is_err());
+        assert!(Regions::plan(127 * MIB, 4096, &options()).is_err());
+        assert!(Regions::plan(8 * MIB, 512, &options()).is_err());
         let small = FormatOptions { small: true, wal_bytes: Some(MIB), segment_bytes: Some(256 << 10), ..options() };
-        assert!(plan(8 * MIB, 512, &small).is_ok());
-        assert!(plan(7 * MIB, 512, &small).is_err());
-        assert!(plan(256 * MIB, 512, &FormatOptions { segment_bytes: Some(3 << 20), ..options() }).is_err());
+        assert!(Regions::plan(8 * MIB, 512, &small).is_ok());
+        assert!(Regions::plan(7 * MIB, 512, &small).is_err());
+        assert!(Regions::plan(256 * MIB, 512, &FormatOptions { segment_bytes: Some(3 << 20), ..options() }).is_err());
+    }
+
+    #[test]
+    fn a_log_too_short_for_checkpoints_or_too_long_for_the_store_is_refused() {
+        let wal = |size: u64, wal: u64| {
+            Regions::plan(size * MIB, 4096, &FormatOptions { wal_bytes: Some(wal * MIB), ..options() })
+        };
+        assert!(wal(256, 3).is_err() && wal(256, 4).is_ok());
+        assert!(wal(256, 129).is_err() && wal(256, 128).is_ok());
+        let many_segments = FormatOptions { wal_bytes: Some(4 * MIB), segment_bytes: Some(1 << 20), ..options() };
+        let error = Regions::plan(100 * GIB, 4096, &many_segments).unwrap_err();
+        assert!(error.to_string().contains("it can have"), "{error}");
+    }
+
+    #[test]
+    fn every_size_and_segment_that_is_accepted_leaves_room_for_files() {
+        for size in [128, 129, 200, 256, 384, 500, 1024, 5000, 8192, 100 * 1024] {
+            for segment in [1, 2, 4, 8, 16] {
+                let options = FormatOptions { segment_bytes: Some(segment << 20), ..options() };
+                let Ok(regions) = Regions::plan(size * MIB + 4096, 512, &options) else { continue };
+                let capacity = u64::from(regions.containers) * u64::from(regions.segment_bytes);
+                assert!(capacity > regions.reserve_bytes, "{size} MiB, {segment} MiB");
+                assert!(regions.segments_offset.is_multiple_of(4096));
+            }
+        }
     }
 }

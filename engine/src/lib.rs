@@ -13,6 +13,7 @@ pub mod memory;
 pub mod metrics;
 mod queue;
 mod recovery;
+pub mod signature;
 pub mod space;
 pub mod state;
 pub mod store;

@@ -4,4 +4,3 @@ pub mod cli;
 pub mod fsck;
 pub mod mkfs;
 pub mod mount;
-pub mod signature;

@@ -82,7 +82,7 @@ fn a_real_ext4_image_is_refused_and_leaves_no_trace_when_forced() {
     assert_eq!(answer.code, 1);
     assert!(answer.stderr.contains("ext4"), "{answer:?}");
     let forced = mkfs(&["--force", &path]);
-    assert!(forced.code == 0 && forced.stdout.contains("overwritten     ext2, ext3 or ext4"), "{forced:?}");
+    assert!(forced.code == 0 && forced.stdout.contains("overwritten   ext2, ext3 or ext4"), "{forced:?}");
     let probed = run("blkid", &["-p", &path]);
     assert!(!probed.stdout.contains("ext4"), "{probed:?}");
 }
@@ -159,4 +159,58 @@ fn an_image_in_use_by_another_process_is_refused() {
     held.lock().unwrap();
     let answer = unchanged(&path, || mkfs(&["--force", &path]));
     assert!(answer.code == 1 && answer.stderr.contains("in use"), "{answer:?}");
+}
+
+#[test]
+fn log_and_segment_sizes_are_taken_or_refused_before_anything_is_made() {
+    let images = Images::new();
+    let path = images.path("sized.img");
+    let refused = [
+        (&["--wal-size", "1MiB"][..], "4 to 64 MiB"),
+        (&["--wal-size", "100MiB"], "4 to 64 MiB"),
+        (&["--wal-size", "5000001"], "multiple of 4 KiB"),
+        (&["--segment-size", "3MiB"], "1, 2, 4, 8 or 16 MiB"),
+        (&["--segment-size", "512KiB"], "1, 2, 4, 8 or 16 MiB"),
+        (&["--segment-size", "16MiB", "--wal-size", "64MiB"], "no room for files"),
+        (&["--uuid", "00000000-0000-0000-0000-000000000000"], "identity"),
+    ];
+    for (options, says) in refused {
+        let answer = mkfs(&[options, &["--size", "128MiB", &path]].concat());
+        assert!(answer.code == 1 && answer.stderr.contains(says), "{options:?}: {answer:?}");
+        assert!(!std::path::Path::new(&path).exists(), "{options:?}");
+    }
+    let made = mkfs(&["--json", "--wal-size", "4MiB", "--segment-size", "2MiB", "--size", "128MiB", &path]);
+    assert_eq!(made.code, 0, "{made:?}");
+    let made: serde_json::Value = serde_json::from_str(&made.stdout).unwrap();
+    assert_eq!((&made["ring"][1], &made["segment_bytes"]), (&(4 << 20).into(), &(2 << 20).into()));
+    let answer = common::fsck(&["-n", &path]);
+    assert_eq!(answer.code, 0, "{answer:?}");
+}
+
+#[test]
+fn an_image_of_another_directory_that_is_missing_or_full_is_not_made() {
+    let images = Images::new();
+    let answer = mkfs(&["--size", "128MiB", &images.path("no/such/directory.img")]);
+    assert!(answer.code == 1 && answer.stderr.contains("no directory"), "{answer:?}");
+    let answer = mkfs(&["--size", "900TiB", &images.path("huge.img")]);
+    assert!(answer.code == 1 && answer.stderr.contains("free"), "{answer:?}");
+}
+
+#[test]
+fn killed_at_any_moment_it_leaves_no_image_or_a_whole_one() {
+    let images = Images::new();
+    for delay_ms in [0_u32, 5, 10, 20, 40, 80, 160] {
+        let path = images.path(&format!("killed-{delay_ms}.img"));
+        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_mkfs-envoyfs"))
+            .args(["--quiet", "--size", "512MiB", "--wal-size", "128MiB", &path])
+            .spawn()
+            .unwrap();
+        drop(common::run("sleep", &[&format!("0.{delay_ms:03}")]));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if std::path::Path::new(&path).exists() {
+            let answer = common::fsck(&["-n", &path]);
+            assert_eq!(answer.code, 0, "after {delay_ms} ms: {answer:?}");
+        }
+    }
 }

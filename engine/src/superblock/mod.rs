@@ -9,28 +9,30 @@
 //! If power fails before the first flush, N - 1 rules, whatever is torn; after it, N. Opening repairs what it finds before anything else is written, and
 //! never touches a good copy. A failed write or flush in here poisons the store: the caller tells [`crate::wal::Wal::poison`].
 
-mod foreign;
 mod rule;
 
-pub use foreign::foreign_signature;
 pub use rule::{Copies, choose, repairs};
 
 use crate::device::{AlignedBuf, Device, DeviceError, Write};
+use crate::signature;
 use envoyfs_layout::LayoutError;
 use envoyfs_layout::directory_page::VolumeDirectory;
-use envoyfs_layout::superblock::{BYTES, COPIES, MAGIC, Superblock, incompatible};
+use envoyfs_layout::superblock::{BYTES, COPIES, Superblock, incompatible};
 use std::sync::Arc;
 
 /// Why a store does not open, and what to do about it.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum OpenError {
     /// Nothing of envoyfs is there.
-    #[error("{device} is not an envoyfs store{}; check the path, or make one with: mkfs.envoyfs {device}", holds(*foreign))]
+    #[error(
+        "{device} is not an envoyfs store{}; check the path, or make one with: mkfs.envoyfs {device}",
+        holds(foreign)
+    )]
     NotAStore {
         /// The device.
         device: String,
-        /// What it looks like instead.
-        foreign: Option<&'static str>,
+        /// What it looks like instead; empty if nothing known is there.
+        foreign: String,
     },
     /// The store says that it is larger than the device.
     #[error(
@@ -97,8 +99,8 @@ pub enum OpenError {
     Device(#[from] DeviceError),
 }
 
-fn holds(foreign: Option<&'static str>) -> String {
-    foreign.map(|name| format!(" (it holds {name})")).unwrap_or_default()
+fn holds(foreign: &str) -> String {
+    if foreign.is_empty() { String::new() } else { format!(" (it holds: {foreign})") }
 }
 
 /// An opened store, before anything was written.
@@ -219,12 +221,9 @@ fn explain(device: &dyn Device, damage: Damage) -> OpenError {
             _ => OpenError::AllDamaged { device: name, first: first.clone() },
         };
     }
-    let head_bytes = device.geometry().size_bytes.min(128 << 10) & !4095;
-    let head = match read_region(device, 0, head_bytes) {
-        Ok(head) => head.unwrap_or_default(),
-        Err(error) => return error.into(),
-    };
-    OpenError::NotAStore { device: name, foreign: foreign_signature(&head) }
+    // Only to name it: what cannot be read is not named.
+    let found = signature::probe_device(device).unwrap_or_default();
+    OpenError::NotAStore { device: name, foreign: signature::names(&found) }
 }
 
 fn feature_names(bits: u64) -> String {
@@ -336,12 +335,6 @@ pub fn format(device: &dyn Device, first: &Superblock) -> Result<(), DeviceError
     device.flush()?;
     write_copies(device, first, &all)?;
     device.flush()
-}
-
-/// Does a block start like a superblock? For tools that look before they write.
-#[must_use]
-pub fn looks_like_a_store(head: &[u8]) -> bool {
-    head.starts_with(&MAGIC.to_le_bytes())
 }
 
 #[cfg(test)]

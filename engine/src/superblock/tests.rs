@@ -156,7 +156,7 @@ fn errors_say_what_is_there_and_what_to_do() {
     assert!(text(&empty).contains("is not an envoyfs store; check the path, or make one with: mkfs.envoyfs"));
     empty.inject(Fault::FlipBits { offset: 1080, mask: 0x53 });
     empty.inject(Fault::FlipBits { offset: 1081, mask: 0xef });
-    assert!(text(&empty).contains("it holds an ext2, ext3 or ext4 file system"));
+    assert!(text(&empty).contains("it holds: ext2, ext3 or ext4 file system"));
 
     let (device, superblock) = store();
     let cut = SimulatedDevice::from_image(

@@ -28,6 +28,18 @@ struct Arguments {
     /// Identity of the store instead of a random one.
     #[arg(short = 'U', long, value_name = "UUID")]
     uuid: Option<uuid::Uuid>,
+    /// Size of the log, for example 256MiB, instead of what follows from the size of the store.
+    #[arg(long, value_name = "SIZE")]
+    wal_size: Option<Size>,
+    /// Size of a segment: 1MiB, 2MiB, 4MiB, 8MiB or 16MiB, instead of what follows from the size of the store.
+    #[arg(long, value_name = "SIZE")]
+    segment_size: Option<Size>,
+    /// Do not discard a block device that supports it. Image files are never discarded.
+    #[arg(short = 'K', long)]
+    no_discard: bool,
+    /// Print nothing but errors.
+    #[arg(short, long, conflicts_with = "json")]
+    quiet: bool,
     /// Overwrite what is there: another file system, an old store, a file that is not empty.
     #[arg(short, long)]
     force: bool,
@@ -42,10 +54,16 @@ struct Arguments {
 }
 
 fn run(arguments: Arguments) -> Result<()> {
-    let Arguments { size, label, uuid, force, dry_run, json, path } = arguments;
+    let Arguments { size, label, uuid, wal_size, segment_size, no_discard, quiet, force, dry_run, json, path } =
+        arguments;
     let shown = path.display().to_string();
-    let plan = Plan::check(Request { path, size, label, uuid, force })?;
-    let made = if dry_run { plan.describe()? } else { plan.write()? };
+    let (discard, progress) = (!no_discard, !quiet && !json);
+    let request = Request { path, size, label, uuid, wal_size, segment_size, discard, progress, force };
+    let plan = Plan::check(request)?;
+    let made = if dry_run { plan.describe() } else { plan.write()? };
+    if quiet {
+        return Ok(());
+    }
     if json {
         println!("{}", serde_json::to_string_pretty(&made)?);
     } else {

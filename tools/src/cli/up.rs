@@ -84,9 +84,7 @@ fn make(image: &Path, size: Size) -> Result<()> {
         superblock::open(&device)?;
         return Ok(());
     }
-    let request =
-        Request { path: image.to_path_buf(), size: Some(size), label: String::new(), uuid: None, force: false };
-    println!("{}", Plan::check(request)?.write()?);
+    println!("{}", Plan::check(Request::new(image.to_path_buf(), Some(size)))?.write()?);
     Ok(())
 }
 

@@ -3,25 +3,31 @@
 //! Owns what `mkfs.envoyfs` and `envoyfs up` share. Promises: until every check has passed nothing is written, created or resized; a mounted or otherwise used device is
 //! refused whatever the flags say; what is on the device already is only overwritten with `force`.
 //!
-//! If power fails here: before the first superblock is flushed the device holds no store (its old signatures are gone by then); after it, the store is whole.
+//! If power fails or the process is killed here: a new image has no name until it is whole; a device, or an image that was there before, holds no store before the first
+//! superblock is flushed (its old signatures are gone by then), and after it a whole one.
 //!
 //! ```text
-//! parse -> in use? -> claim (O_EXCL, flock) -> size -> signatures -> plan   | nothing changed so far
-//! create or resize image -> wipe old signatures -> flush -> Engine::format  | writes
+//! parse -> in use? -> claim (O_EXCL, flock) -> size -> signatures -> regions                       | nothing changed so far
+//! clear old signatures, or create the image without a name -> flush -> discard -> format -> name   | writes
 //! ```
 
+mod clear;
+mod discard;
 pub mod in_use;
-mod planning;
+mod made;
 pub mod size;
 mod write;
 
-use crate::signature::{self, Found};
 use anyhow::{Context as _, Result, bail, ensure};
+use envoyfs_engine::device::{Device as _, OpenMode, UringDevice};
+use envoyfs_engine::format::{FormatOptions, Regions};
+use envoyfs_engine::hlc::{Clock as _, SystemClock};
+use envoyfs_engine::signature::{self, Found};
+pub use made::Made;
 use size::Size;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-pub use write::Made;
 
 /// Smallest store (DESIGN 6).
 pub const STORE_BYTES_MIN: u64 = envoyfs_engine::format::SIZE_MIN;
@@ -37,8 +43,51 @@ pub struct Request {
     pub label: String,
     /// Identity; `None`: a random one.
     pub uuid: Option<uuid::Uuid>,
+    /// Bytes of the log; `None`: what follows from the size.
+    pub wal_size: Option<Size>,
+    /// Bytes of a segment; `None`: what follows from the size.
+    pub segment_size: Option<Size>,
+    /// Discard a block device that supports it.
+    pub discard: bool,
+    /// Show progress on standard error, if that is a terminal.
+    pub progress: bool,
     /// Overwrite what is there.
     pub force: bool,
+}
+
+impl Request {
+    /// An image file as `envoyfs up` makes it; everything else as it follows from the size.
+    #[must_use]
+    pub fn new(path: PathBuf, size: Option<Size>) -> Self {
+        Self {
+            path,
+            size,
+            label: String::new(),
+            uuid: None,
+            wal_size: None,
+            segment_size: None,
+            discard: true,
+            progress: false,
+            force: false,
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        ensure!(self.label.len() <= 64, "the label has {} bytes; at most 64 fit", self.label.len());
+        ensure!(!self.label.contains('\0'), "the label contains a zero byte");
+        for (option, size) in [("--wal-size", self.wal_size), ("--segment-size", self.segment_size)] {
+            if let Some(size) = size {
+                ensure!(size.0.is_multiple_of(4096), "{option}: {size} is not a multiple of 4 KiB");
+            }
+        }
+        let segment = self.segment_size.map_or(1 << 20, |size| size.0);
+        ensure!(
+            segment.is_power_of_two() && (1 << 20..=16 << 20).contains(&segment),
+            "--segment-size: a segment has 1, 2, 4, 8 or 16 MiB"
+        );
+        ensure!(self.uuid.is_none_or(|uuid| !uuid.is_nil()), "--uuid: all zero is no identity");
+        Ok(())
+    }
 }
 
 /// What stands at the path now.
@@ -60,6 +109,8 @@ pub struct Plan {
     old_bytes: u64,
     bytes: u64,
     found: Vec<Found>,
+    options: FormatOptions,
+    regions: Regions,
     /// Keeps other programs away while the checks run.
     claim: Option<File>,
 }
@@ -72,7 +123,7 @@ impl Plan {
     pub fn check(request: Request) -> Result<Self> {
         let path = &request.path;
         let shown = path.display();
-        ensure!(request.label.len() <= 64, "the label has {} bytes; at most 64 fit", request.label.len());
+        request.check()?;
         let kind = kind_of(path)?;
         if let Some(user) = in_use::user_of(path) {
             bail!("{user}");
@@ -102,6 +153,13 @@ impl Plan {
             Size(bytes),
             Size(STORE_BYTES_MIN)
         );
+        let block_bytes = match kind {
+            // Known when the file exists: its file system says it. Nothing but the log's blocks follows from it.
+            Kind::Missing => 4096,
+            _ => UringDevice::open(path, OpenMode::ReadOnly, false)?.geometry().logical_block_bytes,
+        };
+        let options = options(&request);
+        let regions = Regions::plan(bytes, block_bytes, &options)?;
         if kind == Kind::Missing {
             check_room(path, bytes)?;
         }
@@ -127,7 +185,7 @@ impl Plan {
                 );
             }
         }
-        Ok(Self { request, kind, old_bytes, bytes, found, claim })
+        Ok(Self { request, kind, old_bytes, bytes, found, options, regions, claim })
     }
 
     /// Bytes of the store to be.
@@ -144,6 +202,20 @@ impl Plan {
     #[must_use]
     pub fn overwrites(&self) -> String {
         signature::names(&self.found)
+    }
+}
+
+fn options(request: &Request) -> FormatOptions {
+    FormatOptions {
+        label: request.label.clone(),
+        uuid: request.uuid.unwrap_or_else(uuid::Uuid::new_v4).into_bytes(),
+        seed: uuid::Uuid::new_v4().into_bytes(),
+        now_ns: SystemClock::new().wall_ns(),
+        wal_bytes: request.wal_size.map(|size| size.0),
+        segment_bytes: request.segment_size.and_then(|size| u32::try_from(size.0).ok()),
+        // What was there has been checked, and cleared.
+        force: true,
+        small: false,
     }
 }
 
