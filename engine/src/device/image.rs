@@ -85,6 +85,16 @@ impl DeviceImage {
         bytes
     }
 
+    /// A hash of the contents; a page of zeros counts like one that was never written.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        let pages = self.pages.iter().filter(|(_, page)| page.iter().any(|byte| *byte != 0));
+        pages.fold(self.size_bytes, |sum, (index, page)| {
+            let hash = envoyfs_layout::checksum::hash64(page.as_slice());
+            sum.rotate_left(5) ^ (hash.wrapping_add(*index)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+        })
+    }
+
     /// Size of the device.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {

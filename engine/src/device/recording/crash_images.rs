@@ -126,6 +126,13 @@ impl CrashImages {
         })
     }
 
+    /// How many writes a cut here may keep, drop or tear; with none, every seed gives the same image.
+    #[must_use]
+    pub fn at_risk(&mut self, position: usize) -> usize {
+        self.go_to(position);
+        self.unsettled.len()
+    }
+
     /// Only what is certain at this cut: base and durable writes.
     #[must_use]
     pub fn durable_at(&mut self, position: usize) -> DeviceImage {

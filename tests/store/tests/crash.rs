@@ -1,0 +1,41 @@
+//! Power cuts at every IO of small histories, and of the recoveries after them.
+
+use envoyfs_store_tests::explore::{Found, Reach, history};
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+fn search(seeds: std::ops::Range<u64>, nested: u32) -> Found {
+    let (steps, fates) = (number("STORE_STEPS").unwrap_or(8), number("STORE_FATES").unwrap_or(2));
+    let seeds = match number("STORE_SEED") {
+        Some(first) => first..first + number("STORE_SEEDS").unwrap_or(1),
+        None => seeds,
+    };
+    let mut sum = Found::default();
+    for seed in seeds {
+        let found = history(seed, steps, Reach { nested, fates, recoveries_max: u64::MAX });
+        println!("{found}");
+        sum.add(&found);
+    }
+    assert!(!sum.cut_short);
+    sum
+}
+
+#[test]
+fn a_cut_at_every_io_leaves_a_prefix_with_everything_acknowledged() {
+    let found = search(10..22, 0);
+    assert!(found.cuts > 500 && found.recoveries[0] > 300, "{found}");
+}
+
+#[test]
+fn a_cut_at_every_io_of_a_recovery_and_of_the_next_one_changes_nothing() {
+    let found = search(1..2, 2);
+    assert!(found.recoveries[2] > 300, "{found}");
+}
+
+#[test]
+fn three_recoveries_cut_at_every_io_one_after_the_other_change_nothing() {
+    let found = search(2..3, 3);
+    assert!(found.recoveries[3] > 100, "{found}");
+}
