@@ -326,7 +326,7 @@ fn zero(device: &dyn Device, offset: u64, bytes: u64, written: &mut dyn FnMut(u6
     while done < bytes {
         let length = (bytes - done).min(MIB);
         let range = 0..usize::try_from(length).unwrap_or(0);
-        tickets.push(device.submit(Write { offset: offset + done, buf: Arc::clone(&buffer), range }));
+        tickets.push(device.submit(Write::part(offset + done, Arc::clone(&buffer), range)));
         done += length;
         if tickets.len() >= 16 {
             tickets.drain(..).try_for_each(|ticket| ticket.wait())?;

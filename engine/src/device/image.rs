@@ -205,6 +205,24 @@ impl Payload {
         }
     }
 
+    /// What is left of a write at `offset` without the bytes of `without`.
+    pub(super) fn outside(&self, offset: u64, without: &std::ops::Range<u64>) -> Vec<(u64, Payload)> {
+        let end = offset.saturating_add(self.len());
+        if without.end <= offset || without.start >= end {
+            return vec![(offset, self.clone())];
+        }
+        let piece = |from: u64, to: u64| match self {
+            Payload::Zeros(_) => Some(Payload::Zeros(to - from)),
+            Payload::Bytes(bytes) => {
+                let index = |at: u64| usize::try_from(at - offset).ok();
+                bytes.get(index(from)?..index(to)?).map(|part| Payload::Bytes(part.into()))
+            }
+        };
+        let sides = [(offset, without.start), (without.end, end)];
+        let sides = sides.into_iter().filter(|(from, to)| from < to);
+        sides.filter_map(|(from, to)| Some((from, piece(from, to)?))).collect()
+    }
+
     /// The byte that goes to `at`, of a write at `offset`.
     pub(super) fn byte_mut(&mut self, offset: u64, at: u64) -> Option<&mut u8> {
         match self {

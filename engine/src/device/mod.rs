@@ -11,7 +11,7 @@
 //!
 //! What every device promises, and all that callers may rest on:
 //! - A completed write is seen by every later read. It is *durable* only when a [`Device::flush`] that was called
-//!   after the completion has returned `Ok`.
+//!   after the completion has returned `Ok`, or if it was a [`Write::durable`] one: that makes no other write durable.
 //! - Writes under way have no order among each other. Two that overlap must not be under way together.
 //! - If power fails, each write that no successful flush covers is there, absent, or torn at 512 bytes, on its own.
 //! - After a failed flush nothing that it covered can be made durable any more: do not try again (INV-33).
@@ -60,6 +60,8 @@ pub struct Write {
     pub buf: Arc<AlignedBuf>,
     /// Which part of it, in bytes.
     pub range: Range<usize>,
+    /// Durable once it has completed. Says nothing about any other write.
+    pub durable: bool,
 }
 
 impl Write {
@@ -68,7 +70,19 @@ impl Write {
     pub fn whole(offset: u64, buf: impl Into<Arc<AlignedBuf>>) -> Write {
         let buf = buf.into();
         let range = 0..buf.len();
-        Write { offset, buf, range }
+        Self::part(offset, buf, range)
+    }
+
+    /// A write of part of a buffer.
+    #[must_use]
+    pub fn part(offset: u64, buf: impl Into<Arc<AlignedBuf>>, range: Range<usize>) -> Write {
+        Write { offset, buf: buf.into(), range, durable: false }
+    }
+
+    /// The same, durable once it has completed (forced unit access, or what the system does in its place).
+    #[must_use]
+    pub fn durable(self) -> Write {
+        Write { durable: true, ..self }
     }
 
     /// The bytes to be written; `None` if the range is not inside the buffer.

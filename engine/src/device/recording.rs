@@ -2,7 +2,8 @@
 //!
 //! The order in the log is what makes it sound: a completion is logged before anybody can learn of it; the begin of a
 //! flush is logged before the flush is issued, its end after it returned. So a write that the log shows completed
-//! before a flush began really was, and is durable once the flush's end is in the log.
+//! before a flush began really was, and is durable once the flush's end is in the log. A durable write is so once its
+//! completion is.
 //!
 //! ```text
 //! log      W1 W2 C1 FB C2 FE ... cut
@@ -27,7 +28,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 enum Event {
     /// A write or discard was issued; its number is its place among these events.
-    Issued { offset: u64, contents: Contents },
+    Issued { offset: u64, contents: Contents, durable: bool },
     /// A write or discard was answered.
     Completed { write: usize, succeeded: bool },
     /// A flush is about to be issued; its number is its place among these events.
@@ -124,7 +125,7 @@ impl Recording {
 }
 
 impl Recorder {
-    fn issue(&self, offset: u64, contents: Payload) -> usize {
+    fn issue(&self, offset: u64, contents: Payload, durable: bool) -> usize {
         let mut log = self.log.lock();
         let start = log.bytes;
         log.bytes += if let Payload::Bytes(bytes) = &contents { widen(bytes.len()) } else { 0 };
@@ -139,7 +140,7 @@ impl Recorder {
             },
             (_, contents) => Contents::Memory(contents),
         };
-        log.events.push(Event::Issued { offset, contents });
+        log.events.push(Event::Issued { offset, contents, durable });
         log.writes += 1;
         log.writes - 1
     }
@@ -185,7 +186,7 @@ impl<D: Device> Device for RecordingDevice<D> {
     fn submit(&self, write: Write) -> Ticket {
         // A malformed write changes nothing and is not logged; the device says what is wrong with it.
         let Ok(bytes) = super::check_write(&self.device.geometry(), &write) else { return self.device.submit(write) };
-        let number = self.recorder.issue(write.offset, Payload::Bytes(Arc::from(bytes)));
+        let number = self.recorder.issue(write.offset, Payload::Bytes(Arc::from(bytes)), write.durable);
         let inner = self.device.submit(write);
         let (ticket, completion) = inner.outer_pair();
         let recorder = Arc::clone(&self.recorder);
@@ -205,7 +206,7 @@ impl<D: Device> Device for RecordingDevice<D> {
 
     fn discard(&self, offset: u64, len: u64) -> Result<(), DeviceError> {
         super::check_range(&self.device.geometry(), super::Operation::Discard, offset, len)?;
-        let number = self.recorder.issue(offset, Payload::Zeros(len));
+        let number = self.recorder.issue(offset, Payload::Zeros(len), false);
         let result = self.device.discard(offset, len);
         self.recorder.complete(number, &result);
         result

@@ -8,6 +8,7 @@
 //! Handles are clones of one device: the code under test owns one, the test keeps another to inject faults, count and
 //! crash. Everything is deterministic as long as one thread at a time calls.
 //!
+//! A durable write goes to the medium when it completes, and nothing else does.
 //! A flush makes durable what had *completed* before it, and no write that was still under way. Writes covered by a
 //! failed flush stay visible but are never made durable by a later one, as Linux behaves.
 
@@ -80,6 +81,8 @@ pub struct Counters {
     pub flushes: u64,
     /// Discards.
     pub discards: u64,
+    /// Writes that were to be durable at their completion, counted above too.
+    pub durable_writes: u64,
 }
 
 /// The simulated device; a clone is another handle on the same one.
@@ -123,6 +126,7 @@ struct Cached {
 struct UnderWay {
     offset: u64,
     payload: Payload,
+    durable: bool,
     completion: Completion,
 }
 
@@ -226,10 +230,8 @@ impl SimulatedDevice {
                 unreadable: state.unreadable.clone(),
                 stale: state.stale.clone(),
             };
-            let under_way: Vec<(u64, Payload)> =
-                state.under_way.iter().map(|write| (write.offset, write.payload.clone())).collect();
-            for (offset, payload) in under_way {
-                next.put(offset, payload);
+            for write in &state.under_way {
+                next.put(write.offset, write.payload.clone(), write.durable);
             }
             next
         };
@@ -312,46 +314,56 @@ impl State {
         if self.crashed { Err(DeviceError::Crashed) } else { Ok(()) }
     }
 
-    /// A write or discard reaches the cache.
-    fn put(&mut self, offset: u64, payload: Payload) {
+    /// A write or discard reaches the cache, or the medium.
+    fn put(&mut self, offset: u64, payload: Payload, durable: bool) {
         payload.apply(offset, &mut self.visible);
         let end = offset.saturating_add(payload.len());
         self.unreadable.retain(|sector| *sector < offset || *sector >= end);
-        self.cache.push(Cached { offset, payload });
+        if !durable {
+            self.cache.push(Cached { offset, payload });
+            return;
+        }
+        payload.apply(offset, &mut self.medium);
+        self.abandoned.retain(|at, _| *at < offset || *at >= end);
+        // What is older in the cache must not come after it.
+        for cached in std::mem::take(&mut self.cache) {
+            let left = cached.payload.outside(cached.offset, &(offset..end));
+            self.cache.extend(left.into_iter().map(|(offset, payload)| Cached { offset, payload }));
+        }
     }
 
     /// As `put`, with the faults that wait for this range. Returns whether the write fails.
-    fn put_with_faults(&mut self, mut offset: u64, bytes: &[u8]) -> bool {
+    fn put_with_faults(&mut self, offset: u64, bytes: &Arc<[u8]>, durable: bool) -> bool {
         let touches = |sector: u64| sector_of(sector) >= offset && sector_of(sector) < offset + widen(bytes.len());
-        let mut bytes = bytes.to_vec();
         let mut target = offset;
         let mut fails = false;
+        let mut lost = Vec::new();
         let faults = std::mem::take(&mut self.faults);
         for fault in faults {
             match fault {
                 Fault::WriteError { offset: sector } if touches(sector) => fails = true,
-                Fault::LoseWrite { offset: sector } if touches(sector) => {
-                    let start = usize::try_from(sector_of(sector) - offset).unwrap_or(0);
-                    if let Some(part) = bytes.get_mut(start..start + SECTOR_BYTES) {
-                        self.visible.read(sector_of(sector), part);
-                    }
-                }
+                Fault::LoseWrite { offset: sector } if touches(sector) => lost.push(sector_of(sector) - offset),
                 Fault::Misdirect { offset: from, to } if from == offset => target = to,
                 other => self.faults.push(other),
             }
         }
-        offset = target;
-        let payload = Payload::Bytes(bytes.into());
+        let mut pieces = vec![(0, Payload::Bytes(Arc::clone(bytes)))];
+        for sector in lost {
+            let without = sector..sector + widen(SECTOR_BYTES);
+            pieces = pieces.iter().flat_map(|(at, piece)| piece.outside(*at, &without)).collect();
+        }
         if fails {
             let State { visible, random, abandoned, .. } = self;
-            payload.for_each_sector(offset, |at, sector| {
-                if random.chance(128) {
-                    visible.write(at, sector);
-                    abandoned.insert(at, *sector);
-                }
-            });
+            for (at, piece) in pieces {
+                piece.for_each_sector(target + at, |at, sector| {
+                    if random.chance(128) {
+                        visible.write(at, sector);
+                        abandoned.insert(at, *sector);
+                    }
+                });
+            }
         } else {
-            self.put(offset, payload);
+            pieces.into_iter().for_each(|(at, piece)| self.put(target + at, piece, durable));
         }
         fails
     }
@@ -387,7 +399,7 @@ impl Inner {
                 }
                 let chosen = state.random.below(length);
                 let write = state.under_way.swap_remove(chosen);
-                (write.completion, complete_in(&mut state, write.offset, &write.payload))
+                (write.completion, complete_in(&mut state, write.offset, &write.payload, write.durable))
             };
             completion.complete(outcome);
             polled += 1;
@@ -401,24 +413,25 @@ impl Inner {
         state.begin_io()?;
         state.counters.writes += 1;
         state.counters.bytes_written += widen(bytes.len());
+        state.counters.durable_writes += u64::from(write.durable);
         let payload = Payload::Bytes(Arc::from(bytes));
         if state.slow {
             let (ticket, completion) = Ticket::pair_driven_by(Some(Arc::clone(self) as Arc<dyn Drive>));
-            state.under_way.push(UnderWay { offset: write.offset, payload, completion });
+            state.under_way.push(UnderWay { offset: write.offset, payload, durable: write.durable, completion });
             return Ok(ticket);
         }
-        let outcome = complete_in(&mut state, write.offset, &payload);
+        let outcome = complete_in(&mut state, write.offset, &payload, write.durable);
         Ok(Ticket::done(outcome))
     }
 }
 
-/// The write reaches the cache; its outcome.
-fn complete_in(state: &mut State, offset: u64, payload: &Payload) -> Result<(), DeviceError> {
+/// The write reaches the cache or the medium; its outcome.
+fn complete_in(state: &mut State, offset: u64, payload: &Payload, durable: bool) -> Result<(), DeviceError> {
     let Payload::Bytes(bytes) = payload else {
-        state.put(offset, payload.clone());
+        state.put(offset, payload.clone(), durable);
         return Ok(());
     };
-    if state.put_with_faults(offset, bytes) {
+    if state.put_with_faults(offset, bytes, durable) {
         let (operation, length) = (Operation::Write, payload.len());
         return Err(DeviceError::Io { operation, offset, length, errno: libc::EIO });
     }
@@ -494,7 +507,7 @@ impl Device for SimulatedDevice {
         let mut state = self.inner.state.lock();
         state.begin_io()?;
         state.counters.discards += 1;
-        state.put(offset, Payload::Zeros(len));
+        state.put(offset, Payload::Zeros(len), false);
         Ok(())
     }
 

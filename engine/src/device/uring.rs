@@ -7,12 +7,14 @@
 //!   submits whatever has gathered in one call, and settles tickets in the order of completion.
 //! - *Flush*: `fdatasync(2)` by the caller. (`IORING_OP_FSYNC` would do the same on a kernel worker thread: a hand-over
 //!   more.) It covers every write whose completion the write thread has seen.
+//! - *Durable writes*: `RWF_DSYNC`: forced unit access where the device has it and the write is one request on a block
+//!   device, else the kernel flushes after it, on a worker thread.
 //! - *Claim*: the exclusive lock (`O_EXCL` on block devices, `flock` on files) is on a descriptor of its own. The kernel
 //!   tears rings down in the background and may hold the IO descriptor a little longer; the claim ends with the drop.
 //!
 //! If power fails here: nothing is kept in this layer; see the module above for what a device may lose.
 //!
-//! After a failed flush this device refuses writes and flushes for good: Linux reports a lost write back once, and a
+//! After a failed flush (or durable write, on a file) this device refuses writes and flushes for good: Linux reports a lost write back once, and a
 //! second `fdatasync` would succeed without it.
 
 mod open;
@@ -50,7 +52,7 @@ pub struct UringDevice {
     reads: ReadRings,
     /// `None` when read-only.
     writes: Option<WriteRing>,
-    flush_failed: AtomicBool,
+    flush_failed: Arc<AtomicBool>,
     opened: Arc<Opened>,
     /// Last, so that it ends after everything above; the write thread has the other reference.
     _claim: Option<Arc<File>>,
@@ -82,9 +84,11 @@ impl UringDevice {
         let reads = ReadRings::new(Arc::clone(&opened), pool.clone());
         // Made now, so that a forbidden io_uring is told at open and not at the first read.
         reads.prepare()?;
+        let flush_failed = Arc::new(AtomicBool::new(false));
+        let start = || WriteRing::start(Arc::clone(&opened), claim.clone(), pool.clone(), Arc::clone(&flush_failed));
         let writes = match mode {
             OpenMode::ReadOnly => None,
-            OpenMode::ReadWrite => Some(WriteRing::start(Arc::clone(&opened), claim.clone(), pool.clone())?),
+            OpenMode::ReadWrite => Some(start()?),
         };
         Ok(UringDevice {
             path: path.to_path_buf(),
@@ -94,7 +98,7 @@ impl UringDevice {
             pool,
             reads,
             writes,
-            flush_failed: AtomicBool::new(false),
+            flush_failed,
             opened,
             _claim: claim,
         })

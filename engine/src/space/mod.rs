@@ -246,7 +246,7 @@ impl Space {
 
     /// Starts a write. When it is done, `arrived` (segment, slot) are no longer in flight; when it fails, the store is poisoned (INV-33) and they stay readable.
     pub fn submit(&self, offset: u64, buf: Arc<AlignedBuf>, length: usize, arrived: Vec<(u32, u32)>) -> Ticket {
-        let ticket = self.device.submit(Write { offset, buf, range: 0..length });
+        let ticket = self.device.submit(Write::part(offset, buf, 0..length));
         let (reader, wal) = (Arc::clone(&self.reader), Arc::clone(&self.wal));
         ticket.on_done(Box::new(move |result| match result {
             Ok(()) => arrived.iter().for_each(|(segment, slot)| reader.in_flight.remove(*segment, *slot)),

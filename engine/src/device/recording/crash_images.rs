@@ -1,11 +1,13 @@
 //! The images that a power cut at some place of a recording may leave.
 //!
 //! At a cut, a write is
-//! - *durable*: it completed successfully before the begin of a flush that succeeded and ended before the cut;
+//! - *durable*: it completed successfully before the begin of a flush that succeeded and ended before the cut, or it was
+//!   a durable write and completed successfully;
 //! - *absent*: it was issued after the cut;
 //! - *failed*: it was answered with an error, or covered by a failed flush first: kept, dropped or torn, but it never
 //!   replaces a durable write that was issued after it;
-//! - *at risk*: all others: kept, dropped or torn at 512 bytes, in any order.
+//! - *at risk*: all others: kept, dropped or torn at 512 bytes, in any order; but none replaces a durable write that was
+//!   issued after it.
 
 use super::super::image::{DeviceImage, Mercy, Payload, lose_power};
 use super::super::random::Random;
@@ -23,8 +25,12 @@ enum Fate {
 struct Issued {
     offset: u64,
     payload: Payload,
+    /// Durable at its completion.
+    durable: bool,
     /// How it stands at `position`.
     fate: Fate,
+    /// Later durable writes over part of it that became durable before it.
+    covered_by: Vec<usize>,
 }
 
 /// One line of the log, without the bytes.
@@ -63,9 +69,10 @@ impl CrashImages {
         let mut flushes = 0;
         for event in &log.events {
             steps.push(match event {
-                Event::Issued { offset, contents } => {
+                Event::Issued { offset, contents, durable } => {
                     let payload = recording.recorder.payload(contents)?;
-                    writes.push(Issued { offset: *offset, payload, fate: Fate::Absent });
+                    let (fate, covered_by) = (Fate::Absent, Vec::new());
+                    writes.push(Issued { offset: *offset, payload, durable: *durable, fate, covered_by });
                     Step::Issued(writes.len() - 1)
                 }
                 Event::Completed { write, succeeded } => Step::Completed(*write, *succeeded),
@@ -108,8 +115,9 @@ impl CrashImages {
         }
         mercy.order(&mut at_risk, &mut random);
         for write in at_risk {
-            if let Some(Issued { offset, payload, .. }) = self.writes.get(write) {
+            if let Some(Issued { offset, payload, covered_by, .. }) = self.writes.get(write) {
                 lose_power(payload, *offset, &mut image, &mercy, &mut random);
+                apply_all(&self.writes, covered_by, &mut image);
             }
         }
         image
@@ -157,7 +165,10 @@ impl CrashImages {
             self.durable = self.base.clone();
             self.unsettled.clear();
             self.covered.iter_mut().for_each(Vec::clear);
-            self.writes.iter_mut().for_each(|write| write.fate = Fate::Absent);
+            for write in &mut self.writes {
+                write.fate = Fate::Absent;
+                write.covered_by.clear();
+            }
         }
         while self.position < position {
             if let Some(step) = self.steps.get(self.position).copied() {
@@ -175,6 +186,11 @@ impl CrashImages {
             }
             Step::Completed(write, succeeded) => {
                 self.set_fate(write, if succeeded { Fate::Completed } else { Fate::Failed });
+                if succeeded && self.writes.get(write).is_some_and(|write| write.durable) {
+                    self.cover(write);
+                    self.settle(write, true);
+                    self.unsettled.retain(|unsettled| *unsettled != write);
+                }
             }
             Step::FlushBegin(flush) => {
                 let completed = self.unsettled.iter().filter(|write| self.fate(**write) == Fate::Completed);
@@ -196,6 +212,20 @@ impl CrashImages {
         }
     }
 
+    /// Notes a durable write with those before it that are not durable and that it overlaps.
+    fn cover(&mut self, write: usize) {
+        let range = |write: &Issued| write.offset..write.offset + write.payload.len();
+        let Some(covering) = self.writes.get(write).map(range) else { return };
+        for before in self.unsettled.iter().take_while(|before| **before < write) {
+            if let Some(before) = self.writes.get_mut(*before) {
+                let covered = range(before);
+                if covered.start < covering.end && covering.start < covered.end {
+                    before.covered_by.push(write);
+                }
+            }
+        }
+    }
+
     fn settle(&mut self, write: usize, succeeded: bool) {
         let Some(issued) = self.writes.get_mut(write) else { return };
         if !succeeded {
@@ -204,6 +234,14 @@ impl CrashImages {
         }
         issued.fate = Fate::Durable;
         issued.payload.apply(issued.offset, &mut self.durable);
+        let covered_by = std::mem::take(&mut issued.covered_by);
+        apply_all(&self.writes, &covered_by, &mut self.durable);
+    }
+}
+
+fn apply_all(writes: &[Issued], chosen: &[usize], image: &mut DeviceImage) {
+    for write in chosen.iter().filter_map(|write| writes.get(*write)) {
+        write.payload.apply(write.offset, image);
     }
 }
 

@@ -189,3 +189,35 @@ fn discards_are_recorded_and_cuts_are_repeatable() {
         assert_eq!(images.at(*position, *seed), *image);
     }
 }
+
+/// As `run`, with durable writes among the others: each is acknowledged by itself.
+#[test]
+fn no_cut_loses_a_durable_write_and_they_save_no_other() {
+    for seed in 0..20 {
+        let device = RecordingDevice::new(SimulatedDevice::new(BLOCKS * BLOCK, 512, seed));
+        let mut random = Random::new(seed);
+        let (mut newest, mut certain) = (vec![0_u8; 16], vec![0_u8; 16]);
+        let mut acknowledged = Vec::new();
+        for mark in 1..=200_u8 {
+            let block = random.below(16);
+            let write = Write::whole(block as u64 * BLOCK, fill(mark));
+            let durable = random.chance(60);
+            device.submit(if durable { write.durable() } else { write }).wait().unwrap();
+            newest[block] = mark;
+            if random.chance(20) {
+                device.flush().unwrap();
+                certain.clone_from(&newest);
+            } else if durable {
+                certain[block] = mark;
+            } else {
+                continue;
+            }
+            acknowledged.push((device.recording().len(), certain.clone()));
+        }
+        let mut images = CrashImages::new(DeviceImage::new(BLOCKS * BLOCK), &device.recording()).unwrap();
+        let lost = check_no_flushed_write_is_lost(&mut images, &acknowledged);
+        assert!(lost > images.positions() / 20, "seed {seed}: {lost}");
+        let complete = (0..50).filter(|seed| images.at(usize::MAX, *seed) == device.inner().image()).count();
+        assert!(complete > 0);
+    }
+}

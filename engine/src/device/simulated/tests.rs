@@ -238,6 +238,80 @@ fn requests_are_checked_and_counted() {
     device.discard(0, BLOCK).unwrap();
     device.flush().unwrap();
     assert_eq!(block(&device, 0).unwrap(), [0; 4096]);
-    let expected = Counters { reads: 2, bytes_read: 8192, writes: 1, bytes_written: 4096, flushes: 1, discards: 1 };
+    let expected = Counters {
+        reads: 2,
+        bytes_read: 8192,
+        writes: 1,
+        bytes_written: 4096,
+        flushes: 1,
+        discards: 1,
+        durable_writes: 0,
+    };
     assert_eq!(device.counters(), expected);
+}
+
+fn write_durably(device: &SimulatedDevice, offset: u64, mark: u8) -> Result<(), DeviceError> {
+    device.submit(Write::whole(offset, fill(4096, mark)).durable()).wait()
+}
+
+#[test]
+fn a_durable_write_survives_every_power_loss_and_saves_no_other() {
+    let mut lost = 0;
+    for seed in 0..200 {
+        for slow in [false, true] {
+            let device = device().slow(slow);
+            write(&device, 0, 1).unwrap();
+            write_durably(&device, BLOCK, 2).unwrap();
+            let after = device.crash(seed);
+            assert_eq!(block(&after, BLOCK).unwrap(), [2; 4096], "seed {seed}");
+            lost += i32::from(block(&after, 0).unwrap() == [0; 4096]);
+        }
+    }
+    assert!(lost > 50, "{lost}");
+}
+
+#[test]
+fn an_older_write_in_the_cache_never_comes_after_a_durable_one() {
+    let wide = |device: &SimulatedDevice, mark| device.submit(Write::whole(0, fill(3 * 4096, mark))).wait().unwrap();
+    for seed in 0..100 {
+        let device = device();
+        wide(&device, 1);
+        write_durably(&device, BLOCK, 2).unwrap();
+        assert_eq!(block(&device.crash(seed), BLOCK).unwrap(), [2; 4096]);
+        let device = self::device();
+        wide(&device, 1);
+        write_durably(&device, BLOCK, 2).unwrap();
+        device.flush().unwrap();
+        let after = device.crash(seed);
+        let marks = [0, 1, 2].map(|at| block(&after, at * BLOCK).unwrap()[0]);
+        assert_eq!(marks, [1, 2, 1]);
+        // Nor does what a failed flush left behind.
+        let device = self::device();
+        wide(&device, 1);
+        device.inject(Fault::FailFlush);
+        device.flush().unwrap_err();
+        write_durably(&device, BLOCK, 2).unwrap();
+        assert_eq!(block(&device.crash(seed), BLOCK).unwrap(), [2; 4096]);
+    }
+}
+
+#[test]
+fn a_durable_write_that_the_device_loses_or_that_is_under_way_is_not_durable() {
+    let device = device();
+    write(&device, 0, 1).unwrap();
+    device.inject(Fault::LoseWrite { offset: 512 });
+    write_durably(&device, 0, 2).unwrap();
+    let bytes = block(&device, 0).unwrap();
+    assert_eq!((bytes[511], bytes[512], bytes[1024]), (2, 1, 2));
+    // The lost sector is as volatile as it was.
+    let mut medium = [9; 1536];
+    device.durable_image().read(0, &mut medium);
+    assert_eq!((medium[511], medium[512], medium[1024]), (2, 0, 2));
+    let mut dropped = 0;
+    for seed in 0..50 {
+        let device = self::device().slow(true);
+        drop(device.submit(Write::whole(0, fill(4096, 1)).durable()));
+        dropped += i32::from(block(&device.crash(seed), 0).unwrap() == [0; 4096]);
+    }
+    assert!(dropped > 5);
 }

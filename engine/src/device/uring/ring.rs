@@ -47,15 +47,21 @@ impl Ring {
         }
     }
 
-    /// A write of `length` bytes from `start`, in this ring's terms.
-    pub(super) fn write(&self, registered: bool, start: *const u8, length: usize, offset: u64) -> squeue::Entry {
+    /// A write of `length` bytes from `start`, in this ring's terms; durable at its completion if asked for.
+    pub(super) fn write(&self, memory: (bool, *const u8), length: usize, offset: u64, durable: bool) -> squeue::Entry {
         let length = request_length(length);
-        match (registered, self.file_is_registered) {
-            (true, true) => opcode::WriteFixed::new(types::Fixed(0), start, length, 0).offset(offset).build(),
-            (true, false) => opcode::WriteFixed::new(self.descriptor(), start, length, 0).offset(offset).build(),
-            (false, true) => opcode::Write::new(types::Fixed(0), start, length).offset(offset).build(),
-            (false, false) => opcode::Write::new(self.descriptor(), start, length).offset(offset).build(),
+        let flags = if durable { libc::RWF_DSYNC } else { 0 };
+        macro_rules! write {
+            ($file:expr) => {
+                match memory {
+                    (true, start) => {
+                        opcode::WriteFixed::new($file, start, length, 0).offset(offset).rw_flags(flags).build()
+                    }
+                    (false, start) => opcode::Write::new($file, start, length).offset(offset).rw_flags(flags).build(),
+                }
+            };
         }
+        if self.file_is_registered { write!(types::Fixed(0)) } else { write!(self.descriptor()) }
     }
 
     /// Whether `buffer` can be used with the "fixed" requests of this ring.

@@ -82,6 +82,12 @@ fn round_trip(device: &UringDevice) {
             assert!(read.as_slice() == written.as_slice());
         }
     }
+    let mut buffer = AlignedBuf::zeroed(4096);
+    buffer.as_mut_slice().fill(0xD5);
+    device.submit(Write::whole(2 * MIB, buffer).durable()).wait().unwrap();
+    let mut read = device.buffers().take(4096);
+    device.read(2 * MIB, &mut read).unwrap();
+    assert!(read.as_slice().iter().all(|byte| *byte == 0xD5));
     device.flush().unwrap();
 }
 
@@ -156,7 +162,7 @@ fn unaligned_and_out_of_range_requests_are_refused() {
     assert!(matches!(device.read(MIB, &mut buffer), Err(DeviceError::ShortDevice { .. })));
     assert!(matches!(device.read(u64::MAX - 4095, &mut buffer), Err(DeviceError::ShortDevice { .. })));
     let shared = Arc::new(buffer);
-    let write = |offset, range| device.submit(Write { offset, buf: Arc::clone(&shared), range }).wait();
+    let write = |offset, range| device.submit(Write::part(offset, Arc::clone(&shared), range)).wait();
     assert!(matches!(write(1, 0..4096), Err(DeviceError::Unaligned { .. })));
     assert!(matches!(write(0, 0..0), Err(DeviceError::Unaligned { .. })));
     assert!(matches!(write(0, 0..100), Err(DeviceError::Unaligned { .. })));

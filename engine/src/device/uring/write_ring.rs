@@ -54,6 +54,7 @@ impl WriteRing {
         opened: Arc<Opened>,
         claim: Option<Arc<File>>,
         pool: BufferPool,
+        flush_failed: Arc<AtomicBool>,
     ) -> Result<WriteRing, DeviceError> {
         let no_thread = |errno| DeviceError::UringUnavailable { errno, hint: "the write thread cannot be started" };
         // SAFETY: makes a new descriptor; no memory is passed.
@@ -75,7 +76,8 @@ impl WriteRing {
                 match Ring::new(WRITE_RING_ENTRIES, &opened, &pool) {
                     Ok(ring) => {
                         let _ = ready.send(Ok(()));
-                        WriteThread::new(ring, submitted, thread_waker).run();
+                        let is_block_device = opened.geometry.is_block_device;
+                        WriteThread::new(ring, submitted, thread_waker, flush_failed, is_block_device).run();
                     }
                     Err(error) => {
                         let _ = ready.send(Err(error));
@@ -146,10 +148,19 @@ struct WriteThread {
     free: Vec<usize>,
     wake_is_polled: bool,
     closing: bool,
+    /// Set when nothing may be promised any more.
+    flush_failed: Arc<AtomicBool>,
+    is_block_device: bool,
 }
 
 impl WriteThread {
-    fn new(ring: Ring, submitted: Receiver<Job>, waker: Arc<Waker>) -> WriteThread {
+    fn new(
+        ring: Ring,
+        submitted: Receiver<Job>,
+        waker: Arc<Waker>,
+        flush_failed: Arc<AtomicBool>,
+        is_block_device: bool,
+    ) -> WriteThread {
         WriteThread {
             ring,
             submitted,
@@ -159,6 +170,8 @@ impl WriteThread {
             free: (0..WRITES_UNDER_WAY_MAX).rev().collect(),
             wake_is_polled: false,
             closing: false,
+            flush_failed,
+            is_block_device,
         }
     }
 
@@ -212,7 +225,8 @@ impl WriteThread {
         let rest = job.write.bytes().and_then(|bytes| bytes.get(job.done..)).unwrap_or_default();
         let registered = self.ring.has_registered(&job.write.buf);
         let offset = job.write.offset + widen(job.done);
-        let entry = self.ring.write(registered, rest.as_ptr(), rest.len(), offset).user_data(widen(index));
+        let entry = self.ring.write((registered, rest.as_ptr()), rest.len(), offset, job.write.durable);
+        let entry = entry.user_data(widen(index));
         let Some(slot) = self.jobs.get_mut(index) else { return };
         *slot = Some(job);
         // SAFETY: the memory belongs to `job.write.buf`, which stays in `jobs` until the completion is reaped, or is
@@ -284,6 +298,10 @@ impl WriteThread {
             Err(_) => Err(DeviceError::Io { operation, offset, length, errno: -result }),
         };
         self.free.push(index);
+        if job.write.durable && outcome.is_err() && !self.is_block_device {
+            // The file system's one report of a lost write back may have gone to this write: see the flush.
+            self.flush_failed.store(true, Ordering::Release);
+        }
         let Job { write, completion, .. } = job;
         // Before the ticket: whoever it wakes may take a buffer at once.
         drop(write);
