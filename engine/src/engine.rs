@@ -363,7 +363,7 @@ impl Engine {
         let closed = writer.wal.commit(writer.wal.end());
         drop(writer.committer.lock().take());
         closed?;
-        writer.wal.write_watermark()
+        writer.wal.close()
     }
 
     /// Contradictions in the accounting of space (INV-32), in words. For tests and `fsck`; waits for a checkpoint under way.

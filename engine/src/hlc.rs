@@ -1,14 +1,16 @@
 //! Time: the clock as a parameter, and the hybrid logical clock that records are stamped with (INV-01, INV-40).
 //!
-//! The HLC follows wall time while that goes forward, and counts on logically while it does not. Over crashes: it restarts above every stamp in the recovered
-//! log, and above the durable bound if the wall clock has fallen behind the last publication; stamps of a lost tail were at most the bound.
+//! The HLC follows wall time while that goes forward, and counts on logically while it does not. No stamp is drawn above the *bound*, which is durable in the superblock
+//! before. Over crashes: nobody knows what a lost tail was stamped, nor whether the clock was set back meanwhile, so the HLC restarts at the bound, unless the log
+//! says that it was closed: then nothing was lost, and it restarts above the last stamp. The bound is [`BOUND_AHEAD`] ahead of the wall clock, so that is how far a
+//! crash puts the HLC ahead of it at most; a checkpoint is due when less than half of that is left ([`is_bound_near`]).
 
 use envoyfs_layout::Hlc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How far a publication sets the durable bound ahead: as long as a mount may go without one while its HLC follows the wall clock.
-pub const BOUND_AHEAD: Duration = Duration::from_secs(24 * 3600);
+pub const BOUND_AHEAD: Duration = Duration::from_secs(600);
 
 /// Wall clock and a clock that never goes back.
 pub trait Clock: Send + Sync + 'static {
@@ -113,51 +115,41 @@ pub fn next_bound(wall_ns: i64, last: Hlc) -> Hlc {
     Hlc::from_milliseconds(after(wall_hlc(wall_ns), BOUND_AHEAD).max(after(last, BOUND_AHEAD_OF_LAST)))
 }
 
-/// Draws record HLCs. Not synchronised: it lives under the lock that also draws LSNs.
-#[derive(Debug)]
+/// The record HLC after `last`: even, above it, and that of the wall clock if that is later.
+#[must_use]
+pub fn next(last: Hlc, wall: Hlc, bound: Hlc) -> Hlc {
+    let next = Hlc(last.0 | 1).next_record();
+    // A wall clock beyond the bound is not followed: what a crash may lose stays below the bound. Counting on logically takes 2^15 records a millisecond
+    // and a minute of them to reach it.
+    if wall > next && wall <= bound { wall } else { next }
+}
+
+/// Whether a publication should raise the bound soon.
+#[must_use]
+pub fn is_bound_near(wall_ns: i64, bound: Hlc) -> bool {
+    let half = u64::try_from(BOUND_AHEAD.as_millis() / 2).unwrap_or(u64::MAX);
+    wall_hlc(wall_ns).milliseconds().saturating_add(half) > bound.milliseconds()
+}
+
+/// Where record HLCs start; the log draws them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HlcSource {
-    last: Hlc,
-    bound: Hlc,
+    /// The largest that may have been drawn.
+    pub last: Hlc,
+    /// None above this is drawn because of the wall clock.
+    pub bound: Hlc,
 }
 
 impl HlcSource {
-    /// After recovery: `seen` is the largest stamp in the recovered log and checkpoint, `bound` the superblock's before this mount published.
-    /// Returns also whether the wall clock is behind what the store has seen, which deserves a warning.
+    /// After recovery: `seen` is the largest stamp in the recovered log and checkpoint, `bound` the superblock's before this mount published; `closed`: the last
+    /// mount said that it appended nothing any more. Returns also whether the wall clock is behind what the store has seen, which deserves a warning.
     #[must_use]
-    pub fn after_recovery(wall_ns: i64, seen: Hlc, bound: Hlc) -> (Self, bool) {
-        let wall = wall_hlc(wall_ns);
+    pub fn after_recovery(wall_ns: i64, seen: Hlc, bound: Hlc, closed: bool) -> (Self, bool) {
         let ahead = u64::try_from(BOUND_AHEAD.as_millis()).unwrap_or(u64::MAX);
-        let published = Hlc::from_milliseconds(bound.milliseconds().saturating_sub(ahead));
-        let later = |stamp: Hlc| Hlc::from_milliseconds(stamp.milliseconds().saturating_add(STEP_MS));
-        let behind = later(wall) < published || later(wall) < seen;
-        let last = match (wall < published, later(wall) < published) {
-            (false, _) => seen,
-            (true, false) => seen.max(later(published)), // the clock was put right: lost stamps are no further ahead than that
-            (true, true) => seen.max(bound),
-        };
+        let expected = wall_hlc(wall_ns).milliseconds().saturating_add(ahead).saturating_add(STEP_MS);
+        let behind = expected < seen.max(bound).milliseconds();
+        let last = if closed { seen } else { seen.max(bound) };
         (Self { last: Hlc(last.0 | 1), bound: next_bound(wall_ns, last) }, behind)
-    }
-
-    /// The next record HLC: even, above every one before.
-    pub fn draw(&mut self, wall_ns: i64) -> Hlc {
-        let next = Hlc(self.last.0 | 1).next_record();
-        let wall = wall_hlc(wall_ns);
-        // A wall clock beyond the bound is not followed: what a crash may lose stays below the bound. Counting on logically takes 2^15 records a millisecond
-        // and 24 hours of them to reach it.
-        let drawn = if wall > next && wall <= self.bound { wall } else { next };
-        self.last = drawn;
-        drawn
-    }
-
-    /// The largest drawn.
-    #[must_use]
-    pub const fn last(&self) -> Hlc {
-        self.last
-    }
-
-    /// A superblock with this bound is durable.
-    pub fn raise_bound(&mut self, bound: Hlc) {
-        self.bound = self.bound.max(bound);
     }
 }
 
@@ -166,16 +158,21 @@ mod tests {
     use super::*;
 
     const NOW: i64 = 1_700_000_000_000_000_000;
-    const DAY: i64 = 24 * 3600 * 1_000_000_000;
+    const MINUTE: i64 = 60 * 1_000_000_000;
+
+    fn draw(source: &mut HlcSource, wall_ns: i64) -> Hlc {
+        source.last = next(source.last, wall_hlc(wall_ns), source.bound);
+        source.last
+    }
 
     #[test]
     fn hlcs_are_even_rise_strictly_and_follow_the_wall() {
-        let (mut source, behind) = HlcSource::after_recovery(NOW, Hlc(77), Hlc::ZERO);
+        let (mut source, behind) = HlcSource::after_recovery(NOW, Hlc(77), Hlc::ZERO, false);
         assert!(!behind);
         let mut last = Hlc(77);
         for step in 0..1000 {
-            let drawn = source.draw(NOW + step / 10 * 1_000_000);
-            assert!(drawn > last && drawn.0 % 2 == 0);
+            let drawn = draw(&mut source, NOW + step / 10 * 1_000_000);
+            assert!(drawn > last && drawn.0.is_multiple_of(2));
             last = drawn;
         }
         assert_eq!(last.milliseconds(), 1_700_000_000_099);
@@ -183,27 +180,51 @@ mod tests {
 
     #[test]
     fn a_clock_that_jumps_back_or_far_ahead_is_not_followed() {
-        let (mut source, _) = HlcSource::after_recovery(NOW, Hlc::ZERO, Hlc::ZERO);
-        let a = source.draw(NOW);
-        let b = source.draw(NOW - DAY);
-        let c = source.draw(NOW + 1000 * DAY);
+        let (mut source, _) = HlcSource::after_recovery(NOW, Hlc::ZERO, Hlc::ZERO, false);
+        let a = draw(&mut source, NOW);
+        let b = draw(&mut source, NOW - MINUTE);
+        let c = draw(&mut source, NOW + 1000 * MINUTE);
         assert_eq!((b, c), (a.next_record(), b.next_record()));
     }
 
+    /// INV-01: wherever the clock stands after the crash, also between the last publication and the crash.
     #[test]
-    fn after_a_crash_with_the_clock_set_back_lost_stamps_are_not_drawn_again() {
+    fn after_a_crash_lost_stamps_are_not_drawn_again_however_the_clock_was_set() {
+        for lost_after in [0, 1, 300, 599] {
+            let bound = next_bound(NOW, Hlc::ZERO);
+            let (mut before, _) = HlcSource::after_recovery(NOW, Hlc::ZERO, Hlc::ZERO, false);
+            let lost = draw(&mut before, NOW + lost_after * 1_000_000_000);
+            for back in (-20..20).map(|half| half * MINUTE / 2) {
+                let (mut after, _) = HlcSource::after_recovery(NOW + back, wall_hlc(NOW), bound, false);
+                assert!(draw(&mut after, NOW + back) > lost, "lost {lost_after} s after, set to {back} ns");
+            }
+        }
+    }
+
+    #[test]
+    fn a_log_that_was_closed_goes_on_with_the_wall_clock_and_a_crash_puts_it_ahead_by_little() {
         let bound = next_bound(NOW, Hlc::ZERO);
-        let (mut before, _) = HlcSource::after_recovery(NOW, Hlc::ZERO, Hlc::ZERO);
-        let lost = before.draw(NOW + DAY / 2);
-        let (mut after, behind) = HlcSource::after_recovery(NOW - DAY, wall_hlc(NOW), bound);
-        assert!(behind);
-        assert!(after.draw(NOW - DAY) > lost);
-        // Logical time does not run away: the bound follows it by a minute a mount, not by a day.
-        let logical = after.draw(NOW - DAY);
-        assert!(next_bound(NOW - DAY, logical).milliseconds() - logical.milliseconds() <= 60_000);
-        let (mut stepped, behind) = HlcSource::after_recovery(NOW - 500_000_000, wall_hlc(NOW), bound);
-        assert!(!behind && stepped.draw(NOW).milliseconds() < bound.milliseconds());
-        let (mut sane, behind) = HlcSource::after_recovery(NOW + DAY, wall_hlc(NOW), bound);
-        assert!(!behind && sane.draw(NOW + DAY) > lost);
+        let (mut closed, behind) = HlcSource::after_recovery(NOW + MINUTE, wall_hlc(NOW), bound, true);
+        assert!(!behind);
+        assert_eq!(draw(&mut closed, NOW + MINUTE), wall_hlc(NOW + MINUTE));
+        let (mut crashed, behind) = HlcSource::after_recovery(NOW + MINUTE, wall_hlc(NOW), bound, false);
+        assert!(!behind);
+        let logical = draw(&mut crashed, NOW + MINUTE);
+        assert!(logical.milliseconds() - wall_hlc(NOW + MINUTE).milliseconds() <= 600_000);
+        // Logical time does not run away: the bound follows it by a minute a mount.
+        assert!(next_bound(NOW, logical).milliseconds() - logical.milliseconds() <= 60_000);
+    }
+
+    #[test]
+    fn a_clock_behind_what_the_store_has_seen_is_told() {
+        let bound = next_bound(NOW, Hlc::ZERO);
+        assert!(HlcSource::after_recovery(NOW - 2 * MINUTE, wall_hlc(NOW), bound, false).1);
+        assert!(!HlcSource::after_recovery(NOW - 500_000_000, wall_hlc(NOW), bound, false).1);
+    }
+
+    #[test]
+    fn the_bound_is_raised_long_before_it_is_reached() {
+        let bound = next_bound(NOW, Hlc::ZERO);
+        assert!(!is_bound_near(NOW + 4 * MINUTE, bound) && is_bound_near(NOW + 6 * MINUTE, bound));
     }
 }

@@ -64,8 +64,9 @@ groups! {
     }
     /// The write-ahead log.
     log: LogMetrics {
-        records: Counter = "Shared records appended.",
-        record_bytes: Counter = "Bytes of shared records appended.",
+        records: Counter = "Shared records put into blocks; by groups, how many shared a barrier.",
+        record_bytes: Counter = "Bytes of shared records put into blocks.",
+        staged_bytes: Gauge = "Bytes of records in memory when blocks were last framed.",
         local_records: Counter = "Local records appended.",
         blocks: Counter = "Blocks framed and submitted.",
         block_bytes: Counter = "Bytes of blocks submitted.",

@@ -31,7 +31,7 @@ use envoyfs_layout::roots::RootsObject;
 use envoyfs_layout::segment::{SegmentHeader, TableRow};
 use envoyfs_layout::superblock::Superblock;
 use envoyfs_layout::system_page::{ListPage, OrphanedSegment, SegmentPage};
-use envoyfs_layout::wal::{CheckpointBody, SegmentOpened, SegmentPlaced, kind};
+use envoyfs_layout::wal::{CheckpointBody, Relocated, SegmentOpened, SegmentPlaced, kind};
 use envoyfs_layout::{Hlc, LayoutError, Oid, Reference, ReferenceKind, UNIT};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -64,6 +64,7 @@ impl Judge for Placements<'_> {
             self.reader.set_location(placed.number, Location { home: Some(placed.container), ..Location::default() });
         }
     }
+    fn relocated(&mut self, _relocated: Relocated) {}
     fn record(&mut self, _record: &FoundRecord) {}
     fn verify(&mut self, object: &DataObject) -> bool {
         let start = u32::from(object.oid.slot());
@@ -184,7 +185,7 @@ impl Engine {
     ) -> Result<Writer> {
         let clock = Arc::clone(&self.options.clock);
         let seen = found.max_hlc.max(entry.checkpoint_hlc);
-        let (hlc, behind) = HlcSource::after_recovery(clock.wall_ns(), seen, superblock.hlc_bound);
+        let (hlc, behind) = HlcSource::after_recovery(clock.wall_ns(), seen, superblock.hlc_bound, found.closed);
         if behind {
             tracing::warn!("the clock is behind what the store has seen; time goes on from there");
         }

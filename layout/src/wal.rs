@@ -12,9 +12,9 @@ mod engine_records;
 mod record;
 
 pub(crate) use engine_records::ENGINE_RECORD_LAYOUTS;
-pub use engine_records::{CheckpointBody, SegmentOpened, SegmentPlaced, SegmentSealed};
+pub use engine_records::{CheckpointBody, Closed, Relocated, SegmentOpened, SegmentPlaced, SegmentSealed};
 pub(crate) use record::RECORD_LAYOUTS;
-pub use record::{NamedObject, OperationResult, Origin, Record, RecordParts, padded};
+pub use record::{NamedObject, OperationResult, Origin, Record, RecordParts, padded, record_bytes, stamp};
 
 use crate::fields::{Structure, structure};
 use crate::{LayoutError, Lsn, checksum};
@@ -46,7 +46,7 @@ pub mod kind {
     pub const SEGMENT_PLACED: u16 = 64;
     /// Local, reserved: watermarks are in block headers.
     pub const WATERMARK: u16 = 65;
-    /// Local, reserved: an object was written elsewhere.
+    /// Local: units whose write failed were written elsewhere.
     pub const RELOCATED: u16 = 66;
     /// Local, reserved: promised epoch.
     pub const PROMISE: u16 = 67;
@@ -56,13 +56,15 @@ pub mod kind {
     pub const CLEANED: u16 = 69;
     /// Local, reserved.
     pub const MOUNT: u16 = 70;
+    /// Local: the mount appends nothing any more.
+    pub const CLOSED: u16 = 71;
     /// First kind of the client.
     pub const CLIENT_FIRST: u16 = 256;
 
     /// Does this version know an engine kind? Client kinds are the client's to judge.
     #[must_use]
     pub const fn is_known(kind: u16) -> bool {
-        matches!(kind, SEGMENT_OPENED | SEGMENT_SEALED | CHECKPOINT | SEGMENT_PLACED | WATERMARK)
+        matches!(kind, SEGMENT_OPENED | SEGMENT_SEALED | CHECKPOINT | SEGMENT_PLACED | WATERMARK | RELOCATED | CLOSED)
             || kind >= CLIENT_FIRST
     }
 }

@@ -44,13 +44,21 @@ impl Wal {
     fn run(&self) {
         let mut inner = self.inner.lock();
         while !inner.stop {
-            match inner.due(self) {
+            match self.due(&inner) {
                 Due::Group => inner = self.lead(inner, false),
                 Due::Watermark => inner = self.lead(inner, true),
-                Due::Later(None) => {
-                    inner.committer_idle = true;
+                Due::AfterGroup => {
+                    inner.committer_waits = true;
                     self.wake.wait(&mut inner);
-                    inner.committer_idle = false;
+                    inner.committer_waits = false;
+                }
+                Due::Later(None) => {
+                    self.staging.enter_idle();
+                    // Whoever appended before sees nobody asleep; this look sees what they appended.
+                    if self.due(&inner) == Due::Later(None) {
+                        self.wake.wait(&mut inner);
+                    }
+                    self.staging.leave_idle();
                 }
                 // Not longer than the quiet time: what others do meanwhile may make a watermark due, and does not wake this thread for it.
                 Due::Later(Some(ms)) => {

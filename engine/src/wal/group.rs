@@ -6,15 +6,16 @@
 //! While a group runs, others append; the next group takes them all. What a flush covers is fixed *before* it begins: the blocks that had completed, up to the
 //! first record whose data had not. A watermark in a block is never more than that, so recovery may take it for a promise.
 
-use super::staging::Body;
-use super::{BARRIER_MS, ChainBlock, Inner, QUIET_MS, UNFLUSHED_BYTES_MAX, Wal};
+use super::ring::RingGeometry;
+use super::staging::{Body, Staging};
+use super::{BARRIER_DATA_BYTES, BARRIER_MS, ChainBlock, Inner, QUIET_MS, UNFLUSHED_BYTES_MAX, Wal};
 use crate::StoreError;
 use crate::device::{Ticket, Write};
 use crate::store::{OnDurable, Result};
 use envoyfs_layout::Lsn;
-use envoyfs_layout::wal::BlockHeader;
+use envoyfs_layout::wal::{BLOCK_HEADER_BYTES, BlockHeader, Closed, kind};
 use parking_lot::MutexGuard;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Longest single write of blocks.
 const RUN_BYTES_MAX: usize = 1 << 20;
@@ -26,13 +27,52 @@ pub(super) enum Due {
     Group,
     /// A watermark block.
     Watermark,
+    /// Nothing while a group runs.
+    AfterGroup,
     /// Nothing before this many milliseconds from now; `None`: until something is appended.
     Later(Option<u64>),
 }
 
-struct Framed {
+/// Who frames: one at a time.
+#[derive(Debug)]
+pub(super) struct Submitter {
+    /// Records are known to be whole up to here.
+    published: Lsn,
+    /// Start of the first record that has no byte in a block yet, or whose first byte is the next one.
+    next_start: Lsn,
+    /// Writes not yet waited for.
+    writes: Vec<Ticket>,
+    /// Records that started in a block since they were last counted.
+    started: u64,
+}
+
+impl Submitter {
+    pub(super) const fn new(next: Lsn) -> Self {
+        Self { published: next, next_start: next, writes: Vec::new(), started: 0 }
+    }
+
+    /// LSN of the first record that starts in `from..end`. Moves on to the first that starts at `end` or later.
+    fn first_start(&mut self, staging: &Staging, from: Lsn, end: Lsn) -> Option<Lsn> {
+        let first = self.next_start;
+        while self.next_start < end {
+            self.started = self.started.saturating_add(1);
+            self.next_start = Lsn(self.next_start.0.saturating_add(staging.record_at(self.next_start).max(8)));
+        }
+        (first >= from && first < end).then_some(first)
+    }
+}
+
+/// A block that has its sequence, but no bytes yet.
+struct Planned {
     header: BlockHeader,
     body: Body,
+}
+
+/// What waits, cut into blocks.
+enum Plan {
+    Blocks(Vec<Planned>),
+    /// The ring has no block to spare, and a record that was drawn is still being copied: framing without it would take one.
+    Tight,
 }
 
 impl Wal {
@@ -42,11 +82,11 @@ impl Wal {
     /// Poisoned, before or while waiting.
     pub fn commit(&self, lsn: Lsn) -> Result<()> {
         let _timing = self.metrics.time(&self.metrics.log.commit);
+        let lsn = lsn.min(self.staging.end());
         let mut inner = self.inner.lock();
-        let lsn = lsn.min(inner.staging.end());
         inner.wanted = inner.wanted.max(lsn);
         loop {
-            inner.check()?;
+            self.check()?;
             if inner.durable >= lsn {
                 return Ok(());
             }
@@ -56,9 +96,9 @@ impl Wal {
 
     /// Calls `done` when everything before `lsn` is durable, or the log is poisoned; at once if it is. The committer, or [`Wal::pump`], does the work.
     pub fn on_durable(&self, lsn: Lsn, done: OnDurable) {
+        let lsn = lsn.min(self.staging.end());
         let mut inner = self.inner.lock();
-        let lsn = lsn.min(inner.staging.end());
-        let now = match inner.check() {
+        let now = match self.check() {
             Err(error) => Err(error),
             Ok(()) if inner.durable >= lsn => Ok(()),
             Ok(()) => {
@@ -81,11 +121,11 @@ impl Wal {
         self.metrics.log.barriers.increment();
         let _timing = self.metrics.time(&self.metrics.log.barrier);
         let mut inner = self.inner.lock();
-        let target = inner.staging.end();
+        let target = self.staging.end();
         inner.wanted = inner.wanted.max(target);
         let group = inner.groups_started.saturating_add(1);
         loop {
-            inner.check()?;
+            self.check()?;
             if inner.groups_done >= group && inner.durable >= target {
                 return Ok(());
             }
@@ -98,12 +138,12 @@ impl Wal {
     /// # Errors
     /// Poisoned.
     pub fn frame(&self) -> Result<()> {
-        let target = self.inner.lock().staging.end();
+        let target = self.staging.end();
         loop {
-            self.submit_waiting(false)?;
+            self.submit_waiting(false, target)?;
             let mut inner = self.inner.lock();
-            inner.check()?;
-            if inner.staging.framed() >= target {
+            self.check()?;
+            if self.staging.framed() >= target {
                 return Ok(());
             }
             // Too much since the last flush: a group makes room for more.
@@ -112,20 +152,30 @@ impl Wal {
         }
     }
 
+    /// Makes room in the memory for records: writes blocks, and if too much is un-flushed for that, runs a group or waits for one.
+    pub(super) fn relieve(&self) -> Result<()> {
+        let before = self.staging.consumed();
+        self.submit_waiting(false, Lsn(0))?;
+        if self.staging.consumed() == before {
+            let inner = self.inner.lock();
+            drop(self.lead_or_wait(inner));
+        }
+        self.check()
+    }
+
     /// Waits until the data named by records before `before` has completed. A failure poisons.
     ///
     /// # Errors
     /// Poisoned, also by this.
     pub fn wait_data(&self, before: Lsn) -> Result<()> {
-        let writes = self.inner.lock().writes_before(before);
-        for write in writes {
+        for write in self.writes_before(before) {
             if let Err(error) = write.wait() {
                 let why = format!("a data write named by the log failed: {error}");
                 self.poison(&why);
                 return Err(StoreError::Poisoned { why });
             }
         }
-        self.inner.lock().check()
+        self.check()
     }
 
     /// Does everything that is due, also by the clock, until nothing is. For stores without a committer thread.
@@ -135,28 +185,38 @@ impl Wal {
     pub fn pump(&self) -> Result<()> {
         loop {
             let inner = self.inner.lock();
-            inner.check()?;
-            match inner.due(self) {
-                Due::Later(_) => return Ok(()),
+            self.check()?;
+            match self.due(&inner) {
+                Due::Later(_) | Due::AfterGroup => return Ok(()),
                 due => drop(self.lead(inner, due == Due::Watermark)),
             }
         }
     }
 
-    /// Writes and flushes a watermark block at once, unless the ring is so full that it would take from the reserve. For the end of a mount.
+    /// Says that nothing is appended any more, and writes and flushes a watermark block at once, unless the ring is so full that it would take from the reserve. For the end of a mount.
     ///
     /// # Errors
     /// Poisoned.
-    pub fn write_watermark(&self) -> Result<()> {
+    pub fn close(&self) -> Result<()> {
         let mut inner = self.inner.lock();
         while inner.running {
             self.changed.wait(&mut inner);
         }
-        inner.check()?;
-        if inner.watermark < inner.durable && inner.room(&self.config).free_blocks() > 0 {
+        self.check()?;
+        if self.is_all_durable(&inner) && self.room().free_blocks() > 1 {
+            drop(inner);
+            let closed = Closed { hlc: self.last_hlc() };
+            self.append_local(kind::CLOSED, &closed.encode())?;
+            inner = self.inner.lock();
+            while inner.running {
+                self.changed.wait(&mut inner);
+            }
+            inner = self.lead(inner, true);
+        } else if inner.watermark < inner.durable && self.room().free_blocks() > 0 {
             inner = self.lead(inner, true);
         }
-        inner.check()
+        drop(inner);
+        self.check()
     }
 
     /// Runs a group here, or waits for what the running one changes.
@@ -184,14 +244,11 @@ impl Wal {
         inner.running = false;
         inner.groups_done = inner.groups_started;
         let callbacks = match result {
-            Ok(durable) => inner.advance(durable, began_ms),
-            Err(why) => {
-                self.metrics.poison.poisoned.set(1);
-                inner.poison(&why)
-            }
+            Ok(durable) => self.advance(&mut inner, durable, began_ms),
+            Err(why) => self.take_poisoned(&mut inner, &why),
         };
         self.changed.notify_all();
-        if inner.committer_idle || !inner.callbacks.is_empty() {
+        if inner.committer_waits || !inner.callbacks.is_empty() {
             self.wake.notify_one();
         }
         if callbacks.is_empty() {
@@ -204,23 +261,22 @@ impl Wal {
 
     /// The IO of one group; returns what is durable now.
     fn group(&self, wanted: Lsn, watermark: bool) -> std::result::Result<Lsn, String> {
-        let framed = self.submit_waiting(watermark).map_err(|error| error.to_string())?;
-        let blocks = std::mem::take(&mut *self.submitter.lock());
+        let framed = self.submit_waiting(watermark, wanted).map_err(|error| error.to_string())?;
+        let blocks = std::mem::take(&mut self.submitter.lock().writes);
         for block in blocks {
             block.wait().map_err(|error| format!("a write to the log failed: {error}"))?;
         }
-        let data = self.inner.lock().writes_before(wanted);
         let waiting = self.metrics.time(&self.metrics.log.group_data);
-        for write in data {
+        for write in self.writes_before(wanted) {
             write.wait().map_err(|error| format!("a data write named by the log failed: {error}"))?;
         }
         waiting.stop();
         let covered = {
             let mut inner = self.inner.lock();
-            let covered = inner.first_incomplete()?.map_or(framed, |first| first.min(framed));
+            let covered = self.first_incomplete()?.map_or(framed, |first| first.min(framed));
             // What others submit from here on is not covered: at most twice the limit is ever un-flushed.
             inner.unflushed_blocks = 0;
-            inner.named_bytes = 0;
+            self.levels.named_bytes.store(0, Ordering::Relaxed);
             covered
         };
         let flushing = self.metrics.time(&self.metrics.log.group_flush);
@@ -229,59 +285,78 @@ impl Wal {
         Ok(covered)
     }
 
-    /// Frames what waits (at most [`UNFLUSHED_BYTES_MAX`] since the last flush) and submits it; with `watermark`, a block even if nothing waits. Returns the LSN
-    /// up to which everything is submitted.
-    fn submit_waiting(&self, watermark: bool) -> Result<Lsn> {
-        let mut submitted = self.submitter.lock();
-        let (blocks, framed) = {
-            let mut inner = self.inner.lock();
-            inner.check()?;
-            let blocks = self.take_blocks(&mut inner, watermark);
-            (blocks, inner.staging.framed())
-        };
-        let blocks = match blocks {
-            Ok(blocks) => blocks,
-            Err(why) => {
-                self.poison(&why);
-                return Err(StoreError::Poisoned { why });
+    /// Frames what is whole (at most [`UNFLUSHED_BYTES_MAX`] since the last flush) and submits it; with `watermark`, a block even if nothing waits. Waits until the
+    /// records before `target` are whole: their appenders are copying them, and wait for nothing. Returns the LSN up to which everything is submitted.
+    fn submit_waiting(&self, watermark: bool, target: Lsn) -> Result<Lsn> {
+        let mut submitter = self.submitter.lock();
+        let planned = loop {
+            self.check()?;
+            submitter.published = self.staging.published(submitter.published);
+            if submitter.published < target {
+                std::thread::yield_now();
+                continue;
+            }
+            let plan = self.plan(&mut self.inner.lock(), submitter.published, watermark);
+            match plan {
+                Ok(Plan::Blocks(planned)) => break planned,
+                Ok(Plan::Tight) => std::thread::yield_now(),
+                Err(why) => {
+                    drop(submitter);
+                    self.poison(&why);
+                    return Err(StoreError::Poisoned { why });
+                }
             }
         };
+        let framed = self.staging.framed();
+        let log = &self.metrics.log;
+        log.staged_bytes.set(self.staging.end().0.saturating_sub(self.staging.consumed().0));
+        log.record_bytes.add(framed.0.saturating_sub(self.staging.consumed().0));
         let ring = &self.config.ring;
         let run_blocks = (RUN_BYTES_MAX / ring.block_len().max(1)).max(1);
-        let mut rest = blocks.as_slice();
+        let mut rest = planned.as_slice();
         while let Some(first) = rest.first() {
             // Blocks that lie one behind the other go in one write.
             let start = ring.position(first.header.sequence);
             let to_end = ring.blocks.saturating_sub(ring.ring_block(first.header.sequence));
             let count = rest.len().min(run_blocks).min(usize::try_from(to_end).unwrap_or(usize::MAX)).max(1);
             let (run, later) = rest.split_at(count);
-            let mut buf = self.device.buffers().take_zeroed(count.saturating_mul(ring.block_len()));
-            let (filled, _) = buf.as_mut_slice().split_at_mut(count.saturating_mul(ring.block_len()));
-            for (framed, block) in run.iter().zip(filled.chunks_exact_mut(ring.block_len())) {
-                fill(framed, block);
-                framed.header.seal(block, &ring.seed, ring.position(framed.header.sequence));
+            let length = count.saturating_mul(ring.block_len());
+            let mut buf = self.device.buffers().take(length);
+            for (planned, block) in run.iter().zip(buf.as_mut_slice().chunks_exact_mut(ring.block_len())) {
+                self.fill(&mut submitter, planned, block, ring);
+                let end = planned.body.first_lsn.0.saturating_add(planned.body.shared_bytes.into());
+                self.staging.consume(Lsn(end));
             }
-            submitted.push(self.device.submit(Write::whole(start, Arc::new(buf))));
+            submitter.writes.push(self.device.submit(Write::part(start, buf, 0..length)));
             rest = later;
         }
+        log.records.add(std::mem::take(&mut submitter.started));
         Ok(framed)
     }
 
-    /// Cuts what waits into blocks and gives them sequences.
-    fn take_blocks(&self, inner: &mut Inner, watermark: bool) -> std::result::Result<Vec<Framed>, String> {
+    /// Cuts what is whole into blocks and gives them sequences. Appends go on; admission does not, so that nothing is promised from a count that is changing.
+    fn plan(&self, inner: &mut Inner, published: Lsn, watermark: bool) -> std::result::Result<Plan, String> {
         let ring = &self.config.ring;
         let limit = UNFLUSHED_BYTES_MAX / u64::from(ring.block_bytes.max(1));
+        let _admission = self.admission.lock();
+        if published < self.staging.end() && self.room().free_blocks() == 0 {
+            return Ok(Plan::Tight);
+        }
+        let mut locals = self.locals.lock();
         let mut blocks = Vec::new();
         let mut wanted = watermark;
-        while (wanted || !inner.staging.is_empty()) && inner.unflushed_blocks < limit {
+        let mut at = self.staging.framed();
+        while (wanted || at < published || !locals.is_empty()) && inner.unflushed_blocks < limit {
             wanted = false;
             if inner.used_blocks() >= ring.blocks {
                 return Err("the log ring is full: room was promised that it does not have".to_string());
             }
-            let body = inner.staging.take(ring.capacity());
+            let body = locals.next_body(at, published, ring.capacity());
+            let local_bytes = u32::try_from(body.local.len()).unwrap_or(u32::MAX);
+            let shared_offset = HEADER_BYTES.saturating_add(local_bytes);
             let header = BlockHeader {
-                used_bytes: body.used_bytes(),
-                local_bytes: u32::try_from(body.local.len()).unwrap_or(u32::MAX),
+                used_bytes: shared_offset.saturating_add(body.shared_bytes),
+                local_bytes,
                 volume: ring.volume,
                 sequence: inner.next_sequence,
                 first_lsn: body.first_lsn,
@@ -290,96 +365,139 @@ impl Wal {
                 durable: inner.durable,
                 committed: inner.durable,
                 stream_hash: 0,
-                first_record: body.first_record,
+                first_record: 0,
             };
             inner.watermark = inner.durable;
-            if body.shared.is_empty() && body.local.is_empty() {
+            if body.shared_bytes == 0 && body.local.is_empty() {
                 self.metrics.log.watermark_blocks.increment();
             }
             inner.chain.push_back(ChainBlock {
                 sequence: header.sequence,
                 generation: header.generation,
                 first_lsn: header.first_lsn,
-                shared_offset: body.shared_offset(),
+                shared_offset,
             });
             inner.next_sequence = inner.next_sequence.saturating_add(1);
             inner.unflushed_blocks = inner.unflushed_blocks.saturating_add(1);
-            blocks.push(Framed { header, body });
+            at = Lsn(at.0.saturating_add(body.shared_bytes.into()));
+            blocks.push(Planned { header, body });
         }
         let log = &self.metrics.log;
         log.blocks.add(blocks.len() as u64);
         log.block_bytes.add(ring.bytes(blocks.len() as u64));
         log.used_blocks.set(inner.used_blocks());
-        Ok(blocks)
+        // In this order: whoever counts without the lock counts twice rather than not at all.
+        self.levels.used_blocks.store(inner.used_blocks(), Ordering::Release);
+        self.staging.frame(at);
+        self.levels.local_bytes.store(locals.bytes(), Ordering::Release);
+        Ok(Plan::Blocks(blocks))
     }
-}
 
-/// Puts a body behind the room for the header.
-fn fill(framed: &Framed, block: &mut [u8]) {
-    let bytes = framed.body.local.iter().chain(&framed.body.shared);
-    let body = block.iter_mut().skip(envoyfs_layout::wal::BLOCK_HEADER_BYTES);
-    for (to, from) in body.zip(bytes) {
-        *to = *from;
+    /// Makes the block: local records, shared bytes out of the ring, zeros, header, checksum.
+    fn fill(&self, submitter: &mut Submitter, planned: &Planned, block: &mut [u8], ring: &RingGeometry) {
+        let body = &planned.body;
+        let end = Lsn(body.first_lsn.0.saturating_add(body.shared_bytes.into()));
+        let shared_offset = HEADER_BYTES.saturating_add(planned.header.local_bytes);
+        let first = submitter.first_start(&self.staging, body.first_lsn, end);
+        let within = first.map(|first| u32::try_from(first.0.saturating_sub(body.first_lsn.0)).unwrap_or(0));
+        let header = BlockHeader {
+            first_record: within.map_or(0, |within| shared_offset.saturating_add(within)),
+            ..planned.header
+        };
+        let (_, room) = block.split_at_mut(BLOCK_HEADER_BYTES.min(block.len()));
+        let (local, room) = room.split_at_mut(body.local.len().min(room.len()));
+        local.copy_from_slice(body.local.get(..local.len()).unwrap_or_default());
+        let shared_bytes = usize::try_from(body.shared_bytes).unwrap_or(usize::MAX);
+        let (shared, rest) = room.split_at_mut(shared_bytes.min(room.len()));
+        self.staging.take(body.first_lsn, shared);
+        rest.fill(0);
+        header.seal(block, &ring.seed, ring.position(header.sequence));
     }
-}
 
-impl Inner {
     /// The writes that records before an LSN name.
     fn writes_before(&self, before: Lsn) -> Vec<Ticket> {
-        let named = self.named.iter().take_while(|named| named.start < before);
-        named.flat_map(|named| named.writes.iter().cloned()).collect()
+        self.named.lock().range(..before).flat_map(|(_, writes)| writes.iter().cloned()).collect()
     }
 
     /// The first record whose data has not completed; forgets those before it. A failed write is an error.
-    fn first_incomplete(&mut self) -> std::result::Result<Option<Lsn>, String> {
-        while let Some(named) = self.named.front() {
-            for write in &named.writes {
+    fn first_incomplete(&self) -> std::result::Result<Option<Lsn>, String> {
+        let mut named = self.named.lock();
+        while let Some(entry) = named.first_entry() {
+            for write in entry.get() {
                 match write.outcome() {
-                    None => return Ok(Some(named.start)),
+                    None => return Ok(Some(*entry.key())),
                     Some(Err(error)) => return Err(format!("a data write named by the log failed: {error}")),
                     Some(Ok(())) => {}
                 }
             }
-            self.named.pop_front();
+            entry.remove();
         }
         Ok(None)
     }
 
     /// A flush completed that covered everything before `durable`.
-    fn advance(&mut self, durable: Lsn, began_ms: u64) -> Vec<(OnDurable, Result<()>)> {
-        if self.poison.is_some() {
-            return self.poison("");
+    fn advance(&self, inner: &mut Inner, durable: Lsn, began_ms: u64) -> Vec<(OnDurable, Result<()>)> {
+        if self.poison.get().is_some() {
+            return self.take_poisoned(inner, "");
         }
-        self.durable = self.durable.max(durable);
-        let all = self.durable >= self.staging.end() && self.staging.is_empty();
-        self.waiting_since_ms = if all { None } else { Some(began_ms) };
-        let reached = self.durable;
-        let (done, waiting) = std::mem::take(&mut self.callbacks).into_iter().partition(|(lsn, _)| *lsn <= reached);
-        self.callbacks = waiting;
+        inner.durable = inner.durable.max(durable);
+        let since = if self.is_all_durable(inner) { 0 } else { began_ms.saturating_add(1) };
+        self.levels.waiting_since.store(since, Ordering::Relaxed);
+        let reached = inner.durable;
+        let (done, waiting) = std::mem::take(&mut inner.callbacks).into_iter().partition(|(lsn, _)| *lsn <= reached);
+        inner.callbacks = waiting;
         done.into_iter().map(|(_, done): (Lsn, OnDurable)| (done, Ok(()))).collect()
     }
 
+    fn is_all_durable(&self, inner: &Inner) -> bool {
+        inner.durable >= self.staging.end() && self.levels.local_bytes.load(Ordering::Acquire) == 0
+    }
+
     /// What a committer with nothing else to do should do now.
-    pub(super) fn due(&self, wal: &Wal) -> Due {
-        if self.running || self.poison.is_some() {
+    pub(super) fn due(&self, inner: &Inner) -> Due {
+        if self.poison.get().is_some() {
             return Due::Later(None);
         }
-        if self.wanted > self.durable || self.is_barrier_by_size(&wal.config) {
+        if inner.running {
+            return Due::AfterGroup;
+        }
+        if inner.wanted > inner.durable || self.is_barrier_by_size(inner) {
             return Due::Group;
         }
-        let now = wal.clock.monotonic_ms();
+        let now = self.clock.monotonic_ms();
         let after = |since: u64, wait: u64| since.saturating_add(wait).saturating_sub(now);
-        let barrier = self.waiting_since_ms.map(|since| after(since, BARRIER_MS));
+        // An append that ran beside the end of a group may have left the hint empty.
+        let hint = self.levels.waiting_since.load(Ordering::Relaxed);
+        if hint == 0 && !self.is_all_durable(inner) {
+            self.levels.waiting_since.store(now.saturating_add(1), Ordering::Relaxed);
+        }
+        let barrier = match self.levels.waiting_since.load(Ordering::Relaxed) {
+            0 => None,
+            since => Some(after(since.saturating_sub(1), BARRIER_MS)),
+        };
         if barrier == Some(0) {
             return Due::Group;
         }
         // Never from the reserve: a watermark may be missing, a checkpoint may not.
-        let room = self.room(&wal.config);
-        let watermark = (self.durable > self.watermark && self.staging.is_empty() && room.free_blocks() > 0)
-            .then(|| after(self.last_append_ms, QUIET_MS));
+        let waits = inner.durable > inner.watermark && self.staging.framed() >= self.staging.end();
+        let watermark = (waits && self.room().free_blocks() > 0)
+            .then(|| after(self.levels.last_append_ms.load(Ordering::Relaxed), QUIET_MS));
         if watermark == Some(0) {
             return Due::Watermark;
         }
         Due::Later([barrier, watermark].into_iter().flatten().min())
     }
+
+    fn is_barrier_by_size(&self, inner: &Inner) -> bool {
+        let ring = &self.config.ring;
+        let staged = self.staging.end().0.saturating_sub(self.staging.framed().0);
+        let unflushed = ring.bytes(inner.unflushed_blocks.saturating_add(ring.blocks_for(staged)));
+        unflushed >= UNFLUSHED_BYTES_MAX / 2
+            || staged >= self.staging.capacity() / 2
+            || self.levels.named_bytes.load(Ordering::Relaxed) >= BARRIER_DATA_BYTES
+    }
 }
+
+/// As the header says.
+const HEADER_BYTES: u32 = 80;
+const _: () = assert!(HEADER_BYTES as usize == BLOCK_HEADER_BYTES);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! append -> staging --frame--> blocks submitted --write done, data done--> flush --> durable -> waiters
-//!           (memory)           (never rewritten)                           (group)
+//!           (lock-free)        (never rewritten)                           (group)
 //! ```
 //! Promises:
 //! - INV-18: `durable` passes a record only after a flush that began when its block *and* all data it names had completed.
@@ -14,6 +14,7 @@
 //! If power fails, [`recovery::scan`] finds the longest prefix that can be trusted; what is cut is cut for ever, since [`publish_cut`] raises the generation.
 //! `wal-model` is the executable specification; its seeded bugs are the mistakes that must not be made here.
 
+mod atomics;
 mod committer;
 mod entry;
 mod group;
@@ -31,16 +32,19 @@ pub use room::{LogRoom, Room};
 
 use crate::StoreError;
 use crate::device::{Device, Ticket};
-use crate::hlc::{Clock, HlcSource};
+use crate::hlc::{self, Clock, HlcSource};
 use crate::metrics::Metrics;
 use crate::store::{DataObject, OnDurable, Origin, Result};
 use envoyfs_layout::directory_page::StartPosition;
 use envoyfs_layout::wal::{self as format, RECORD_BYTES_MAX, RecordParts, kind};
 use envoyfs_layout::{Hlc, Lsn};
+use group::Submitter;
 use parking_lot::{Condvar, Mutex};
-use staging::Staging;
-use std::collections::VecDeque;
-use std::sync::Arc;
+use staging::{Locals, Staging};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// A record is on the device at the latest this long after it was appended.
 const BARRIER_MS: u64 = 1000;
@@ -50,6 +54,12 @@ const BARRIER_DATA_BYTES: u64 = 256 << 20;
 const QUIET_MS: u64 = 100;
 /// Blocks between two flushes. Recovery searches four times as far for blocks behind a bad one.
 const UNFLUSHED_BYTES_MAX: u64 = 16 << 20;
+/// Memory for records that have no block yet, if the ring is not smaller.
+const STAGING_BYTES_MAX: u64 = 8 << 20;
+/// Part of it that admission leaves to the engine's own records, when the ring is larger than the memory: a CHECKPOINT record and the openings of ten thousand segments.
+const STAGING_RESERVE_BYTES: u64 = 2 << 20;
+/// A thread keeps its memory for encoding records up to this size.
+const SCRATCH_BYTES_MAX: usize = 64 << 10;
 /// Most of the log that triggers a checkpoint.
 const TRIGGER_BYTES_MAX: u64 = 192 << 20;
 /// Records that trigger one.
@@ -81,7 +91,7 @@ pub struct Resume {
     pub start_sequence: u64,
     /// Kept blocks from there on.
     pub chain: Vec<ChainBlock>,
-    /// Records in them.
+    /// Client records in them.
     pub records: u64,
     /// The clock.
     pub hlc: HlcSource,
@@ -150,31 +160,51 @@ pub struct FreezePoint {
 }
 
 /// The log. Share it as `Arc`; a [`Committer`] adds the thread.
+///
+/// Locks, in the order in which they are taken: `submitter`, `inner`, `admission`, then `locals` or `named`. An append of client records takes none of them, but `named` for
+/// an instant when the record names data.
 pub struct Wal {
     device: Arc<dyn Device>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     config: Config,
-    /// Held while blocks are framed and submitted, so that sequence and submission go together. Taken before `inner`. Holds the writes not yet waited for.
-    submitter: Mutex<Vec<Ticket>>,
+    staging: Staging,
+    /// Held while room is compared with a wish, and while what waits turns into blocks.
+    admission: Mutex<()>,
+    levels: Levels,
+    locals: Mutex<Locals>,
+    /// Data of records, still being written or not yet known to be done. A record's entry is made before the record is published.
+    named: Mutex<BTreeMap<Lsn, Vec<Ticket>>>,
+    /// Held while blocks are framed and submitted, so that sequence and submission go together.
+    submitter: Mutex<Submitter>,
     inner: Mutex<Inner>,
-    /// Durable, poisoned, ring room, stop: something that somebody waits for changed.
+    /// Durable, poisoned, stop: something that somebody waits for changed.
     changed: Condvar,
     /// The committer's turn: something is due sooner than it thinks.
     wake: Condvar,
+    /// Why nothing is acknowledged any more.
+    poison: OnceLock<String>,
 }
 
-/// Data of a record, still being written or not yet known to be done.
-struct Named {
-    start: Lsn,
-    writes: Vec<Ticket>,
+/// What appenders and admission read and change without a lock.
+struct Levels {
+    /// Blocks from the published start to the next one; changed with `inner` and `admission`.
+    used_blocks: AtomicU64,
+    /// Bytes of local records that wait.
+    local_bytes: AtomicU64,
+    /// Between a freeze and the append of its CHECKPOINT record.
+    checkpoint_pending: AtomicBool,
+    /// Client records since the published freeze.
+    records: AtomicU64,
+    /// Bytes of data named since the last barrier.
+    named_bytes: AtomicU64,
+    /// When the oldest record that is not durable was appended, in ms and one more; 0 = there is none. A hint: [`Wal::due`] looks itself.
+    waiting_since: AtomicU64,
+    last_append_ms: AtomicU64,
+    hlc_bound: AtomicU64,
 }
 
 struct Inner {
-    hlc: HlcSource,
-    staging: Staging,
-    scratch: Vec<u8>,
-    named: VecDeque<Named>,
     generation: u32,
     next_sequence: u64,
     start_sequence: u64,
@@ -192,20 +222,14 @@ struct Inner {
     groups_done: u64,
     /// Blocks framed since the last group's flush began.
     unflushed_blocks: u64,
-    named_bytes: u64,
-    /// When the oldest record that is not durable was appended.
-    waiting_since_ms: Option<u64>,
-    last_append_ms: u64,
-    /// Blocks promised to operations under way.
-    reserved_blocks: u64,
-    /// Between a freeze and the append of its CHECKPOINT record.
-    checkpoint_pending: bool,
-    records: u64,
     records_at_freeze: u64,
-    poison: Option<String>,
-    /// The committer sleeps without a timer: whoever makes something due wakes it.
-    committer_idle: bool,
+    /// The committer waits for the end of the group that runs.
+    committer_waits: bool,
     stop: bool,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Wal {
@@ -220,11 +244,9 @@ impl Wal {
     ) -> Arc<Self> {
         metrics.log.ring_blocks.set(config.ring.blocks);
         let now = clock.monotonic_ms();
+        let used_blocks = resume.next_sequence.saturating_sub(resume.start_sequence);
+        let staging_bytes = config.ring.bytes(config.ring.blocks).clamp(4096, STAGING_BYTES_MAX).next_power_of_two();
         let inner = Inner {
-            hlc: resume.hlc,
-            staging: Staging::new(resume.next_lsn),
-            scratch: Vec::new(),
-            named: VecDeque::new(),
             generation: resume.generation,
             next_sequence: resume.next_sequence,
             start_sequence: resume.start_sequence,
@@ -237,15 +259,8 @@ impl Wal {
             groups_started: 0,
             groups_done: 0,
             unflushed_blocks: 0,
-            named_bytes: 0,
-            waiting_since_ms: None,
-            last_append_ms: now,
-            reserved_blocks: 0,
-            checkpoint_pending: false,
-            records: resume.records,
             records_at_freeze: 0,
-            poison: None,
-            committer_idle: false,
+            committer_waits: false,
             stop: false,
         };
         Arc::new(Self {
@@ -253,10 +268,25 @@ impl Wal {
             clock,
             metrics,
             config,
-            submitter: Mutex::new(Vec::new()),
+            staging: Staging::new(resume.next_lsn, resume.hlc.last, usize::try_from(staging_bytes).unwrap_or(4096)),
+            admission: Mutex::new(()),
+            levels: Levels {
+                used_blocks: AtomicU64::new(used_blocks),
+                local_bytes: AtomicU64::new(0),
+                checkpoint_pending: AtomicBool::new(false),
+                records: AtomicU64::new(resume.records),
+                named_bytes: AtomicU64::new(0),
+                waiting_since: AtomicU64::new(0),
+                last_append_ms: AtomicU64::new(now),
+                hlc_bound: AtomicU64::new(resume.hlc.bound.0),
+            },
+            locals: Mutex::default(),
+            named: Mutex::default(),
+            submitter: Mutex::new(Submitter::new(resume.next_lsn)),
             inner: Mutex::new(inner),
             changed: Condvar::new(),
             wake: Condvar::new(),
+            poison: OnceLock::new(),
         })
     }
 
@@ -277,64 +307,63 @@ impl Wal {
     }
 
     fn put(&self, room: Option<&mut LogRoom>, record: NewRecord<'_>) -> Result<Position> {
-        let data: Vec<format::NamedObject<&[u32]>> = record
-            .data
-            .iter()
-            .map(|object| format::NamedObject {
-                oid: object.oid,
-                extends: object.extends,
-                stored_bytes: object.stored_bytes,
-                crcs: object.crcs.as_slice(),
-            })
-            .collect();
-        let mut parts = RecordParts {
-            kind: record.kind,
-            local: false,
-            ignorable: record.ignorable,
-            hlc: Hlc::ZERO,
-            territory: record.territory,
-            origin: record.origin.map(|o| format::Origin { client: o.client, sequence: o.sequence, floor: o.floor }),
-            result: None,
-            data: &data,
-            body: record.body,
-        };
-        let bytes = format::padded(parts.length());
-        if bytes > RECORD_BYTES_MAX {
-            let (bytes, limit) = (bytes as u64, RECORD_BYTES_MAX as u64);
-            return Err(StoreError::TooLarge { what: "a record", bytes, limit });
-        }
-        let (wall_ns, now_ms) = (self.clock.wall_ns(), self.clock.monotonic_ms());
-        let mut guard = self.inner.lock();
-        let inner = &mut *guard;
-        inner.check()?;
-        self.pay(inner, room, bytes as u64)?;
-        let start = inner.staging.end();
-        parts.hlc = inner.hlc.draw(wall_ns);
-        inner.scratch.clear();
-        if let Err(source) = parts.encode(&mut inner.scratch) {
-            return Err(StoreError::Structure { structure: "WAL record", offset: start.0, source });
-        }
-        inner.staging.push_shared(&inner.scratch);
+        SCRATCH.with(|scratch| match scratch.try_borrow_mut() {
+            Ok(mut scratch) => {
+                let result = self.put_with(&mut scratch, room, record);
+                if scratch.capacity() > SCRATCH_BYTES_MAX {
+                    *scratch = Vec::new();
+                }
+                result
+            }
+            Err(_) => self.put_with(&mut Vec::new(), room, record),
+        })
+    }
+
+    /// Everything that takes time is before the record is drawn, or after it was published; between the two are the stamp, the copy, and nothing that could fail.
+    fn put_with(&self, scratch: &mut Vec<u8>, room: Option<&mut LogRoom>, record: NewRecord<'_>) -> Result<Position> {
+        self.check()?;
+        scratch.clear();
+        encode(&record, scratch)?;
+        let bytes = scratch.len() as u64;
+        let cost = self.pay(room, bytes)?;
+        let wall = hlc::wall_hlc(self.clock.wall_ns());
+        let bound = Hlc(self.levels.hlc_bound.load(Ordering::Acquire));
+        let drawn = self.staging.draw(bytes, |last| hlc::next(last, wall, bound));
+        format::stamp(scratch, drawn.hlc);
         if !record.writes.is_empty() {
-            inner.named.push_back(Named { start, writes: record.writes.to_vec() });
+            self.named.lock().insert(drawn.start, record.writes.to_vec());
+        }
+        self.staging.put(drawn.start, scratch);
+
+        let position = Position { start: drawn.start, end: Lsn(drawn.start.0.saturating_add(bytes)), hlc: drawn.hlc };
+        if record.kind >= kind::CLIENT_FIRST {
+            self.levels.records.fetch_add(1, Ordering::Relaxed);
+        }
+        if record.kind == kind::CHECKPOINT {
+            self.levels.checkpoint_pending.store(false, Ordering::Release);
         }
         let named: u64 = record.data.iter().map(|object| u64::from(object.stored_bytes)).sum();
-        inner.named_bytes = inner.named_bytes.saturating_add(named);
-        inner.records = inner.records.saturating_add(1);
-        if record.kind == kind::CHECKPOINT {
-            inner.checkpoint_pending = false;
-        }
-        let position = Position { start, end: inner.staging.end(), hlc: parts.hlc };
-        let wake = inner.committer_idle || inner.is_barrier_by_size(&self.config);
-        inner.waiting_since_ms.get_or_insert(now_ms);
-        inner.last_append_ms = now_ms;
-        drop(guard);
-        self.metrics.log.records.increment();
-        self.metrics.log.record_bytes.add(bytes as u64);
-        if wake {
+        let before = if named > 0 { self.levels.named_bytes.fetch_add(named, Ordering::Relaxed) } else { 0 };
+        self.note_append();
+        let crosses = |from: u64, by: u64, step: u64| from / step != from.saturating_add(by) / step;
+        let by_size = crosses(drawn.start.0, bytes, self.staging.capacity() / 8)
+            || crosses(before, named, BARRIER_DATA_BYTES / 4);
+        if self.staging.settle(cost) || by_size {
+            // With the lock, so that a committer that is about to sleep is asleep.
+            drop(self.inner.lock());
             self.wake.notify_one();
         }
         Ok(position)
+    }
+
+    fn note_append(&self) {
+        let now_ms = self.clock.monotonic_ms();
+        if self.levels.waiting_since.load(Ordering::Relaxed) == 0 {
+            self.levels.waiting_since.store(now_ms.saturating_add(1), Ordering::Relaxed);
+        }
+        if self.levels.last_append_ms.load(Ordering::Relaxed) != now_ms {
+            self.levels.last_append_ms.store(now_ms, Ordering::Relaxed);
+        }
     }
 
     /// Appends a local record from the reserve. It has no LSN; it stands before everything appended after it. Never waits.
@@ -342,6 +371,7 @@ impl Wal {
     /// # Errors
     /// Poisoned, too long for a block, or the ring is full, which the reserve excludes.
     pub fn append_local(&self, kind: u16, body: &[u8]) -> Result<()> {
+        self.check()?;
         let parts = RecordParts {
             kind,
             local: true,
@@ -364,20 +394,27 @@ impl Wal {
             offset: 0,
             source,
         })?;
-        let now_ms = self.clock.monotonic_ms();
-        let mut inner = self.inner.lock();
-        inner.check()?;
-        self.pay(&mut inner, None, bytes.saturating_mul(2))?;
-        inner.staging.push_local(record);
-        inner.waiting_since_ms.get_or_insert(now_ms);
+        let cost = self.pay(None, bytes.saturating_mul(2))?;
+        {
+            let mut locals = self.locals.lock();
+            self.levels.local_bytes.fetch_add(bytes, Ordering::AcqRel);
+            locals.push(self.staging.end(), record);
+        }
         self.metrics.log.local_records.increment();
+        if self.levels.waiting_since.load(Ordering::Relaxed) == 0 {
+            self.levels.waiting_since.store(self.clock.monotonic_ms().saturating_add(1), Ordering::Relaxed);
+        }
+        if self.staging.settle(cost) {
+            drop(self.inner.lock());
+            self.wake.notify_one();
+        }
         Ok(())
     }
 
     /// LSN behind the last record.
     #[must_use]
     pub fn end(&self) -> Lsn {
-        self.inner.lock().staging.end()
+        self.staging.end()
     }
     /// Everything before this is durable.
     #[must_use]
@@ -387,26 +424,33 @@ impl Wal {
     /// The largest HLC drawn.
     #[must_use]
     pub fn last_hlc(&self) -> Hlc {
-        self.inner.lock().hlc.last()
+        self.staging.head().1
     }
     /// A superblock with this bound is durable.
     pub fn raise_hlc_bound(&self, bound: Hlc) {
-        self.inner.lock().hlc.raise_bound(bound);
+        self.levels.hlc_bound.fetch_max(bound.0, Ordering::AcqRel);
+    }
+    /// The wall clock comes near the bound: a publication should raise it.
+    #[must_use]
+    pub fn is_hlc_bound_near(&self) -> bool {
+        hlc::is_bound_near(self.clock.wall_ns(), Hlc(self.levels.hlc_bound.load(Ordering::Acquire)))
     }
 
-    /// Closes a version: the caller holds the freeze lock, so nothing is between a record and its effect. From here until the CHECKPOINT record is appended,
-    /// admission leaves room for two checkpoints.
+    /// Closes a version: the caller holds the freeze lock, so no client record is between its draw and its effect; LSN and HLC are read together. From here until the
+    /// CHECKPOINT record is appended, admission leaves room for two checkpoints.
     #[must_use]
     pub fn freeze(&self) -> FreezePoint {
         let mut inner = self.inner.lock();
-        inner.checkpoint_pending = true;
-        inner.records_at_freeze = inner.records;
-        FreezePoint { lsn: inner.staging.end(), hlc: inner.hlc.last().birth(), stream_hash: 0 }
+        self.levels.checkpoint_pending.store(true, Ordering::Release);
+        inner.records_at_freeze = self.levels.records.load(Ordering::Relaxed);
+        let (lsn, hlc) = self.staging.head();
+        FreezePoint { lsn, hlc: hlc.birth(), stream_hash: 0 }
     }
 
     /// A freeze without a checkpoint: its reserve is given back.
     pub fn abandon_freeze(&self) {
-        self.inner.lock().checkpoint_pending = false;
+        self.levels.checkpoint_pending.store(false, Ordering::Release);
+        self.inner.lock().records_at_freeze = 0;
         self.changed.notify_all();
     }
 
@@ -414,7 +458,7 @@ impl Wal {
     #[must_use]
     pub fn start_of(&self, lsn: Lsn) -> Option<StartPosition> {
         let inner = self.inner.lock();
-        if lsn >= inner.staging.framed() {
+        if lsn >= self.staging.framed() {
             return None;
         }
         start_in(&self.config.ring, inner.chain.iter(), lsn)
@@ -428,17 +472,16 @@ impl Wal {
         while inner.chain.front().is_some_and(|block| block.sequence < first) {
             inner.chain.pop_front();
         }
-        inner.records = inner.records.saturating_sub(inner.records_at_freeze);
-        inner.records_at_freeze = 0;
+        self.levels.used_blocks.store(inner.used_blocks(), Ordering::Release);
         self.metrics.log.used_blocks.set(inner.used_blocks());
+        self.levels.records.fetch_sub(std::mem::take(&mut inner.records_at_freeze), Ordering::Relaxed);
         drop(inner);
         self.changed.notify_all();
     }
 
     /// Stops acknowledging for ever; the first reason stays. Everybody who waits gets it.
     pub fn poison(&self, why: &str) {
-        self.metrics.poison.poisoned.set(1);
-        let callbacks = self.inner.lock().poison(why);
+        let callbacks = self.take_poisoned(&mut self.inner.lock(), why);
         self.changed.notify_all();
         self.wake.notify_all();
         answer(callbacks);
@@ -447,8 +490,53 @@ impl Wal {
     /// Why nothing is acknowledged any more.
     #[must_use]
     pub fn poisoned(&self) -> Option<String> {
-        self.inner.lock().poison.clone()
+        self.poison.get().cloned()
     }
+
+    fn check(&self) -> Result<()> {
+        match self.poison.get() {
+            Some(why) => Err(StoreError::Poisoned { why: why.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    fn take_poisoned(&self, inner: &mut Inner, why: &str) -> Vec<(OnDurable, Result<()>)> {
+        let why = self.poison.get_or_init(|| why.to_string()).clone();
+        self.metrics.poison.poisoned.set(1);
+        let error = StoreError::Poisoned { why };
+        inner.callbacks.drain(..).map(|(_, done)| (done, Err(error.clone()))).collect()
+    }
+}
+
+/// A record without HLC and checksum, padded.
+fn encode(record: &NewRecord<'_>, out: &mut Vec<u8>) -> Result<()> {
+    let data: Vec<format::NamedObject<&[u32]>> = record
+        .data
+        .iter()
+        .map(|object| format::NamedObject {
+            oid: object.oid,
+            extends: object.extends,
+            stored_bytes: object.stored_bytes,
+            crcs: object.crcs.as_slice(),
+        })
+        .collect();
+    let parts = RecordParts {
+        kind: record.kind,
+        local: false,
+        ignorable: record.ignorable,
+        hlc: Hlc::ZERO,
+        territory: record.territory,
+        origin: record.origin.map(|o| format::Origin { client: o.client, sequence: o.sequence, floor: o.floor }),
+        result: None,
+        data: &data,
+        body: record.body,
+    };
+    let bytes = format::padded(parts.length());
+    if bytes > RECORD_BYTES_MAX {
+        let (bytes, limit) = (bytes as u64, RECORD_BYTES_MAX as u64);
+        return Err(StoreError::TooLarge { what: "a record", bytes, limit });
+    }
+    parts.encode_unstamped(out).map_err(|source| StoreError::Structure { structure: "WAL record", offset: 0, source })
 }
 
 /// The position of an LSN in a chain of blocks that holds it.
@@ -471,25 +559,5 @@ fn start_in<'a>(
 fn answer(callbacks: Vec<(OnDurable, Result<()>)>) {
     for (done, result) in callbacks {
         done(result);
-    }
-}
-
-impl Inner {
-    fn check(&self) -> Result<()> {
-        match &self.poison {
-            Some(why) => Err(StoreError::Poisoned { why: why.clone() }),
-            None => Ok(()),
-        }
-    }
-
-    fn poison(&mut self, why: &str) -> Vec<(OnDurable, Result<()>)> {
-        let why = self.poison.get_or_insert_with(|| why.to_string()).clone();
-        let error = StoreError::Poisoned { why };
-        self.callbacks.drain(..).map(|(_, done)| (done, Err(error.clone()))).collect()
-    }
-
-    fn is_barrier_by_size(&self, config: &Config) -> bool {
-        let blocks = self.unflushed_blocks.saturating_add(self.staging.blocks(&config.ring));
-        config.ring.bytes(blocks) >= UNFLUSHED_BYTES_MAX / 2 || self.named_bytes >= BARRIER_DATA_BYTES
     }
 }

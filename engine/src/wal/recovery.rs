@@ -16,7 +16,7 @@ use crate::device::{AlignedBuf, Device, DeviceError};
 use crate::hlc::HlcSource;
 use crate::store::{DataObject, Origin, Result};
 use envoyfs_layout::directory_page::{CUTS_MAX, Cut, StartPosition, VolumeEntry};
-use envoyfs_layout::wal::{Block, CheckpointBody, Record, SegmentPlaced, kind};
+use envoyfs_layout::wal::{Block, CheckpointBody, Closed, Record, Relocated, SegmentPlaced, kind};
 use envoyfs_layout::{Hlc, LayoutError, Lsn};
 
 /// Bytes of the ring behind the end of the chain that are searched for blocks of this mount. More than can be un-flushed at any time.
@@ -28,6 +28,8 @@ const READ_BYTES: usize = 1 << 20;
 pub trait Judge {
     /// A segment's container; all of them come before the first [`Judge::verify`].
     fn placed(&mut self, placed: SegmentPlaced);
+    /// Units that lie elsewhere; also before.
+    fn relocated(&mut self, relocated: Relocated);
     /// A record in the prefix so far; all before it verify or are durable. Engine records come here too: SEGMENT_OPENED says that the number is in use.
     fn record(&mut self, record: &FoundRecord);
     /// Do the object's bytes have these checksums?
@@ -111,6 +113,10 @@ pub struct Found {
     pub records: Vec<FoundRecord>,
     /// Placements in the blocks kept.
     pub placed: Vec<SegmentPlaced>,
+    /// Every relocation that the log tells of, also behind the cut: a record before the cut may rest on one.
+    pub relocated: Vec<Relocated>,
+    /// The last mount ended in order: nothing was appended that is not here.
+    pub closed: bool,
     /// Where the log ends: LSN, last block kept, byte in it. Generation and epoch are set by [`super::publish_cut`].
     pub cut: Cut,
     /// Records before this were durable.
@@ -137,9 +143,16 @@ impl Found {
             next_sequence: self.cut.sequence.saturating_add(1),
             start_sequence: start,
             chain: self.chain.iter().copied().filter(|block| block.sequence >= start).collect(),
-            records: self.records.iter().filter(|record| record.start >= freeze).count() as u64,
+            records: self.client_records(freeze),
             hlc,
         }
+    }
+}
+
+impl Found {
+    fn client_records(&self, from: Lsn) -> u64 {
+        let counts = |record: &&FoundRecord| record.start >= from && record.kind >= kind::CLIENT_FIRST;
+        self.records.iter().filter(counts).count() as u64
     }
 }
 
@@ -216,15 +229,26 @@ pub fn scan(device: &dyn Device, ring: &RingGeometry, entry: &VolumeEntry, judge
     let (freeze, record) = (entry.checkpoint.freeze, entry.checkpoint.record);
     let threshold = published.max(freeze).max(record).max(lineage.watermark);
 
-    let mut placed = Vec::new();
+    let (mut placed, mut relocated, mut closed_at) = (Vec::new(), Vec::new(), None);
     for (sequence, record) in &lineage.local {
-        if record.kind == kind::SEGMENT_PLACED {
-            let body = SegmentPlaced::decode(&record.body)
-                .map_err(|source| damaged("SEGMENT_PLACED", ring, *sequence, source))?;
-            judge.placed(body);
-            placed.push((*sequence, body));
-        } else if !kind::is_known(record.kind) && !record.ignorable {
-            return Err(unknown_kind(record.kind));
+        let wrong = |structure| move |source| damaged(structure, ring, *sequence, source);
+        match record.kind {
+            kind::SEGMENT_PLACED => {
+                let body = SegmentPlaced::decode(&record.body).map_err(wrong("SEGMENT_PLACED"))?;
+                judge.placed(body);
+                placed.push((*sequence, body));
+            }
+            kind::RELOCATED => {
+                let body = Relocated::decode(&record.body).map_err(wrong("RELOCATED"))?;
+                judge.relocated(body);
+                relocated.push(body);
+            }
+            kind::CLOSED => {
+                let body = Closed::decode(&record.body).map_err(wrong("CLOSED"))?;
+                closed_at = Some((*sequence, body.hlc));
+            }
+            other if !kind::is_known(other) && !record.ignorable => return Err(unknown_kind(other)),
+            _ => {}
         }
     }
 
@@ -262,6 +286,8 @@ pub fn scan(device: &dyn Device, ring: &RingGeometry, entry: &VolumeEntry, judge
         adopted: adopted(ring, entry, &records, &lineage.chain)?,
         max_hlc: Hlc::ZERO,
         placed: Vec::new(),
+        relocated,
+        closed: false,
         cut: Cut::default(),
         threshold,
         corrupt: (cut < threshold).then(|| Corruption {
@@ -277,7 +303,11 @@ pub fn scan(device: &dyn Device, ring: &RingGeometry, entry: &VolumeEntry, judge
     found.drop_unserved_generation(entry);
     let last = found.cut.sequence;
     found.placed = placed.into_iter().filter(|(sequence, _)| *sequence <= last).map(|(_, placed)| placed).collect();
+    let own = found.chain.last().is_some_and(|block| block.generation == entry.ring_generation);
+    let closed = closed_at.filter(|(sequence, _)| own && *sequence == last && cut == lineage.end);
+    found.closed = closed.is_some();
     found.max_hlc = found.records.iter().map(|record| record.hlc).max().unwrap_or(Hlc::ZERO);
+    found.max_hlc = closed.map_or(found.max_hlc, |(_, hlc)| found.max_hlc.max(hlc));
     Ok(found)
 }
 

@@ -3,13 +3,17 @@
 //! ```text
 //! ring = used (published start .. next block) + waiting (worst case of what is staged) + reserved (operations under way) + reserve + free
 //! ```
-//! A record of b bytes is charged `blocks_for(b)`: alone in its blocks. Framed with others it takes less, and what is waiting is charged together.
+//! A record of b bytes is charged `blocks_for(b)`: alone in its blocks. Framed with others it takes less, and what is waiting is charged together. An operation's record moves
+//! from reserved to waiting without a lock: it is drawn first and taken off the promise then, and [`Wal::room`] reads in the opposite order, so that it is counted twice for
+//! an instant, but never missed. Promises are made, and blocks framed, under the lock `admission`.
+//!
+//! What waits has to fit into memory too: `staged + reserved * block <= staging - its reserve`. A ring that is not larger than the memory bounds that by itself.
 
-use super::{Config, Inner, TRIGGER_BYTES_MAX, TRIGGER_RECORDS, Wal};
+use super::{Inner, STAGING_BYTES_MAX, STAGING_RESERVE_BYTES, TRIGGER_BYTES_MAX, TRIGGER_RECORDS, Wal};
 use crate::StoreError;
 use crate::store::Result;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
 /// Header, origin, result and the head of a data table, padded: what a record takes beside its body and objects.
 const RECORD_OVERHEAD_BYTES: u64 = 32 + 24 + 24 + 8 + 8;
@@ -30,12 +34,7 @@ impl LogRoom {
 
 impl Drop for LogRoom {
     fn drop(&mut self) {
-        if self.blocks > 0 {
-            let mut inner = self.wal.inner.lock();
-            inner.reserved_blocks = inner.reserved_blocks.saturating_sub(self.blocks);
-            drop(inner);
-            self.wal.changed.notify_all();
-        }
+        self.wal.staging.withdraw(self.blocks);
     }
 }
 
@@ -95,49 +94,69 @@ impl Room {
 }
 
 impl Inner {
-    pub(super) fn used_blocks(&self) -> u64 {
+    pub(super) const fn used_blocks(&self) -> u64 {
         self.next_sequence.saturating_sub(self.start_sequence)
-    }
-
-    /// One checkpoint and the seals of a recovery, always; a second checkpoint from a freeze until its record is appended: that record uses up the first
-    /// reserve before the publication that frees the ring, and a crash in between must find both again.
-    pub(super) fn reserve_blocks(&self, config: &Config) -> u64 {
-        let checkpoints = if self.checkpoint_pending { 2 } else { 1 };
-        config.seal_blocks.saturating_add(config.checkpoint_blocks.saturating_mul(checkpoints))
-    }
-
-    pub(super) fn room(&self, config: &Config) -> Room {
-        Room {
-            ring_blocks: config.ring.blocks,
-            used_blocks: self.used_blocks(),
-            waiting_blocks: self.staging.blocks(&config.ring),
-            reserved_blocks: self.reserved_blocks,
-            reserve_blocks: self.reserve_blocks(config),
-            block_bytes: config.ring.block_bytes,
-            records: self.records,
-        }
     }
 }
 
 impl Wal {
-    /// How full the ring is.
+    /// One checkpoint and the seals of a recovery, always; a second checkpoint from a freeze until its record is appended: that record uses up the first
+    /// reserve before the publication that frees the ring, and a crash in between must find both again.
+    fn reserve_blocks(&self) -> u64 {
+        let checkpoints = if self.levels.checkpoint_pending.load(Ordering::Acquire) { 2 } else { 1 };
+        self.config.seal_blocks.saturating_add(self.config.checkpoint_blocks.saturating_mul(checkpoints))
+    }
+
+    /// How full the ring is. Exact while nobody appends; else what is on its way from one count to the next may be in both, but is in one of them.
     #[must_use]
     pub fn room(&self) -> Room {
-        self.inner.lock().room(&self.config)
+        let reserve_blocks = self.reserve_blocks();
+        let (reserved_blocks, framed, (local, used_blocks), end) = self.staging.counts(|| {
+            (self.levels.local_bytes.load(Ordering::Acquire), self.levels.used_blocks.load(Ordering::Acquire))
+        });
+        let shared = end.0.saturating_sub(framed.0);
+        Room {
+            ring_blocks: self.config.ring.blocks,
+            used_blocks,
+            waiting_blocks: self.config.ring.blocks_for(shared.saturating_add(local.saturating_mul(2))),
+            reserved_blocks,
+            reserve_blocks,
+            block_bytes: self.config.ring.block_bytes,
+            records: self.levels.records.load(Ordering::Relaxed),
+        }
     }
 
     /// Promises room for so many records with so many bytes of bodies and data objects (24 bytes and 4 per 4 KiB each) in all; `None` when the ring is too full
-    /// now. Never waits.
+    /// now. Waits for nobody, except that it writes blocks itself while the memory for records is full.
     #[must_use]
     pub fn try_reserve(self: &Arc<Self>, records: u64, bytes: u64) -> Option<LogRoom> {
         let blocks = self.worst_case_blocks(records, bytes);
-        let mut inner = self.inner.lock();
-        if inner.room(&self.config).free_blocks() < blocks {
-            return None;
+        loop {
+            {
+                let _admission = self.admission.lock();
+                if self.room().free_blocks() < blocks {
+                    return None;
+                }
+                if self.fits_staging(blocks, self.staging_reserve()) {
+                    self.staging.promise(blocks);
+                    return Some(LogRoom { wal: Arc::clone(self), blocks });
+                }
+            }
+            if blocks > self.promisable_blocks() || self.relieve().is_err() {
+                return None;
+            }
         }
-        inner.reserved_blocks = inner.reserved_blocks.saturating_add(blocks);
-        drop(inner);
-        Some(LogRoom { wal: Arc::clone(self), blocks })
+    }
+
+    /// Whether records of so many blocks more have room in memory.
+    fn fits_staging(&self, blocks: u64, reserve: u64) -> bool {
+        self.staging.fits(blocks, self.config.ring.capacity().into(), reserve)
+    }
+
+    /// Bytes of memory that admission leaves to the engine's own records. None when the ring is not larger: what it holds, memory holds.
+    fn staging_reserve(&self) -> u64 {
+        let ring = self.config.ring.bytes(self.config.ring.blocks);
+        if ring > STAGING_BYTES_MAX { STAGING_RESERVE_BYTES } else { 0 }
     }
 
     /// Blocks that [`Wal::try_reserve`] asks for.
@@ -151,36 +170,40 @@ impl Wal {
     #[must_use]
     pub fn promisable_blocks(&self) -> u64 {
         let reserve = self.config.seal_blocks.saturating_add(self.config.checkpoint_blocks.saturating_mul(2));
-        self.config.ring.blocks.saturating_sub(reserve)
+        let memory = self.staging.capacity().saturating_sub(self.staging_reserve());
+        let in_memory = memory / u64::from(self.config.ring.capacity().max(1));
+        self.config.ring.blocks.saturating_sub(reserve).min(in_memory)
     }
 
-    /// Waits until something that may give room has changed, at most so long.
-    pub fn wait_room(&self, timeout: Duration) {
-        let mut inner = self.inner.lock();
-        if inner.poison.is_none() {
-            self.changed.wait_for(&mut inner, timeout);
-        }
-    }
-
-    /// Charges a record that is about to be staged.
-    pub(super) fn pay(&self, inner: &mut Inner, room: Option<&mut LogRoom>, bytes: u64) -> Result<()> {
+    /// Charges a record that is about to be drawn; returns what [`super::staging::Staging::settle`] takes off the promise when it is.
+    pub(super) fn pay(&self, room: Option<&mut LogRoom>, bytes: u64) -> Result<u64> {
         let ring = &self.config.ring;
         let cost = ring.blocks_for(bytes);
         let full = |available: u64| StoreError::NoSpace { available: ring.bytes(available), needed: ring.bytes(cost) };
         let Some(room) = room else {
-            // From the reserve: no admission, but the ring must hold it.
-            let state = inner.room(&self.config);
-            let taken = state.used_blocks.saturating_add(ring.blocks_for(inner.staging.bytes().saturating_add(bytes)));
-            return if taken > ring.blocks { Err(full(ring.blocks.saturating_sub(state.used_blocks))) } else { Ok(()) };
+            // From the reserve: no admission, but the ring must hold it, and memory.
+            let _admission = self.admission.lock();
+            let state = self.room();
+            let staged = self.staging.end().0.saturating_sub(self.staging.framed().0);
+            let local = self.levels.local_bytes.load(Ordering::Acquire);
+            let waiting = ring.blocks_for(staged.saturating_add(local.saturating_mul(2)).saturating_add(bytes));
+            if state.used_blocks.saturating_add(waiting) > ring.blocks || !self.fits_staging(cost, 0) {
+                return Err(full(ring.blocks.saturating_sub(state.used_blocks)));
+            }
+            self.staging.promise(cost);
+            return Ok(cost);
         };
-        let paid = room.blocks.min(cost);
-        let missing = cost - paid;
-        let free = inner.room(&self.config).free_blocks();
-        if missing > free {
-            return Err(full(room.blocks.saturating_add(free)));
+        let missing = cost.saturating_sub(room.blocks);
+        if missing > 0 {
+            let _admission = self.admission.lock();
+            let free = self.room().free_blocks();
+            if missing > free || !self.fits_staging(missing, self.staging_reserve()) {
+                return Err(full(room.blocks.saturating_add(free)));
+            }
+            self.staging.promise(missing);
+            room.blocks = room.blocks.saturating_add(missing);
         }
-        room.blocks -= paid;
-        inner.reserved_blocks = inner.reserved_blocks.saturating_sub(paid);
-        Ok(())
+        room.blocks = room.blocks.saturating_sub(cost);
+        Ok(cost)
     }
 }

@@ -1,167 +1,328 @@
-//! Records that are appended but in no block yet, and how they are cut into blocks.
+//! Records that are appended but in no block yet: a ring of memory that appenders fill side by side and one framer empties in order.
 //!
-//! Shared bytes are framed in order, without gaps. A local record stands at the front of a block, before every shared byte appended after it; it may move ahead
-//! of shared bytes appended before it, which is harmless (what it says becomes true earlier). When it does not fit, the block is closed at its place, which wastes
-//! less than its own length: so all that waits needs at most `blocks_for(shared + 2 * local)` blocks.
+//! ```text
+//!            consumed        framed              published           end
+//!   zeros ......|---- in a ----|---- whole -------|-- being copied --|...... zeros       (LSNs; the place is LSN mod size)
+//!                   block being    records              (gaps)
+//!                   copied
+//! draw      (HLC, LSN) in one 128-bit compare-and-swap: who gets the LSN, gets the later HLC (INV-40)
+//! put       the record's words, the first one last: that one is never zero, and says that the rest is there
+//! published the framer walks from record to record until it meets a zero
+//! take      the framer copies words out, zeroes them, and moves `consumed`
+//! ```
+//! Nobody waits here. That a record fits is promised before it is drawn ([`super::room`]): what is between `consumed` and `end`, and what is promised, is never more than
+//! the ring. Words are atomics, so none of this is unsafe; `tests/models.rs` checks the orderings with loom.
+//!
+//! A local record stands at the front of a block, before every shared byte appended after it; it may move ahead of shared bytes appended before it, which is
+//! harmless (what it says becomes true earlier). When it does not fit, the block is closed at its place, which wastes less than its own length: so all that
+//! waits needs at most `blocks_for(shared + 2 * local)` blocks.
 
-use super::ring::RingGeometry;
-use envoyfs_layout::Lsn;
-use envoyfs_layout::wal::BLOCK_HEADER_BYTES;
+use super::atomics::{Atomics, Machine, Wide, Word};
+use envoyfs_layout::wal::{padded, record_bytes};
+use envoyfs_layout::{Hlc, Lsn};
 use std::collections::VecDeque;
 
-/// What goes into one block.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Body {
-    pub first_lsn: Lsn,
-    pub local: Vec<u8>,
-    pub shared: Vec<u8>,
-    /// Byte in the block of the first record that starts here; 0 = none.
-    pub first_record: u32,
+/// Bytes of a word: LSNs are multiples of it.
+const WORD: usize = 8;
+/// In `promised`: the committer sleeps until somebody appends.
+const IDLE: u64 = 1 << 63;
+
+/// On cache lines of its own.
+#[repr(align(128))]
+struct Alone<T>(T);
+
+/// See the module.
+pub(super) struct Staging<A: Atomics = Machine> {
+    /// HLC and LSN of the last record drawn: 64 bits each.
+    head: Alone<A::Wide>,
+    /// Ring blocks promised and not yet used by an append, and [`IDLE`].
+    promised: Alone<A::Word>,
+    /// Everything before this LSN has a block.
+    framed: Alone<A::Word>,
+    /// The words before this LSN are zero and may be used again.
+    consumed: A::Word,
+    words: Box<[A::Word]>,
 }
 
-impl Body {
-    /// Byte in the block at which the shared bytes start.
-    pub(super) fn shared_offset(&self) -> u32 {
-        narrow(BLOCK_HEADER_BYTES.saturating_add(self.local.len()))
+/// What a record was drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Drawn {
+    pub start: Lsn,
+    pub hlc: Hlc,
+}
+
+const fn pair(hlc: Hlc, lsn: Lsn) -> u128 {
+    ((hlc.0 as u128) << 64) | lsn.0 as u128
+}
+
+fn split(head: u128) -> (Hlc, Lsn) {
+    let low = u64::try_from(head & u128::from(u64::MAX)).unwrap_or(u64::MAX);
+    (Hlc(u64::try_from(head >> 64).unwrap_or(u64::MAX)), Lsn(low))
+}
+
+impl<A: Atomics> Staging<A> {
+    /// Nothing waits; the next record gets `next`. `bytes` is a power of two.
+    pub(super) fn new(next: Lsn, last: Hlc, bytes: usize) -> Self {
+        assert!(bytes.is_power_of_two() && bytes >= WORD, "the size of a staging ring");
+        Self {
+            head: Alone(A::Wide::new(pair(last, next))),
+            promised: Alone(A::Word::new(0)),
+            framed: Alone(A::Word::new(next.0)),
+            consumed: A::Word::new(next.0),
+            words: (0..bytes / WORD).map(|_| A::Word::new(0)).collect(),
+        }
     }
-    pub(super) fn used_bytes(&self) -> u32 {
-        self.shared_offset().saturating_add(narrow(self.shared.len()))
+
+    /// Bytes of the ring.
+    pub(super) fn capacity(&self) -> u64 {
+        (self.words.len() * WORD) as u64
     }
-}
-
-fn narrow(bytes: usize) -> u32 {
-    u32::try_from(bytes).unwrap_or(u32::MAX)
-}
-
-/// The waiting records.
-#[derive(Debug)]
-pub(super) struct Staging {
-    /// LSN of the first waiting shared byte.
-    framed: Lsn,
-    shared: VecDeque<u8>,
-    /// Where the waiting records start.
-    starts: VecDeque<Lsn>,
-    /// Local records, each with the LSN at which it was appended.
-    local: VecDeque<(Lsn, Vec<u8>)>,
-    local_bytes: u64,
-}
-
-impl Staging {
-    pub(super) fn new(next: Lsn) -> Self {
-        let (shared, starts, local) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
-        Self { framed: next, shared, starts, local, local_bytes: 0 }
+    /// LSN of the next record, and the largest HLC drawn.
+    pub(super) fn head(&self) -> (Lsn, Hlc) {
+        let (hlc, lsn) = split(self.head.0.load());
+        (lsn, hlc)
     }
-
     /// LSN of the next record.
     pub(super) fn end(&self) -> Lsn {
-        Lsn(self.framed.0.saturating_add(self.shared.len() as u64))
+        self.head().0
     }
     /// Every byte before this is in a block.
     pub(super) fn framed(&self) -> Lsn {
-        self.framed
+        Lsn(self.framed.0.load())
+    }
+    /// Every byte before this is out of the ring.
+    pub(super) fn consumed(&self) -> Lsn {
+        Lsn(self.consumed.load())
+    }
+
+    // ---- promises: the ring blocks of operations under way -------------------------------------------------------------------------
+
+    /// Blocks promised.
+    pub(super) fn promised(&self) -> u64 {
+        self.promised.0.load() & !IDLE
+    }
+    /// Promised blocks, and the LSNs between which records wait. An append raises the end before it settles its promise, so this reads the promise first: what moves
+    /// meanwhile is counted twice, never missed. `between` reads what the framer raises before it says that something is framed.
+    pub(super) fn counts<T>(&self, between: impl FnOnce() -> T) -> (u64, Lsn, T, Lsn) {
+        let promised = self.promised();
+        let framed = self.framed();
+        let between = between();
+        (promised, framed, between, self.end())
+    }
+    /// Whether records of so many blocks more have room in memory, beside all that is promised, and `reserve` bytes are left.
+    pub(super) fn fits(&self, blocks: u64, block_bytes: u64, reserve: u64) -> bool {
+        let promised = self.promised().saturating_add(blocks);
+        let consumed = self.consumed();
+        let staged = self.end().0.saturating_sub(consumed.0);
+        let wanted = staged.saturating_add(promised.saturating_mul(block_bytes)).saturating_add(reserve);
+        wanted <= self.capacity()
+    }
+    /// Promises more. Only with the lock of admission: what was compared with the room must still hold.
+    pub(super) fn promise(&self, blocks: u64) {
+        self.promised.0.add(blocks);
+    }
+    /// Nobody will use a promise.
+    pub(super) fn withdraw(&self, blocks: u64) {
+        if blocks > 0 {
+            self.promised.0.sub(blocks);
+        }
+    }
+    /// An append has used a promise: its record is drawn. True: the committer sleeps, and the caller has to wake it.
+    ///
+    /// Changes of this one word have one order, so either the committer that goes to sleep sees what was drawn before this, or this sees it asleep.
+    pub(super) fn settle(&self, blocks: u64) -> bool {
+        self.promised.0.sub(blocks) & IDLE != 0 && self.leave_idle()
+    }
+    /// The committer is about to sleep; it looks once more at what is due before it does.
+    pub(super) fn enter_idle(&self) {
+        self.promised.0.set_bits(IDLE);
+    }
+    /// The committer is awake, or somebody wakes it. True: it was asleep.
+    pub(super) fn leave_idle(&self) -> bool {
+        self.promised.0.clear_bits(IDLE) & IDLE != 0
+    }
+
+    // ---- appenders -----------------------------------------------------------------------------------------------------------------
+
+    /// LSN and HLC for a record of so many bytes, a multiple of 8. `next` gives the HLC that follows one.
+    pub(super) fn draw(&self, bytes: u64, next: impl Fn(Hlc) -> Hlc) -> Drawn {
+        let mut head = self.head.0.load();
+        loop {
+            let (last, start) = split(head);
+            let hlc = next(last);
+            match self.head.0.replace(head, pair(hlc, Lsn(start.0.saturating_add(bytes)))) {
+                Ok(()) => return Drawn { start, hlc },
+                Err(now) => head = now,
+            }
+        }
+    }
+
+    /// Copies a whole record, padded to 8, to where it was drawn, and publishes it. Once.
+    pub(super) fn put(&self, start: Lsn, record: &[u8]) {
+        let (words, _) = record.as_chunks::<WORD>();
+        let mut words = words.iter().map(|word| u64::from_le_bytes(*word));
+        let Some(first) = words.next() else { return };
+        let at = self.index(start) + 1;
+        let (head, tail) = self.words.split_at(at.min(self.words.len()));
+        for (to, from) in tail.iter().chain(head).zip(words) {
+            to.store_relaxed(from);
+        }
+        if let Some(word) = self.words.get(at - 1) {
+            word.store(first);
+        }
+    }
+
+    // ---- the framer, one at a time -------------------------------------------------------------------------------------------------
+
+    /// Where the whole records end that go on at `from`, which is the start of one, or the end.
+    pub(super) fn published(&self, from: Lsn) -> Lsn {
+        let end = self.end();
+        let mut at = from;
+        while at < end {
+            let bytes = self.record_at(at);
+            if bytes == 0 {
+                break;
+            }
+            at = Lsn(at.0.saturating_add(bytes));
+        }
+        at
+    }
+
+    /// Padded bytes of the record that starts there; 0 while it is not published.
+    pub(super) fn record_at(&self, start: Lsn) -> u64 {
+        let word = self.words.get(self.index(start)).map_or(0, Word::load);
+        padded(record_bytes(word)) as u64
+    }
+
+    /// Everything before this has a block from now on.
+    pub(super) fn frame(&self, end: Lsn) {
+        self.framed.0.store(end.0);
+    }
+
+    /// Copies published bytes out, and zeroes them in the ring.
+    pub(super) fn take(&self, from: Lsn, into: &mut [u8]) {
+        let (head, tail) = self.words.split_at(self.index(from).min(self.words.len()));
+        for (to, word) in into.as_chunks_mut::<WORD>().0.iter_mut().zip(tail.iter().chain(head)) {
+            *to = word.load_relaxed().to_le_bytes();
+            word.store_relaxed(0);
+        }
+    }
+
+    /// Everything before this was taken: appenders may use its words.
+    pub(super) fn consume(&self, end: Lsn) {
+        self.consumed.store(end.0);
+    }
+
+    fn index(&self, lsn: Lsn) -> usize {
+        usize::try_from(lsn.0 / WORD as u64).unwrap_or(0) & (self.words.len() - 1)
+    }
+}
+
+/// Local records that wait, each with the LSN at which it was appended.
+#[derive(Debug, Default)]
+pub(super) struct Locals {
+    waiting: VecDeque<(Lsn, Vec<u8>)>,
+}
+
+/// What goes into one block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Body {
+    pub first_lsn: Lsn,
+    pub local: Vec<u8>,
+    pub shared_bytes: u32,
+}
+
+impl Locals {
+    /// A whole local record, padded to 8.
+    pub(super) fn push(&mut self, at: Lsn, record: Vec<u8>) {
+        self.waiting.push_back((at, record));
     }
     pub(super) fn is_empty(&self) -> bool {
-        self.shared.is_empty() && self.local.is_empty()
+        self.waiting.is_empty()
     }
-    /// Bytes that count for [`Self::blocks`].
     pub(super) fn bytes(&self) -> u64 {
-        (self.shared.len() as u64).saturating_add(self.local_bytes.saturating_mul(2))
-    }
-    /// Blocks that everything here needs at most.
-    pub(super) fn blocks(&self, ring: &RingGeometry) -> u64 {
-        ring.blocks_for(self.bytes())
+        self.waiting.iter().map(|(_, record)| record.len() as u64).sum()
     }
 
-    /// A whole shared record, padded to 8.
-    pub(super) fn push_shared(&mut self, record: &[u8]) {
-        self.starts.push_back(self.end());
-        self.shared.extend(record);
-    }
-    /// A whole local record, padded to 8.
-    pub(super) fn push_local(&mut self, record: Vec<u8>) {
-        self.local_bytes = self.local_bytes.saturating_add(record.len() as u64);
-        self.local.push_back((self.end(), record));
-    }
-
-    /// Takes what fills the next block; empty if nothing waits.
-    pub(super) fn take(&mut self, capacity: u32) -> Body {
-        let first_lsn = self.framed;
-        let mut room = usize::try_from(capacity).unwrap_or(0);
+    /// What fills the next block, of shared bytes from `first_lsn` to `end`; empty if nothing waits.
+    pub(super) fn next_body(&mut self, first_lsn: Lsn, end: Lsn, capacity: u32) -> Body {
+        let mut room = u64::from(capacity);
         let mut local = Vec::new();
         let mut limit = u64::MAX;
-        while let Some((at, record)) = self.local.front() {
+        while let Some((at, record)) = self.waiting.front() {
             let behind = at.0.saturating_sub(first_lsn.0);
-            let left = room.checked_sub(record.len());
-            if left.is_none_or(|left| behind > left as u64) {
+            let left = room.checked_sub(record.len() as u64);
+            if left.is_none_or(|left| behind > left) {
                 limit = behind;
                 break;
             }
             room = left.unwrap_or(0);
-            self.local_bytes = self.local_bytes.saturating_sub(record.len() as u64);
             local.extend_from_slice(record);
-            self.local.pop_front();
+            self.waiting.pop_front();
         }
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let count = room.min(self.shared.len()).min(limit);
-        let shared: Vec<u8> = self.shared.drain(..count).collect();
-        self.framed = Lsn(first_lsn.0.saturating_add(count as u64));
-        let mut body = Body { first_lsn, local, shared, first_record: 0 };
-        while let Some(start) = self.starts.front().copied().filter(|start| *start < self.framed) {
-            if body.first_record == 0 {
-                let within = u32::try_from(start.0.saturating_sub(first_lsn.0)).unwrap_or(u32::MAX);
-                body.first_record = body.shared_offset().saturating_add(within);
-            }
-            self.starts.pop_front();
-        }
-        body
+        let shared = room.min(end.0.saturating_sub(first_lsn.0)).min(limit);
+        Body { first_lsn, local, shared_bytes: u32::try_from(shared).unwrap_or(0) }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::ring::RingGeometry;
     use super::*;
 
     const RING: RingGeometry = RingGeometry { offset: 65536, blocks: 16, block_bytes: 512, seed: [0; 16], volume: 1 };
 
-    fn take_all(staging: &mut Staging) -> Vec<Body> {
-        let mut bodies = Vec::new();
-        while !staging.is_empty() {
-            let body = staging.take(RING.capacity());
-            assert!(!body.shared.is_empty() || !body.local.is_empty(), "progress");
-            assert!(body.used_bytes() <= 512);
+    fn take_all(locals: &mut Locals, end: u64) -> Vec<Body> {
+        let (mut bodies, mut at) = (Vec::new(), Lsn(0));
+        while at.0 < end || !locals.is_empty() {
+            let body = locals.next_body(at, Lsn(end), RING.capacity());
+            assert!(body.shared_bytes > 0 || !body.local.is_empty(), "progress");
+            assert!(body.local.len() + body.shared_bytes as usize <= RING.capacity() as usize);
+            at.0 += u64::from(body.shared_bytes);
             bodies.push(body);
         }
         bodies
     }
 
     #[test]
-    fn records_run_over_blocks_without_a_gap() {
-        let mut staging = Staging::new(Lsn(800));
-        staging.push_shared(&[1; 600]);
-        staging.push_shared(&[2; 40]);
-        let bodies = take_all(&mut staging);
-        assert_eq!(
-            bodies.iter().map(|b| (b.first_lsn.0, b.shared.len(), b.first_record)).collect::<Vec<_>>(),
-            [(800, 432, 80), (1232, 208, 80 + 168)]
-        );
+    fn a_local_record_stands_before_all_shared_bytes_appended_after_it() {
+        for before in (0..1000).step_by(8) {
+            let mut locals = Locals::default();
+            locals.push(Lsn(before), vec![9; 40]);
+            let needed = RING.blocks_for(before + 8 + 2 * locals.bytes());
+            let bodies = take_all(&mut locals, before + 8);
+            assert!(bodies.len() as u64 <= needed, "{before}: {} blocks, promised {needed}", bodies.len());
+            let local = bodies.iter().position(|body| !body.local.is_empty()).unwrap();
+            let shared = bodies.iter().position(|body| body.first_lsn.0 + u64::from(body.shared_bytes) > before);
+            assert!(local <= shared.unwrap(), "{before}");
+        }
+    }
+
+    fn record(bytes: usize, fill: u8) -> Vec<u8> {
+        let mut record = vec![fill; bytes];
+        record[..4].copy_from_slice(&u32::try_from(bytes).unwrap().to_le_bytes());
+        record
     }
 
     #[test]
-    fn a_local_record_stands_before_all_shared_bytes_appended_after_it() {
-        for before in (0..1000).step_by(8) {
-            let mut staging = Staging::new(Lsn(0));
-            staging.push_shared(&vec![1; before]);
-            staging.push_local(vec![9; 40]);
-            staging.push_shared(&[2; 8]);
-            assert!(staging.blocks(&RING) >= 1);
-            let needed = staging.blocks(&RING);
-            let bodies = take_all(&mut staging);
-            assert!(bodies.len() as u64 <= needed, "{before}: {} blocks, promised {needed}", bodies.len());
-            let local = bodies.iter().position(|b| !b.local.is_empty()).unwrap();
-            let shared = bodies.iter().position(|b| b.shared.contains(&2)).unwrap();
-            assert!(local <= shared, "{before}");
-            let whole: Vec<u8> = bodies.iter().flat_map(|b| b.shared.clone()).collect();
-            assert_eq!(whole.len(), before + 8);
+    fn records_published_out_of_order_are_taken_in_order_and_the_ring_wraps() {
+        let staging: Staging = Staging::new(Lsn(800), Hlc(4), 256);
+        let mut taken = Lsn(800);
+        for round in 0..40_u8 {
+            let draws = [40, 48, 64].map(|bytes| (bytes, staging.draw(bytes, |last| Hlc(last.0 + 2))));
+            assert!(draws.windows(2).all(|pair| pair[0].1.start < pair[1].1.start && pair[0].1.hlc < pair[1].1.hlc));
+            for (index, published) in [(2, taken), (0, taken), (1, draws[1].1.start)] {
+                let (bytes, drawn) = draws[index];
+                assert_eq!(staging.published(taken), published);
+                staging.put(drawn.start, &record(usize::try_from(bytes).unwrap(), round));
+            }
+            let end = staging.published(taken);
+            assert_eq!(end, staging.end());
+            let mut bytes = vec![0; 152];
+            staging.take(taken, &mut bytes);
+            staging.consume(end);
+            assert_eq!(bytes, [record(40, round), record(48, round), record(64, round)].concat());
+            taken = end;
         }
     }
 }

@@ -4,4 +4,6 @@
 
 mod crashes;
 mod harness;
+mod models;
 mod rules;
+mod speed;

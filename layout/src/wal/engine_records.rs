@@ -35,6 +35,28 @@ pub struct SegmentPlaced {
     pub container: u32,
 }
 
+/// Body of the local RELOCATED: units of a segment whose write failed lie elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Relocated {
+    /// Segment number.
+    pub number: u32,
+    /// First unit in the segment.
+    pub slot: u32,
+    /// Units.
+    pub units: u32,
+    /// Container in which they lie.
+    pub container: u32,
+    /// First unit in that container.
+    pub offset_units: u32,
+}
+
+/// Body of the local CLOSED: the mount that wrote it appends nothing any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// The largest HLC that it drew.
+    pub hlc: Hlc,
+}
+
 /// Body of CHECKPOINT. It names no position in the ring: a shared record depends on no framing (INV-39); recovery finds the block of the freeze LSN itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckpointBody {
@@ -87,6 +109,23 @@ struct RawPlaced {
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
+struct RawRelocated {
+    number: U32,
+    slot: U32,
+    units: U32,
+    container: U32,
+    offset_units: U32,
+    reserved: U32,
+}
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct RawClosed {
+    hlc: U64,
+}
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
 struct RawCheckpoint {
     number: U64,
     freeze: U64,
@@ -105,6 +144,7 @@ struct RawCheckpoint {
 }
 
 const _: () = assert!(size_of::<RawOpened>() == 8 && size_of::<RawPlaced>() == 8 && size_of::<RawSealed>() == 16);
+const _: () = assert!(size_of::<RawRelocated>() == 24 && size_of::<RawClosed>() == 8);
 const _: () = assert!(size_of::<RawCheckpoint>() == 168);
 const _: () = assert!(std::mem::offset_of!(RawCheckpoint, roots) == 96);
 
@@ -167,6 +207,58 @@ impl SegmentPlaced {
     pub fn decode(bytes: &[u8]) -> Result<Self, LayoutError> {
         let raw: RawPlaced = exactly("SEGMENT_PLACED", bytes)?;
         Ok(Self { number: raw.number.get(), container: raw.container.get() })
+    }
+}
+
+impl Relocated {
+    /// Bytes of the body.
+    #[must_use]
+    pub fn encode(&self) -> [u8; 24] {
+        zerocopy::transmute!(RawRelocated {
+            number: self.number.into(),
+            slot: self.slot.into(),
+            units: self.units.into(),
+            container: self.container.into(),
+            offset_units: self.offset_units.into(),
+            reserved: 0.into(),
+        })
+    }
+    /// From the body.
+    ///
+    /// # Errors
+    /// Wrong length, no units, or reserved bytes in use.
+    pub fn decode(bytes: &[u8]) -> Result<Self, LayoutError> {
+        let structure = "RELOCATED";
+        let raw: RawRelocated = exactly(structure, bytes)?;
+        if raw.units.get() == 0 {
+            return Err(LayoutError::Field { structure, field: "units", found: 0 });
+        }
+        if raw.reserved.get() != 0 {
+            return Err(LayoutError::Field { structure, field: "reserved", found: raw.reserved.get().into() });
+        }
+        Ok(Self {
+            number: raw.number.get(),
+            slot: raw.slot.get(),
+            units: raw.units.get(),
+            container: raw.container.get(),
+            offset_units: raw.offset_units.get(),
+        })
+    }
+}
+
+impl Closed {
+    /// Bytes of the body.
+    #[must_use]
+    pub fn encode(&self) -> [u8; 8] {
+        zerocopy::transmute!(RawClosed { hlc: self.hlc.0.into() })
+    }
+    /// From the body.
+    ///
+    /// # Errors
+    /// Wrong length.
+    pub fn decode(bytes: &[u8]) -> Result<Self, LayoutError> {
+        let raw: RawClosed = exactly("CLOSED", bytes)?;
+        Ok(Self { hlc: Hlc(raw.hlc.get()) })
     }
 }
 
@@ -245,6 +337,8 @@ pub(crate) const ENGINE_RECORD_LAYOUTS: &[Structure] = &[
     structure!("SEGMENT_OPENED body", RawOpened { number, stream, reserved }),
     structure!("SEGMENT_SEALED body", RawSealed { number, length, digest }),
     structure!("SEGMENT_PLACED body", RawPlaced { number, container }),
+    structure!("RELOCATED body", RawRelocated { number, slot, units, container, offset_units, reserved }),
+    structure!("CLOSED body", RawClosed { hlc }),
     structure!(
         "CHECKPOINT body",
         RawCheckpoint {

@@ -12,6 +12,7 @@ const FLAG_RESULT: u8 = 2;
 const FLAG_DATA: u8 = 4;
 const FLAG_IGNORABLE: u8 = 8;
 const FLAGS_KNOWN: u8 = 15;
+const HLC_AT: usize = 8;
 const CRC_AT: usize = 16;
 
 /// A length as the stream counts it: the next record starts at a multiple of 8.
@@ -157,7 +158,8 @@ struct RawObject {
 }
 
 const _: () = assert!(size_of::<RawHeader>() == RECORD_HEADER_BYTES);
-const _: () = assert!(std::mem::offset_of!(RawHeader, crc) == CRC_AT);
+const _: () = assert!(std::mem::offset_of!(RawHeader, crc) == CRC_AT && std::mem::offset_of!(RawHeader, hlc) == HLC_AT);
+const _: () = assert!(std::mem::offset_of!(RawHeader, length) == 0);
 const _: () = assert!(size_of::<RawOrigin>() == 24 && size_of::<RawResult>() == 24);
 const _: () = assert!(size_of::<RawTable>() == 8 && size_of::<RawObject>() == 24);
 
@@ -187,6 +189,17 @@ impl RecordParts<'_> {
     /// # Errors
     /// Longer than [`RECORD_BYTES_MAX`]; then nothing was appended.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), LayoutError> {
+        let start = out.len();
+        self.encode_unstamped(out)?;
+        stamp(out.get_mut(start..).unwrap_or_default(), self.hlc);
+        Ok(())
+    }
+
+    /// The same without HLC and checksum, which [`stamp`] adds: a log draws the one when everything else is in place, and the other covers it.
+    ///
+    /// # Errors
+    /// As [`RecordParts::encode`].
+    pub fn encode_unstamped(&self, out: &mut Vec<u8>) -> Result<(), LayoutError> {
         let length = self.length();
         let stored = u32::try_from(length).ok().filter(|_| length <= RECORD_BYTES_MAX);
         let Some(stored) = stored else {
@@ -202,7 +215,7 @@ impl RecordParts<'_> {
                 | bit(self.result.is_some(), FLAG_RESULT)
                 | bit(!self.data.is_empty(), FLAG_DATA)
                 | bit(self.ignorable, FLAG_IGNORABLE),
-            hlc: self.hlc.0.into(),
+            hlc: 0.into(),
             crc: 0.into(),
             reserved: 0.into(),
             territory: self.territory.into(),
@@ -245,13 +258,32 @@ impl RecordParts<'_> {
             }
         }
         out.extend_from_slice(self.body);
-        let crc = checksum::crc32c(out.get(start..).unwrap_or_default());
-        if let Some(field) = out.get_mut(start + CRC_AT..start + CRC_AT + 4) {
-            field.copy_from_slice(&crc.to_le_bytes());
-        }
         out.resize(start + padded(length), 0);
         Ok(())
     }
+}
+
+/// Puts HLC and checksum into a record that [`RecordParts::encode_unstamped`] made. Bytes that do not start with a whole record are left alone.
+pub fn stamp(record: &mut [u8], hlc: Hlc) {
+    let length = record.first_chunk().map_or(0, |word| record_bytes(u64::from_le_bytes(*word)));
+    let Some(whole) = record.get_mut(..length).filter(|whole| whole.len() >= RECORD_HEADER_BYTES) else { return };
+    let mut put = |at: usize, bytes: &[u8]| {
+        if let Some(field) = whole.get_mut(at..at + bytes.len()) {
+            field.copy_from_slice(bytes);
+        }
+    };
+    put(HLC_AT, &hlc.0.to_le_bytes());
+    put(CRC_AT, &[0; 4]);
+    let crc = checksum::crc32c(whole);
+    if let Some(field) = whole.get_mut(CRC_AT..CRC_AT + 4) {
+        field.copy_from_slice(&crc.to_le_bytes());
+    }
+}
+
+/// Length of a record without padding, from its first 8 bytes. No record starts with 8 zeros.
+#[must_use]
+pub const fn record_bytes(first_word: u64) -> usize {
+    (first_word & 0xffff_ffff) as usize
 }
 
 /// Bytes taken off the front, one typed piece at a time.

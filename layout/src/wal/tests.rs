@@ -157,6 +157,13 @@ fn engine_bodies_round_trip() {
     let placed = SegmentPlaced { number: 8, container: 0x1234 };
     assert_eq!(hex(&placed.encode()), "0800000034120000");
     assert_eq!(SegmentPlaced::decode(&placed.encode()), Ok(placed));
+    let relocated = Relocated { number: 8, slot: 9, units: 10, container: 11, offset_units: 12 };
+    assert_eq!(hex(&relocated.encode()), "08000000090000000a0000000b0000000c00000000000000");
+    assert_eq!(Relocated::decode(&relocated.encode()), Ok(relocated));
+    assert!(Relocated::decode(&Relocated { units: 0, ..relocated }.encode()).is_err());
+    let closed = Closed { hlc: Hlc(0x1234) };
+    assert_eq!(hex(&closed.encode()), "3412000000000000");
+    assert_eq!(Closed::decode(&closed.encode()), Ok(closed));
     let sealed = SegmentSealed { number: 8, length: 4096, digest: 7 };
     assert_eq!(SegmentSealed::decode(&sealed.encode()), Ok(sealed));
 }
@@ -204,6 +211,8 @@ proptest! {
         let _ = CheckpointBody::decode(&bytes);
         let _ = SegmentOpened::decode(&bytes);
         let _ = SegmentPlaced::decode(&bytes);
+        let _ = Relocated::decode(&bytes);
+        let _ = Closed::decode(&bytes);
         let _ = SegmentSealed::decode(&bytes);
     }
 }

@@ -9,7 +9,7 @@ use envoyfs_engine::wal::RingGeometry;
 use envoyfs_engine::wal::recovery::{FoundRecord, Judge, scan};
 use envoyfs_layout::directory_page::VolumeDirectory;
 use envoyfs_layout::superblock::Superblock;
-use envoyfs_layout::wal::{SegmentPlaced, kind};
+use envoyfs_layout::wal::{Relocated, SegmentPlaced, kind};
 use envoyfs_layout::{UNIT, checksum};
 use std::collections::HashMap;
 
@@ -18,19 +18,26 @@ struct Verifier<'a> {
     source: &'a Source,
     space: &'a Space,
     placed: HashMap<u32, u32>,
+    /// By segment and slot: what was written elsewhere after its write had failed.
+    relocated: HashMap<(u32, u32), Relocated>,
 }
 
 impl Judge for Verifier<'_> {
     fn placed(&mut self, placed: SegmentPlaced) {
         self.placed.insert(placed.number, placed.container);
     }
+    fn relocated(&mut self, relocated: Relocated) {
+        self.relocated.insert((relocated.number, relocated.slot), relocated);
+    }
     fn record(&mut self, _record: &FoundRecord) {}
     fn verify(&mut self, object: &DataObject) -> bool {
         let mut bytes = vec![0; object.stored_bytes as usize];
-        let read = match self.placed.get(&object.oid.segment()) {
-            Some(container) => self
+        let (segment, slot) = (object.oid.segment(), u32::from(object.oid.slot()));
+        let elsewhere = self.relocated.get(&(segment, slot)).map(|place| (place.container, place.offset_units));
+        let read = match elsewhere.or_else(|| self.placed.get(&segment).map(|container| (*container, slot))) {
+            Some((container, unit)) => self
                 .space
-                .position(*container, object.oid.slot().into())
+                .position(container, unit)
                 .is_some_and(|position| self.source.read_at(position, &mut bytes).is_ok()),
             None => self.space.read(self.source, object.oid, 0, &mut bytes).is_ok(),
         };
@@ -48,7 +55,7 @@ pub fn check(
 ) {
     let entry = &directory.entry;
     let ring = RingGeometry::of(superblock, entry);
-    let mut judge = Verifier { source, space, placed: HashMap::new() };
+    let mut judge = Verifier { source, space, placed: HashMap::new(), relocated: HashMap::new() };
     let found = match scan(source, &ring, entry, &mut judge) {
         Ok(found) => found,
         Err(error) => {

@@ -10,7 +10,7 @@ use envoyfs_layout::directory_page::{
     Bounds, ContainerRow, Place, PublishedCheckpoint, Role, StartPosition, Totals, VolumeDirectory, VolumeEntry,
 };
 use envoyfs_layout::superblock::{LABEL_BYTES, Superblock};
-use envoyfs_layout::wal::{CheckpointBody, SegmentPlaced, SegmentSealed, kind};
+use envoyfs_layout::wal::{CheckpointBody, Relocated, SegmentPlaced, SegmentSealed, kind};
 use envoyfs_layout::{Encoding, Hlc, Lsn, Oid, Reference, ReferenceKind, checksum};
 use std::sync::Arc;
 
@@ -154,6 +154,7 @@ impl Judge for DeviceJudge<'_> {
     fn placed(&mut self, placed: SegmentPlaced) {
         assert_eq!(placed.number, placed.container + 1);
     }
+    fn relocated(&mut self, _: Relocated) {}
     fn record(&mut self, _: &FoundRecord) {}
     fn verify(&mut self, object: &DataObject) -> bool {
         self.verified += 1;
@@ -223,6 +224,7 @@ pub fn mount_at(device: SimulatedDevice, wall_ns: i64) -> Result<Mounted> {
         wall_ns,
         found.max_hlc.max(directory.entry.checkpoint_hlc),
         opened.superblock.hlc_bound,
+        found.closed,
     );
     let config = Config { ring, writer_epoch: 1, checkpoint_blocks: 1, seal_blocks: 1 };
     let wal = Wal::new(

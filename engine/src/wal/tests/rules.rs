@@ -112,7 +112,7 @@ fn what_is_appended_while_a_flush_runs_is_not_covered_by_it() {
     }
     let (mounted, _) = store(64);
     let device = Arc::new(AppendsInFlush(mounted.device.clone(), Mutex::new(None)));
-    let hlc = HlcSource::after_recovery(NOW, Hlc::ZERO, Hlc::ZERO).0;
+    let hlc = HlcSource::after_recovery(NOW, Hlc::ZERO, Hlc::ZERO, false).0;
     let config = Config { ring: ring(&mounted), writer_epoch: 1, checkpoint_blocks: 1, seal_blocks: 1 };
     let resume = mounted.found.resume(&mounted.directory.entry, hlc);
     let wal = Wal::new(
