@@ -2,5 +2,6 @@
 
 pub mod cli;
 pub mod fsck;
+pub mod inspect;
 pub mod mkfs;
 pub mod mount;

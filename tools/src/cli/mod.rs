@@ -35,6 +35,8 @@ pub enum Command {
     Delete(delete::Arguments),
     /// Make everything that was done before durable.
     Sync(sync::Arguments),
+    /// Look into a store, mounted or not: superblock, log, segments, objects, references. Changes nothing.
+    Inspect(crate::inspect::Arguments),
     /// Show the space and activity of the store, and the size of a directory.
     Status(status::Arguments),
 }
@@ -54,6 +56,7 @@ impl Command {
             Self::Snapshot(arguments) => arguments.run()?,
             Self::Delete(arguments) => arguments.run()?,
             Self::Sync(arguments) => arguments.run()?,
+            Self::Inspect(arguments) => arguments.run()?,
             Self::Status(arguments) => arguments.run()?,
         }
         Ok(ExitCode::SUCCESS)

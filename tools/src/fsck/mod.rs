@@ -29,6 +29,7 @@ use space::Space;
 use std::collections::HashSet;
 use std::path::Path;
 use std::rc::Rc;
+pub use walk::interior as interior_item;
 use walk::{At, Claim, Visit, Walk};
 
 /// What to check.

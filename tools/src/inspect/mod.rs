@@ -1,0 +1,129 @@
+//! `envoyfs inspect`: looks into a store, mounted or not, whole or damaged. Reads only.
+//!
+//! ```text
+//! store      opens, reads superblocks, directory and segment pages, knows where objects lie; collects problems
+//! regions    superblock, roots       log      blocks and records       segment    segment, container
+//! object     object, reference       graph    who refers to what       describe   decoded structures as fields
+//! tree       fields as text and as JSON
+//! ```
+//! What is damaged is told on standard error (with `--json` as one JSON object a line), and the rest is shown: exit status 0. Only when nothing can be shown it is 1.
+//! A repair is not made here; what is wrong with a store as a whole is what `fsck.envoyfs` says.
+
+mod describe;
+mod graph;
+mod log;
+mod object;
+mod regions;
+mod segment;
+mod store;
+mod tree;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use envoyfs_layout::Oid;
+use std::io::Write as _;
+use std::path::PathBuf;
+use store::Store;
+use tree::Tree;
+
+/// Arguments of `envoyfs inspect`.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Block device or image file. May be mounted.
+    image: PathBuf,
+    /// Print JSON; names of fields do not change.
+    #[arg(long, global = true)]
+    json: bool,
+    /// What to look at; the superblock if nothing is said.
+    #[command(subcommand)]
+    what: Option<What>,
+}
+
+/// What can be looked at.
+#[derive(Debug, Subcommand)]
+pub enum What {
+    /// The four copies of the superblock, which one rules and why, geometry, and the volume.
+    Superblock,
+    /// The log: every record since the published checkpoint, decoded. With --follow as it is written.
+    Log(log::Options),
+    /// A logical segment: what is live in it, counts, and its container.
+    Segment {
+        /// Number of the segment.
+        number: u32,
+    },
+    /// A container: header, footer, table of objects.
+    Container {
+        /// Number of the container.
+        number: u32,
+    },
+    /// An object, decoded; file data as a dump.
+    Object {
+        /// volume:segment:slot, hexadecimal, as other views show it.
+        #[arg(value_parser = object::parse_oid)]
+        oid: Oid,
+        /// Dump all bytes instead.
+        #[arg(long)]
+        raw: bool,
+    },
+    /// What is known of an object without reading it: where it lies, how long it is, its count.
+    Reference {
+        /// volume:segment:slot, hexadecimal, as other views show it.
+        #[arg(value_parser = object::parse_oid)]
+        oid: Oid,
+    },
+    /// The roots of the published checkpoint.
+    Roots,
+    /// Who refers to what, from the roots or from an object on.
+    Graph(graph::Options),
+}
+
+impl Arguments {
+    /// Shows it.
+    ///
+    /// # Errors
+    /// Nothing can be shown; says why.
+    pub fn run(&self) -> Result<()> {
+        let mut store = Store::open(&self.image)?;
+        let shown = self.show(&mut store);
+        for problem in store.take_problems() {
+            if self.json {
+                eprintln!("{}", serde_json::to_string(&Tree::Map(vec![("problem", problem.into())]))?);
+            } else {
+                eprintln!("envoyfs inspect: {problem}");
+            }
+        }
+        match shown {
+            Err(error) if is_closed(&error) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn show(&self, store: &mut Store) -> Result<()> {
+        let tree = match self.what.as_ref().unwrap_or(&What::Superblock) {
+            What::Log(options) => return log::show(store, *options, self.json),
+            What::Graph(options) => return graph::show(store, options, self.json),
+            What::Superblock => regions::superblock(store),
+            What::Roots => regions::roots(store)?,
+            What::Segment { number } => segment::segment(store, *number)?,
+            What::Container { number } => segment::container(store, *number)?,
+            What::Object { oid, raw } => object::object(store, *oid, *raw)?,
+            What::Reference { oid } => object::reference(store, *oid)?,
+        };
+        print(&tree, self.json)
+    }
+}
+
+/// Who reads us (head, less) has seen enough.
+fn is_closed(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+fn print(tree: &Tree, json: bool) -> Result<()> {
+    let out = &mut std::io::stdout();
+    if json {
+        writeln!(out, "{}", serde_json::to_string_pretty(tree)?)?;
+    } else {
+        write!(out, "{}", tree.render())?;
+    }
+    Ok(())
+}
