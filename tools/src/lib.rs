@@ -1,5 +1,6 @@
 //! Shared parts of the envoyfs command line tools.
 
+pub mod bench;
 pub mod cli;
 pub mod fsck;
 pub mod inspect;

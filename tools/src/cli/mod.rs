@@ -12,7 +12,7 @@ mod sync;
 mod umount;
 mod up;
 
-use crate::mount;
+use crate::{bench, mount};
 use anyhow::Result;
 use clap::Subcommand;
 pub use failure::{EXIT_FAILED, EXIT_USAGE, Failure, exit_code};
@@ -39,6 +39,8 @@ pub enum Command {
     Inspect(crate::inspect::Arguments),
     /// Show the space and activity of the store, and the size of a directory.
     Status(status::Arguments),
+    /// Measure the object store with fio's jobs, beside the bare device; 'envoyfs bench --help' explains.
+    Bench(bench::Arguments),
 }
 
 impl Command {
@@ -58,6 +60,7 @@ impl Command {
             Self::Sync(arguments) => arguments.run()?,
             Self::Inspect(arguments) => arguments.run()?,
             Self::Status(arguments) => arguments.run()?,
+            Self::Bench(arguments) => arguments.run()?,
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -1,0 +1,209 @@
+//! `envoyfs bench` as a user runs it: what it refuses, what it reports, and that fio's own tools read it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test may panic")]
+
+#[allow(dead_code, reason = "what other test files use of it")]
+mod common;
+
+use common::{Answer, Images, noise, run};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::process::Command;
+
+fn bench(images: &Images, arguments: &[&str]) -> Answer {
+    let directory = format!("--directory={}", images.path(""));
+    let all: Vec<&str> = ["bench", &directory].into_iter().chain(arguments.iter().copied()).collect();
+    run(env!("CARGO_BIN_EXE_envoyfs"), &all)
+}
+
+/// Every place of a key, with array indexes and numbers in keys left out.
+fn keys(value: &Value, path: &str, out: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(object) => {
+            for (key, value) in object {
+                let path = format!("{path}/{key}");
+                keys(value, &path, out);
+                out.insert(path);
+            }
+        }
+        Value::Array(array) => array.iter().for_each(|value| keys(value, path, out)),
+        _ => {}
+    }
+}
+
+fn key_set(text: &str) -> BTreeSet<String> {
+    let mut out = BTreeSet::new();
+    keys(&serde_json::from_str(text).unwrap(), "", &mut out);
+    // Options are those of the job; a disk is listed where the images lie on one.
+    out.retain(|key| !key.starts_with("/global options/") && !key.starts_with("/jobs/job options/"));
+    out
+}
+
+const MIXED: [&str; 7] =
+    ["--name=mixed", "--rw=randrw", "--size=4m", "--fdatasync=8", "--output-format=json", "--rounds=1", "--bs=4k"];
+
+#[test]
+fn the_json_has_every_key_of_fios() {
+    let images = Images::new();
+    let answer = bench(&images, &MIXED);
+    assert_eq!(answer.code, 0, "{answer:?}");
+    let own = key_set(&answer.stdout);
+    let mut theirs = key_set(include_str!("fixtures/fio-3.33.json"));
+    if !own.contains("/disk_util/name") {
+        theirs.retain(|key| !key.starts_with("/disk_util/"));
+    }
+    let missing: Vec<_> = theirs.difference(&own).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    let added: Vec<_> = own.difference(&theirs).collect();
+    let known = |key: &str| {
+        ["/envoyfs version", "/jobs/engine", "/jobs/error_text", "/jobs/verify_errors"].contains(&key)
+            || key.ends_with("_sectors")
+    };
+    assert!(added.iter().all(|key| known(key)), "{added:?}");
+
+    let report: Value = serde_json::from_str(&answer.stdout).unwrap();
+    let jobs = report["jobs"].as_array().unwrap();
+    assert_eq!(jobs.iter().map(|job| job["engine"].as_str().unwrap()).collect::<Vec<_>>(), ["envoyfs", "device"]);
+    for job in jobs {
+        let (reads, writes) = (job["read"]["total_ios"].as_u64().unwrap(), job["write"]["total_ios"].as_u64().unwrap());
+        assert_eq!(reads + writes, 1024, "the size is done: {job}");
+        assert_eq!(job["sync"]["total_ios"].as_u64().unwrap(), writes / 8);
+        assert_eq!(job["write"]["io_bytes"].as_u64().unwrap(), writes * 4096);
+        assert!(job["read"]["clat_ns"]["percentile"]["99.000000"].as_u64().unwrap() > 0);
+    }
+}
+
+/// The same with the fio of this machine, if it has one.
+#[test]
+fn the_json_has_every_key_of_the_installed_fio() {
+    let images = Images::new();
+    let file = format!("--filename={}", images.path("fio.img"));
+    let arguments = [
+        "--name=mixed",
+        "--rw=randrw",
+        "--size=4m",
+        "--fdatasync=8",
+        "--output-format=json",
+        "--direct=1",
+        "--bs=4k",
+        &file,
+    ];
+    let Ok(fio) = Command::new("fio").args(arguments).output() else {
+        return eprintln!("fio is not installed: compared with the stored report only");
+    };
+    assert!(fio.status.success());
+    let answer = bench(&images, &MIXED);
+    let mut theirs = key_set(&String::from_utf8(fio.stdout).unwrap());
+    let own = key_set(&answer.stdout);
+    if !own.contains("/disk_util/name") {
+        theirs.retain(|key| !key.starts_with("/disk_util/"));
+    }
+    // Newer versions add keys; the layout is that of 3.33.
+    let stored = key_set(include_str!("fixtures/fio-3.33.json"));
+    let missing: Vec<_> = theirs.difference(&own).filter(|key| stored.contains(*key)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
+fn options_that_are_not_known_are_errors_with_their_section() {
+    let images = Images::new();
+    let file = images.path("job.fio");
+    std::fs::write(&file, "[global]\nrw=read\n[one]\nsize=1m\nzonemode=zbd\n").unwrap();
+    let answer = bench(&images, &[&file]);
+    assert_eq!(answer.code, 1);
+    assert!(answer.stderr.contains("job.fio:5") && answer.stderr.contains("[one] zonemode"), "{answer:?}");
+    let answer = bench(&images, &["--name=two", "--rw=read", "--buffered=1"]);
+    assert_eq!(answer.code, 1);
+    assert!(answer.stderr.contains("[two] buffered"), "{answer:?}");
+    assert_eq!(bench(&images, &["--output-format=xml"]).code, 2);
+}
+
+#[test]
+fn a_device_that_holds_something_is_only_read() {
+    let images = Images::new();
+    // The magic number of ext4, and fields that confirm it.
+    let path = images.file("ext4.img", 600 << 20, 1080, &[0x53, 0xEF, 1, 0]);
+    let file = format!("--filename={path}");
+    let before = std::fs::read(&path).unwrap().len();
+    for engine in ["--ioengine=device", "--ioengine=envoyfs"] {
+        let answer = bench(&images, &["--name=w", "--rw=write", "--size=1m", engine, &file]);
+        assert_eq!(answer.code, 1, "{answer:?}");
+        assert!(answer.stderr.contains("ext") && answer.stderr.contains("--force"), "{answer:?}");
+    }
+    let answer = bench(&images, &["--name=r", "--rw=read", "--size=1m", "--ioengine=device", &file]);
+    assert_eq!(answer.code, 0, "{answer:?}");
+    let after = std::fs::read(&path).unwrap();
+    assert_eq!((after.len(), &after[1080..1082]), (before, &[0x53, 0xEF][..]));
+    assert!(after[..1080].iter().all(|byte| *byte == 0));
+    let answer = bench(&images, &["--name=w", "--rw=write", "--size=1m", "--ioengine=envoyfs", &file, "--force"]);
+    assert_eq!(answer.code, 0, "{answer:?}");
+}
+
+#[test]
+fn somebodys_store_is_not_overwritten_and_a_scratch_store_is_used_again() {
+    let images = Images::new();
+    let store = images.store("store.img");
+    let file = format!("--filename={store}");
+    let answer = bench(&images, &["--name=w", "--rw=randread", "--size=1m", "--ioengine=envoyfs", &file]);
+    assert_eq!(answer.code, 1, "{answer:?}");
+    assert!(answer.stderr.contains("envoyfs"), "{answer:?}");
+
+    let file = format!("--filename={}", images.path("scratch.img"));
+    let common = ["--size=8m", "--bs=16k", "--verify=crc32c", "--ioengine=envoyfs", "--output-format=json", &file];
+    let job = |rw| bench(&images, &[&["--name=j", rw][..], &common].concat());
+    assert_eq!(job("--rw=randwrite").code, 0);
+    let answer = job("--rw=randread");
+    assert_eq!(answer.code, 0, "{answer:?}");
+    let report: Value = serde_json::from_str(&answer.stdout).unwrap();
+    assert_eq!(report["jobs"][0]["read"]["total_ios"], 512);
+    assert_eq!(report["jobs"][0]["verify_errors"], 0, "the blocks of the first run are there, with their headers");
+}
+
+#[test]
+fn verify_finds_damage_on_the_bare_device() {
+    let images = Images::new();
+    let path = images.path("raw.img");
+    let file = format!("--filename={path}");
+    let common = ["--size=1m", "--bs=4k", "--verify=crc32c", "--ioengine=device", &file];
+    let job = |rw| bench(&images, &[&["--name=j", rw][..], &common].concat());
+    assert_eq!(job("--rw=write").code, 0);
+    assert_eq!(job("--rw=read").code, 0);
+    {
+        use std::os::unix::fs::FileExt as _;
+        let image = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        image.write_all_at(&noise(1, 64), 7 * 4096 + 100).unwrap();
+    }
+    let answer = job("--rw=read");
+    assert_eq!(answer.code, 1);
+    assert!(answer.stderr.contains("block at 28672") && answer.stderr.contains("1 blocks"), "{answer:?}");
+}
+
+#[test]
+fn fios_plotting_tool_reads_the_logs() {
+    let images = Images::new();
+    let prefix = images.path("log");
+    let (bandwidth, latency) = (format!("--write_bw_log={prefix}"), format!("--write_lat_log={prefix}"));
+    let job = ["--name=j", "--rw=randrw", "--size=4m", "--log_avg_msec=20", "--rate_iops=4000", &bandwidth, &latency];
+    let answer = bench(&images, &[&job[..], &["--ioengine=envoyfs"]].concat());
+    assert_eq!(answer.code, 0, "{answer:?}");
+    for name in ["bw", "lat", "slat", "clat"] {
+        let text = std::fs::read_to_string(format!("{prefix}_{name}.1.log")).unwrap();
+        let mut last = 0;
+        for line in text.lines() {
+            let fields: Vec<u64> = line.split(", ").map(|field| field.parse().unwrap()).collect();
+            assert!(fields.len() == 5 && fields[0] >= last && fields[2] <= 1, "{name}: {line}");
+            last = fields[0];
+        }
+        assert!(last >= 100, "{name}: half of 1024 IOs, 4000 a second, take 128 ms: {last}");
+    }
+    // fio's own tool needs Debian's Python and its module six. (fiologparser of 3.33 does not read the five columns that fio 3.33 writes.)
+    let mut tool = Command::new("/usr/bin/python3");
+    tool.args(["/usr/bin/fio2gnuplot", "-b", "-k"]).current_dir(images.path(""));
+    let Ok(output) = tool.output() else { return eprintln!("fio2gnuplot is not installed") };
+    if String::from_utf8_lossy(&output.stderr).contains("No") && !output.status.success() {
+        return eprintln!("fio2gnuplot does not run here: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let average = std::fs::read_to_string(images.path("result.average")).unwrap_or_else(|_| panic!("{output:?}"));
+    let value: f64 = average.split_ascii_whitespace().last().unwrap().parse().unwrap();
+    // 4000 reads and 4000 writes of 4 KiB a second, one line of each at a time.
+    assert!((4_000.0..18_000.0).contains(&value), "{average}");
+}
