@@ -9,8 +9,8 @@
 //! flushed before.
 
 use crate::StoreError;
-use crate::device::{AlignedBuf, Device, Write};
-use crate::hlc::next_bound;
+use crate::device::{AlignedBuf, Calibration, Device, Write, WriteCache, calibrate, scratch_bytes};
+use crate::hlc::{Clock, next_bound};
 use crate::space::admission::Budget;
 use crate::store::Result;
 use crate::{signature, superblock};
@@ -18,7 +18,7 @@ use envoyfs_layout::Hlc;
 use envoyfs_layout::directory_page::{
     Bounds, ContainerRow, Place, PublishedCheckpoint, Role, StartPosition, Totals, VolumeDirectory, VolumeEntry,
 };
-use envoyfs_layout::superblock::Superblock;
+use envoyfs_layout::superblock::{Barrier, Superblock};
 use std::sync::Arc;
 
 const KIB: u64 = 1 << 10;
@@ -73,6 +73,8 @@ pub struct Made {
     pub reserve: u64,
     /// Volume id drawn.
     pub volume: u16,
+    /// How the device makes barriers, if it was measured.
+    pub calibration: Option<Calibration>,
 }
 
 /// Where the regions of a store lie, in bytes from the start of the device.
@@ -225,6 +227,19 @@ pub fn format_with_progress(
     options: &FormatOptions,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Made> {
+    format_calibrated(device, options, None, progress)
+}
+
+/// As [`format_with_progress`]; with a clock, it also measures which barrier the device makes best (a second at most) and keeps that in the superblock.
+///
+/// # Errors
+/// [`StoreError::Refused`], or what the device reports.
+pub fn format_calibrated(
+    device: &dyn Device,
+    options: &FormatOptions,
+    clock: Option<&dyn Clock>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Made> {
     let geometry = device.geometry();
     let regions = Regions::plan(geometry.size_bytes, geometry.logical_block_bytes, options)?;
     if !options.force {
@@ -247,6 +262,16 @@ pub fn format_with_progress(
         })?;
     }
     let (mut superblock, mut directory) = first(&regions, options);
+    superblock.device_cache = WriteCache::bits(device.write_cache());
+    let calibration = match clock {
+        Some(clock) => {
+            // The ring: nothing in it is read before it is written.
+            let scratch = regions.ring_offset..regions.ring_offset + scratch_bytes(device).min(regions.ring_bytes);
+            Some(calibrate(device, clock, scratch)?)
+        }
+        None => None,
+    };
+    superblock.barrier = calibration.map_or(Barrier::Flush, |calibration| calibration.barrier);
     superblock::write_directory(device, &mut superblock, &mut directory)?;
     superblock::format(device, &superblock)?;
     Ok(Made {
@@ -257,6 +282,7 @@ pub fn format_with_progress(
         capacity: u64::from(regions.containers) * u64::from(regions.segment_bytes),
         reserve: regions.reserve_bytes,
         volume: directory.entry.volume,
+        calibration,
     })
 }
 
@@ -287,6 +313,8 @@ fn first(plan: &Regions, options: &FormatOptions) -> (Superblock, VolumeDirector
         directory_crc: 0,
         directory_bytes: 0,
         system_slot: 1,
+        barrier: Barrier::Flush,
+        device_cache: 0,
         hlc_bound: next_bound(options.now_ns, Hlc::ZERO),
         format_ns: options.now_ns,
         label: [0; 64],

@@ -11,7 +11,7 @@
 
 use crate::StoreError;
 use crate::checkpoint::{describe, max_bounds, table};
-use crate::device::{Device, MeteredDevice};
+use crate::device::{Device, MeteredDevice, warn_if_changed};
 use crate::engine::{Batches, Counters, Engine, Objects, Options, Published, Writer, combine};
 use crate::hlc::{HlcSource, next_bound};
 use crate::metrics::Metrics;
@@ -100,6 +100,7 @@ impl Engine {
         }
         let opened = superblock::open(&*device).map_err(refused)?;
         let superblock = opened.superblock.clone();
+        warn_if_changed(&*device, superblock.device_cache);
         let mut why = opened.read_only.clone().unwrap_or_default();
         if options.read_only {
             why = "it was mounted read-only".into();

@@ -51,6 +51,42 @@ pub const LABEL_BYTES: usize = 64;
 
 const NAME: &str = "superblock";
 
+/// How a barrier is made, as mkfs found it best. Any of them is correct on any device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Barrier {
+    /// Write, then flush.
+    #[default]
+    Flush = 0,
+    /// Durable writes (forced unit access).
+    ForcedUnitAccess = 1,
+    /// The device has no volatile cache: a flush costs nothing.
+    WriteThrough = 2,
+}
+
+impl Barrier {
+    const fn of(code: u8) -> Option<Self> {
+        match code {
+            0 => Some(Self::Flush),
+            1 => Some(Self::ForcedUnitAccess),
+            2 => Some(Self::WriteThrough),
+            _ => None,
+        }
+    }
+}
+
+/// What the system said about the device's write cache at format, so that a mount can tell that it has changed.
+pub mod device_cache {
+    /// The system said something.
+    pub const KNOWN: u8 = 1;
+    /// Completed writes may be lost until a flush.
+    pub const VOLATILE: u8 = 2;
+    /// Forced unit access is supported.
+    pub const FORCED_UNIT_ACCESS: u8 = 4;
+    /// What this version knows.
+    pub const ALL: u8 = 7;
+}
+
 /// A superblock without what differs between its copies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Superblock {
@@ -100,6 +136,10 @@ pub struct Superblock {
     pub directory_bytes: u32,
     /// Slot of both areas that holds it: the sequence modulo 2.
     pub system_slot: u8,
+    /// How a barrier is made.
+    pub barrier: Barrier,
+    /// Bits of [`device_cache`].
+    pub device_cache: u8,
     /// No record has a larger HLC, unless its superblock came later.
     pub hlc_bound: Hlc,
     /// When the store was formatted, nanoseconds since 1970.
@@ -144,7 +184,9 @@ struct Raw {
     directory_crc: U32,
     directory_bytes: U32,
     system_slot: u8,
-    reserved: [u8; 3],
+    barrier: u8,
+    device_cache: u8,
+    reserved: u8,
     hlc_bound: U64,
     format_ns: U64,
     label: [u8; LABEL_BYTES],
@@ -199,7 +241,9 @@ impl Superblock {
             directory_crc: self.directory_crc.into(),
             directory_bytes: self.directory_bytes.into(),
             system_slot: self.system_slot,
-            reserved: [0; 3],
+            barrier: self.barrier as u8,
+            device_cache: self.device_cache,
+            reserved: 0,
             hlc_bound: self.hlc_bound.0.into(),
             format_ns: self.format_ns.cast_unsigned().into(),
             label: self.label,
@@ -238,6 +282,8 @@ impl Superblock {
             let found = raw.version.get().into();
             return Err(LayoutError::Unknown { structure: NAME, what: "format version", found });
         }
+        let field = |field, found| Err(LayoutError::Field { structure: NAME, field, found });
+        let Some(barrier) = Barrier::of(raw.barrier) else { return field("barrier", raw.barrier.into()) };
         let superblock = Self {
             sequence: raw.sequence.get(),
             predecessor: raw.predecessor.get(),
@@ -262,15 +308,16 @@ impl Superblock {
             directory_crc: raw.directory_crc.get(),
             directory_bytes: raw.directory_bytes.get(),
             system_slot: raw.system_slot,
+            barrier,
+            device_cache: raw.device_cache,
             hlc_bound: Hlc(raw.hlc_bound.get()),
             format_ns: raw.format_ns.get().cast_signed(),
             label: raw.label,
         };
-        let field = |field, found| Err(LayoutError::Field { structure: NAME, field, found });
         if raw.position.get() != position {
             return field("position", raw.position.get());
         }
-        if raw.reserved != [0; 3] || raw.tail.iter().any(|byte| *byte != 0) {
+        if raw.reserved != 0 || raw.tail.iter().any(|byte| *byte != 0) {
             return field("reserved", 1);
         }
         superblock.check()?;
@@ -314,6 +361,7 @@ impl Superblock {
         )?;
         require(end(self.area_b, area_bytes) <= superblocks_end, "end of system area B", end(self.area_b, area_bytes))?;
         require(self.system_slot < 2, "system slot", self.system_slot.into())?;
+        require(self.device_cache & !device_cache::ALL == 0, "device cache", self.device_cache.into())?;
         require(u64::from(self.directory_bytes) <= self.area_slot_bytes, "directory bytes", self.directory_bytes.into())
     }
 
@@ -386,6 +434,8 @@ pub(crate) const LAYOUTS: &[Structure] = &[structure!(
         directory_crc,
         directory_bytes,
         system_slot,
+        barrier,
+        device_cache,
         reserved,
         hlc_bound,
         format_ns,
@@ -424,6 +474,8 @@ mod tests {
             directory_crc: 0xdead_beef,
             directory_bytes: 28416,
             system_slot: 1,
+            barrier: Barrier::ForcedUnitAccess,
+            device_cache: device_cache::KNOWN | device_cache::FORCED_UNIT_ACCESS,
             hlc_bound: Hlc(0x1234_5678_0000),
             format_ns: 1_700_000_000_000_000_000,
             label: [0; LABEL_BYTES],
@@ -445,13 +497,13 @@ mod tests {
         assert_eq!(sample().hash(), GOLDEN_HASH);
     }
     const GOLDEN: &str = "
-        4556465353555052ba4fcd360100000000100000000000000700000000000000887766554433221101010101010101010101010101010101
+        4556465353555052eb83e5350100000000100000000000000700000000000000887766554433221101010101010101010101010101010101
         0202020202020202020202020202020200000000000000000000000000000000000000000000000004040404040404040404040404040404
         0000000000000000000000000000000000000000000000000000001000000000001000000000100000000100000000000000800000000000
-        00009000000000000000800c0000000000000100000000000000a00000000000be000000efbeadde006f0000010000000000785634120000
+        00009000000000000000800c0000000000000100000000000000a00000000000be000000efbeadde006f0000010105000000785634120000
         00002a36fe9c9717666f726b7300000000000000000000000000000000000000000000000000000000000000000000000000000000000000
         00000000000000000000000000000000";
-    const GOLDEN_HASH: u64 = 897_251_090_883_945_435;
+    const GOLDEN_HASH: u64 = 14_360_770_016_801_333_274;
 
     #[test]
     fn a_copy_reads_back_only_at_its_own_position() {
@@ -471,7 +523,7 @@ mod tests {
 
     #[test]
     fn regions_that_overlap_or_leave_the_store_are_refused() {
-        let changes: [fn(&mut Superblock); 9] = [
+        let changes: [fn(&mut Superblock); 10] = [
             |s| s.size = 4096 * 3,
             |s| s.size += 512,
             |s| s.logical_block = 1024,
@@ -481,6 +533,7 @@ mod tests {
             |s| s.area_b = s.size - 8192,
             |s| s.ring_bytes = u64::MAX - 4095,
             |s| s.system_slot = 2,
+            |s| s.device_cache = 8,
         ];
         for (index, change) in changes.iter().enumerate() {
             let mut superblock = sample();

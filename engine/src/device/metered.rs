@@ -1,6 +1,6 @@
 //! Counts and times what a device is asked to do. Changes nothing else.
 
-use super::{AlignedBuf, BufferPool, Device, DeviceError, DeviceReads, Geometry, Ticket, Write};
+use super::{AlignedBuf, BufferPool, Device, DeviceError, DeviceReads, Geometry, Ticket, Write, WriteCache};
 use crate::metrics::Metrics;
 use std::sync::Arc;
 
@@ -62,6 +62,10 @@ impl Device for MeteredDevice {
     /// Not counted here: the engine's queue knows when its reads began.
     fn own_reads(&self, depth: u32) -> Result<Option<Box<dyn DeviceReads>>, DeviceError> {
         self.device.own_reads(depth)
+    }
+
+    fn write_cache(&self) -> Option<WriteCache> {
+        self.device.write_cache()
     }
 
     fn buffers(&self) -> &BufferPool {

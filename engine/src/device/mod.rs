@@ -17,6 +17,7 @@
 //! - After a failed flush nothing that it covered can be made durable any more: do not try again (INV-33).
 
 mod buffer;
+mod calibrate;
 mod error;
 mod image;
 mod metered;
@@ -28,6 +29,7 @@ mod ticket;
 mod uring;
 
 pub use buffer::{AlignedBuf, BUFFER_ALIGNMENT, BUFFER_GRANULE, BufferClass, BufferPool};
+pub use calibrate::{Calibration, WriteCache, calibrate, scratch_bytes, warn_if_changed};
 pub use error::{DeviceError, Operation};
 pub use image::{DeviceImage, SECTOR_BYTES};
 pub use metered::MeteredDevice;
@@ -122,6 +124,11 @@ pub trait Device: Send + Sync + 'static {
     /// What it is called in messages: its path.
     fn label(&self) -> String;
 
+    /// What the system says about the cache below; `None` where it says nothing, as about image files.
+    fn write_cache(&self) -> Option<WriteCache> {
+        None
+    }
+
     /// A queue of reads for the calling thread, with room for `depth` under way; `None` if the device has none of its
     /// own. Callers use [`open_reads`], which makes up for that.
     ///
@@ -157,6 +164,9 @@ impl<D: Device + ?Sized> Device for Arc<D> {
     }
     fn label(&self) -> String {
         (**self).label()
+    }
+    fn write_cache(&self) -> Option<WriteCache> {
+        (**self).write_cache()
     }
     fn own_reads(&self, depth: u32) -> Result<Option<Box<dyn DeviceReads>>, DeviceError> {
         (**self).own_reads(depth)

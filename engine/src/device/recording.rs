@@ -17,7 +17,7 @@ mod tests;
 pub use crash_images::CrashImages;
 
 use super::image::Payload;
-use super::{AlignedBuf, BufferPool, Device, DeviceError, DeviceReads, Geometry, Ticket, Write, widen};
+use super::{AlignedBuf, BufferPool, Device, DeviceError, DeviceReads, Geometry, Ticket, Write, WriteCache, widen};
 use parking_lot::Mutex;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -218,6 +218,10 @@ impl<D: Device> Device for RecordingDevice<D> {
 
     fn own_reads(&self, depth: u32) -> Result<Option<Box<dyn DeviceReads>>, DeviceError> {
         self.device.own_reads(depth)
+    }
+
+    fn write_cache(&self) -> Option<WriteCache> {
+        self.device.write_cache()
     }
 
     fn buffers(&self) -> &BufferPool {

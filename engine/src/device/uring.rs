@@ -30,7 +30,7 @@ mod tests;
 
 pub use open::OpenMode;
 
-use super::{AlignedBuf, BufferPool, Device, DeviceError, DeviceReads, Geometry, Operation, Ticket, Write};
+use super::{AlignedBuf, BufferPool, Device, DeviceError, DeviceReads, Geometry, Operation, Ticket, Write, WriteCache};
 use super::{check_range, check_write, widen};
 use open::Opened;
 use read_queue::ReadQueue;
@@ -178,6 +178,10 @@ impl Device for UringDevice {
 
     fn label(&self) -> String {
         self.path.display().to_string()
+    }
+
+    fn write_cache(&self) -> Option<WriteCache> {
+        open::write_cache(&self.opened)
     }
 
     fn own_reads(&self, depth: u32) -> Result<Option<Box<dyn DeviceReads>>, DeviceError> {

@@ -3,7 +3,7 @@ use crate::device::{Fault, SimulatedDevice};
 use envoyfs_layout::directory_page::{
     Bounds, ContainerRow, Place, PublishedCheckpoint, Role, StartPosition, Totals, VolumeEntry,
 };
-use envoyfs_layout::superblock::LABEL_BYTES;
+use envoyfs_layout::superblock::{Barrier, LABEL_BYTES};
 use envoyfs_layout::{Hlc, Lsn};
 
 fn first() -> Superblock {
@@ -31,6 +31,8 @@ fn first() -> Superblock {
         directory_crc: 0,
         directory_bytes: 0,
         system_slot: 1,
+        barrier: Barrier::Flush,
+        device_cache: 0,
         hlc_bound: Hlc(0),
         format_ns: 0,
         label: [0; LABEL_BYTES],

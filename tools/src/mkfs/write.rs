@@ -7,7 +7,8 @@ use super::size::Size;
 use super::{Kind, Plan};
 use anyhow::{Context as _, Result, ensure};
 use envoyfs_engine::device::{OpenMode, UringDevice};
-use envoyfs_engine::format::format_with_progress;
+use envoyfs_engine::format::format_calibrated;
+use envoyfs_engine::hlc::SystemClock;
 use envoyfs_engine::superblock;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -97,7 +98,8 @@ impl Plan {
             _ => 0,
         };
         let bar = self.bar("formatting");
-        let made = format_with_progress(&device, &self.options, &mut |done, total| {
+        let clock = SystemClock::new();
+        let made = format_calibrated(&device, &self.options, Some(&clock), &mut |done, total| {
             bar.set_length(total);
             bar.set_position(done);
         });

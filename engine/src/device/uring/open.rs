@@ -1,9 +1,9 @@
 //! Opening: the claim, the IO descriptor, the geometry; and the calls on the descriptor that are not reads or writes.
 
-use super::super::{DeviceError, Geometry, Operation};
+use super::super::{DeviceError, Geometry, Operation, WriteCache};
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 /// How a device is opened.
@@ -146,6 +146,19 @@ fn block_device_size(file: &File) -> Result<u64, i32> {
         return Err(last_errno());
     }
     Ok(size)
+}
+
+/// What `/sys` says about a block device; a partition has its disk's queue.
+pub(super) fn write_cache(opened: &Opened) -> Option<WriteCache> {
+    if !opened.geometry.is_block_device {
+        return None;
+    }
+    let number = opened.io.metadata().ok()?.rdev();
+    let device = format!("/sys/dev/block/{}:{}", libc::major(number), libc::minor(number));
+    let device = std::fs::canonicalize(device).ok()?;
+    let queue = [device.join("queue"), device.join("../queue")].into_iter().find(|queue| queue.is_dir())?;
+    let says = |file: &str| std::fs::read_to_string(queue.join(file)).map(|text| text.trim().to_owned()).ok();
+    Some(WriteCache { volatile: says("write_cache")? != "write through", forced_unit_access: says("fua")? == "1" })
 }
 
 pub(super) fn discard(opened: &Opened, offset: u64, length: u64) -> Result<(), DeviceError> {

@@ -2,7 +2,7 @@
 
 use super::*;
 use envoyfs_layout::Hlc;
-use envoyfs_layout::superblock::LABEL_BYTES;
+use envoyfs_layout::superblock::{Barrier, LABEL_BYTES};
 use std::collections::{BTreeSet, HashSet};
 
 /// Superblocks 0..=7 of one history.
@@ -31,6 +31,8 @@ fn history() -> Vec<Superblock> {
         directory_crc: 0,
         directory_bytes: 4096,
         system_slot: 0,
+        barrier: Barrier::Flush,
+        device_cache: 0,
         hlc_bound: Hlc(0),
         format_ns: 0,
         label: [0; LABEL_BYTES],

@@ -9,7 +9,7 @@ use crate::wal::{Config, FreezePoint, LogRoom, NewRecord, Position, RingGeometry
 use envoyfs_layout::directory_page::{
     Bounds, ContainerRow, Place, PublishedCheckpoint, Role, StartPosition, Totals, VolumeDirectory, VolumeEntry,
 };
-use envoyfs_layout::superblock::{LABEL_BYTES, Superblock};
+use envoyfs_layout::superblock::{Barrier, LABEL_BYTES, Superblock};
 use envoyfs_layout::wal::{CheckpointBody, Relocated, SegmentPlaced, SegmentSealed, kind};
 use envoyfs_layout::{Encoding, Hlc, Lsn, Oid, Reference, ReferenceKind, checksum};
 use std::sync::Arc;
@@ -113,6 +113,8 @@ pub fn make(ring_blocks: u64, seed: u64) -> SimulatedDevice {
         directory_crc: 0,
         directory_bytes: 0,
         system_slot: 1,
+        barrier: Barrier::Flush,
+        device_cache: 0,
         hlc_bound: Hlc(0),
         format_ns: 0,
         label: [0; LABEL_BYTES],
