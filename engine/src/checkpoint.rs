@@ -12,6 +12,7 @@
 use crate::StoreError;
 use crate::engine::{Engine, Objects, Published, Writer};
 use crate::hlc::next_bound;
+use crate::sabotage::{self, Rule};
 use crate::space::{RowOf, Space, StreamKind};
 use crate::state::{State, law};
 use crate::store::{Changes, Frozen, Reason, Result, Roots};
@@ -153,11 +154,14 @@ impl Engine {
         drop(objects);
         stage.next(&stages.clean);
         let mut candidates = self.candidates(space);
-        let moves = self.clean(writer, &candidates, hurry)?;
+        let mut moves = self.clean(writer, &candidates, hurry)?;
         for kind in [StreamKind::Nodes, StreamKind::Data, StreamKind::Payload, StreamKind::Survivors] {
             space.stream(kind).checkpoint(space)?;
         }
         stage.next(&stages.data);
+        if sabotage::on(Rule::MovesInstalledEarly) {
+            self.install(&mut self.state.lock(), std::mem::take(&mut moves));
+        }
         writer.wal.wait_data(frozen.freeze)?;
         space.wait_writes()?;
         stage.next(&stages.pages);
@@ -179,7 +183,9 @@ impl Engine {
         drop(state);
         space.wait_writes()?;
         stage.next(&stages.flush);
-        self.device.flush()?;
+        if !sabotage::on(Rule::NoFlushBeforeCheckpointRecord) {
+            self.device.flush()?;
+        }
 
         stage.next(&stages.record);
         let bounds = writer.counters.reserve(self.segment_bound(space));
@@ -198,13 +204,14 @@ impl Engine {
         };
         let record = writer.wal.append_internal(NewRecord::engine(kind::CHECKPOINT, &body.encode()))?;
         writer.wal.frame()?;
-        let start = writer.wal.start_of(frozen.freeze);
+        let freeze = if sabotage::on(Rule::StartAtCheckpointRecord) { record.start } else { frozen.freeze };
+        let start = writer.wal.start_of(freeze);
         let start = start
             .ok_or_else(|| StoreError::Refused(format!("the log does not know where {:?} stands", frozen.freeze)))?;
         entry.checkpoint = PublishedCheckpoint {
             record: record.start,
             epoch: entry.writer_epoch,
-            freeze: frozen.freeze,
+            freeze,
             stream_hash: 0,
             number: frozen.number,
         };
@@ -217,9 +224,19 @@ impl Engine {
         let mut next = published.superblock.next();
         next.hlc_bound = next_bound(self.options.clock.wall_ns(), record.hlc).max(published.superblock.hlc_bound);
         let mut directory = VolumeDirectory { sequence: 0, entry, table };
+        if sabotage::on(Rule::ContainersReusedEarly) {
+            releasable.iter().for_each(|container| space.release(*container));
+        }
+        if sabotage::on(Rule::RingReusedEarly) {
+            writer.wal.published(&start);
+        }
         superblock::write_directory(&*self.device, &mut next, &mut directory)?;
         // Not `commit`: the record may be durable through somebody else's group, whose flush began before the directory was written.
-        writer.wal.barrier()?;
+        if sabotage::on(Rule::CommitInsteadOfBarrier) {
+            writer.wal.commit(record.end)?;
+        } else {
+            writer.wal.barrier()?;
+        }
         stage.next(&stages.superblock);
         superblock::publish(&*self.device, &next)?;
 
@@ -314,7 +331,8 @@ impl Engine {
         space.with_containers(|containers| {
             let closed = containers.iter().filter(|(number, row)| {
                 let state = !matches!(row.state, ContainerState::Free | ContainerState::Open);
-                state && !open.contains(number) && !pinned.contains(&row.segment)
+                let pinned = pinned.contains(&row.segment) && !sabotage::on(Rule::PinsIgnored);
+                state && !open.contains(number) && !pinned
             });
             closed.map(|(number, row)| (number, row.state)).collect()
         })

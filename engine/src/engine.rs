@@ -13,6 +13,7 @@ use crate::StoreError;
 use crate::device::{AlignedBuf, Device, Ticket};
 use crate::hlc::Clock;
 use crate::metrics::Metrics;
+use crate::sabotage::{self, Rule};
 use crate::space::admission::{Budget, Ledger, Short, data_charge};
 use crate::space::{Reader, RowOf, Shape, Space, StreamKind, check_blocks};
 use crate::state::{State, Unstored};
@@ -107,8 +108,10 @@ impl Counters {
     }
     /// Bounds for the next publication; `segment` as given.
     pub(crate) fn reserve(&self, segment: u64) -> Bounds {
-        let mut ahead =
-            self.next.iter().zip(Self::CHUNK).map(|(next, chunk)| next.load(Ordering::SeqCst).saturating_add(chunk));
+        let mut ahead = self.next.iter().zip(Self::CHUNK).map(|(next, chunk)| {
+            let chunk = if sabotage::on(Rule::BoundNotRaised) { 0 } else { chunk };
+            next.load(Ordering::SeqCst).saturating_add(chunk)
+        });
         let mut take = || ahead.next().unwrap_or(0);
         Bounds { segment, inode: take(), realm: take(), territory: take(), pin: 1 }
     }
@@ -126,7 +129,10 @@ impl Counters {
         };
         let (next, bound) = (self.next.get(index)?, self.bound.get(index)?);
         let bound = bound.load(Ordering::SeqCst);
-        next.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |next| (next < bound).then_some(next + 1)).ok()
+        next.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |next| {
+            (next < bound || sabotage::on(Rule::BoundNotRaised)).then_some(next + 1)
+        })
+        .ok()
     }
 }
 

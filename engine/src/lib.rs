@@ -13,6 +13,8 @@ pub mod memory;
 pub mod metrics;
 mod queue;
 mod recovery;
+#[cfg_attr(not(feature = "sabotage"), doc(hidden))]
+pub mod sabotage;
 pub mod signature;
 pub mod space;
 pub mod state;

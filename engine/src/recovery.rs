@@ -15,6 +15,7 @@ use crate::device::{Device, MeteredDevice, warn_if_changed};
 use crate::engine::{Batches, Counters, Engine, Objects, Options, Published, Writer, combine};
 use crate::hlc::{HlcSource, next_bound};
 use crate::metrics::Metrics;
+use crate::sabotage::{self, Rule};
 use crate::space::admission::Budget;
 use crate::space::{
     Container, Containers, HEADER_UNITS, Location, Numbers, Open, Reader, Shape, Space, StreamKind, check_blocks, seal,
@@ -93,7 +94,8 @@ impl Engine {
         let device: Arc<dyn Device> = Arc::new(MeteredDevice::new(device, Arc::clone(&metrics)));
         let whole = metrics.time(&metrics.recovery.total);
         let mut stage = metrics.time(&metrics.recovery.tables);
-        if let Err(error) = device.flush()
+        if !sabotage::on(Rule::NoFlushAtOpen)
+            && let Err(error) = device.flush()
             && !options.read_only
         {
             return Err(error.into());

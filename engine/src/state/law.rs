@@ -3,6 +3,7 @@
 //! NEW = unstored objects reachable from the new roots through unstored objects. delta(x) = edges into x from NEW and the new roots, less edges from GONE and the old
 //! roots, less 1 if x is new. What is unstored and not NEW is dead at once: it was never live. Pure: no IO, no clock; every replica computes the same (INV-39).
 
+use crate::sabotage::{self, Rule};
 use crate::store::Changes;
 use envoyfs_layout::batch::{BatchObject, BatchRange, Delta};
 use envoyfs_layout::{Oid, Reference};
@@ -107,7 +108,9 @@ pub fn compute<S: std::hash::BuildHasher>(
         if new.insert(oid) {
             deltas.add(&object.reference, -1);
             for edge in &object.edges {
-                deltas.add(edge, 1);
+                if unstored.contains_key(&edge.oid) || !sabotage::on(Rule::PlusOneDropped) {
+                    deltas.add(edge, 1);
+                }
                 stack.push(edge.oid);
             }
         }

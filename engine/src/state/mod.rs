@@ -12,6 +12,7 @@ mod runs;
 pub use law::{LawError, Outcome, Unstored};
 pub use runs::Runs;
 
+use crate::sabotage::{self, Rule};
 use envoyfs_layout::batch::{Batch, Drop};
 use envoyfs_layout::directory_page::Place;
 use envoyfs_layout::system_page::{Moved, SegmentPage};
@@ -211,6 +212,9 @@ impl State {
     /// Applies a whole batch (INV-07). On an error the state is of no use any more.
     pub fn apply(&mut self, batch: &Batch) -> Result<(), StateError> {
         self.apply_law(batch)?;
+        if sabotage::on(Rule::BatchAppliedTwice) {
+            batch.deltas.iter().try_for_each(|row| self.count(&row.reference, row.delta))?;
+        }
         batch.drops.iter().try_for_each(|drop| self.apply_drop(drop))
     }
 

@@ -14,6 +14,7 @@ mod rule;
 pub use rule::{Copies, choose, repairs};
 
 use crate::device::{AlignedBuf, Device, DeviceError, Write};
+use crate::sabotage::{self, Rule};
 use crate::signature;
 use envoyfs_layout::LayoutError;
 use envoyfs_layout::directory_page::VolumeDirectory;
@@ -239,7 +240,9 @@ fn feature_names(bits: u64) -> String {
 /// # Errors
 /// Whatever the device says; the store must not be written then.
 pub fn repair(device: &dyn Device, opened: &Opened) -> Result<(), DeviceError> {
-    for group in opened.repairs() {
+    let groups = opened.repairs();
+    let groups = if sabotage::on(Rule::RepairAllAtOnce) { vec![groups.concat()] } else { groups };
+    for group in groups {
         write_copies(device, &opened.superblock, &group)?;
         device.flush()?;
     }
@@ -286,6 +289,9 @@ pub fn write_directory(
     next: &mut Superblock,
     directory: &mut VolumeDirectory,
 ) -> Result<(), DeviceError> {
+    if sabotage::on(Rule::DirectorySlotInUse) {
+        next.system_slot ^= 1;
+    }
     directory.sequence = next.sequence;
     let (bytes, crc) = directory.encode(&next.seed);
     let short = DeviceError::ShortDevice {
@@ -321,7 +327,9 @@ pub fn write_directory(
 pub fn publish(device: &dyn Device, next: &Superblock) -> Result<(), DeviceError> {
     for pair in [[0, 1], [2, 3]] {
         write_copies(device, next, &pair)?;
-        device.flush()?;
+        if pair == [2, 3] || !sabotage::on(Rule::SuperblockPairsTogether) {
+            device.flush()?;
+        }
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use super::recovery::{Adopted, Found};
 use crate::StoreError;
+use crate::sabotage::{self, Rule};
 use crate::store::Result;
 use envoyfs_layout::directory_page::{CUTS_MAX, Cut, PublishedCheckpoint, StartPosition, VolumeEntry};
 
@@ -43,7 +44,12 @@ pub fn publish_cut(entry: &mut VolumeEntry, found: &Found, adopted: Option<&Adop
         );
         return Err(StoreError::Refused(why));
     }
-    entry.ring_generation = entry.ring_generation.saturating_add(1);
+    if !sabotage::on(Rule::GenerationKept) {
+        entry.ring_generation = entry.ring_generation.saturating_add(1);
+    }
+    if sabotage::on(Rule::CutNotPublished) {
+        return Ok(Next { checkpoint_before_serving: false });
+    }
     entry.cuts.push(Cut { generation: entry.ring_generation, epoch: entry.writer_epoch, ..found.cut });
     Ok(Next { checkpoint_before_serving: entry.cuts.len() >= CUTS_MAX })
 }

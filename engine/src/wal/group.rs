@@ -11,6 +11,7 @@ use super::staging::{Body, Staging};
 use super::{BARRIER_DATA_BYTES, BARRIER_MS, ChainBlock, Inner, QUIET_MS, UNFLUSHED_BYTES_MAX, Wal};
 use crate::StoreError;
 use crate::device::{Ticket, Write};
+use crate::sabotage::{self, Rule};
 use crate::store::{OnDurable, Result};
 use envoyfs_layout::Lsn;
 use envoyfs_layout::wal::{BLOCK_HEADER_BYTES, BlockHeader, Closed, kind};
@@ -267,21 +268,27 @@ impl Wal {
             block.wait().map_err(|error| format!("a write to the log failed: {error}"))?;
         }
         let waiting = self.metrics.time(&self.metrics.log.group_data);
-        for write in self.writes_before(wanted) {
+        for write in self.writes_before(wanted).into_iter().filter(|_| !sabotage::on(Rule::AckBeforeData)) {
             write.wait().map_err(|error| format!("a data write named by the log failed: {error}"))?;
         }
         waiting.stop();
         let covered = {
             let mut inner = self.inner.lock();
-            let covered = self.first_incomplete()?.map_or(framed, |first| first.min(framed));
+            let incomplete = self.first_incomplete()?.filter(|_| !sabotage::on(Rule::AckBeforeData));
+            let covered = incomplete.map_or(framed, |first| first.min(framed));
             // What others submit from here on is not covered: at most twice the limit is ever un-flushed.
             inner.unflushed_blocks = 0;
             self.levels.named_bytes.store(0, Ordering::Relaxed);
             covered
         };
         let flushing = self.metrics.time(&self.metrics.log.group_flush);
-        self.device.flush().map_err(|error| format!("a flush failed: {error}"))?;
+        if !sabotage::on(Rule::AckWithoutFlush) {
+            self.device.flush().map_err(|error| format!("a flush failed: {error}"))?;
+        }
         flushing.stop();
+        if sabotage::on(Rule::AckOfLaterRecords) {
+            return Ok(self.end());
+        }
         Ok(covered)
     }
 
@@ -354,6 +361,8 @@ impl Wal {
             let body = locals.next_body(at, published, ring.capacity());
             let local_bytes = u32::try_from(body.local.len()).unwrap_or(u32::MAX);
             let shared_offset = HEADER_BYTES.saturating_add(local_bytes);
+            let behind = Lsn(body.first_lsn.0.saturating_add(body.shared_bytes.into()));
+            let durable = if sabotage::on(Rule::WatermarkAheadOfFlush) { behind } else { inner.durable };
             let header = BlockHeader {
                 used_bytes: shared_offset.saturating_add(body.shared_bytes),
                 local_bytes,
@@ -362,8 +371,8 @@ impl Wal {
                 first_lsn: body.first_lsn,
                 writer_epoch: self.config.writer_epoch,
                 generation: inner.generation,
-                durable: inner.durable,
-                committed: inner.durable,
+                durable,
+                committed: durable,
                 stream_hash: 0,
                 first_record: 0,
             };
@@ -437,7 +446,7 @@ impl Wal {
 
     /// A flush completed that covered everything before `durable`.
     fn advance(&self, inner: &mut Inner, durable: Lsn, began_ms: u64) -> Vec<(OnDurable, Result<()>)> {
-        if self.poison.get().is_some() {
+        if self.poison.get().is_some() && !sabotage::on(Rule::PoisonForgotten) {
             return self.take_poisoned(inner, "");
         }
         inner.durable = inner.durable.max(durable);

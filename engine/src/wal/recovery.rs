@@ -14,6 +14,7 @@ use super::{ChainBlock, Resume, RingGeometry, start_in};
 use crate::StoreError;
 use crate::device::{AlignedBuf, Device, DeviceError};
 use crate::hlc::HlcSource;
+use crate::sabotage::{self, Rule};
 use crate::store::{DataObject, Origin, Result};
 use envoyfs_layout::directory_page::{CUTS_MAX, Cut, StartPosition, VolumeEntry};
 use envoyfs_layout::wal::{Block, CheckpointBody, Closed, Record, Relocated, SegmentPlaced, kind};
@@ -271,7 +272,8 @@ pub fn scan(device: &dyn Device, ring: &RingGeometry, entry: &VolumeEntry, judge
             }
         };
         let record = found_record(record, cut, bytes)?;
-        if cut >= threshold && !record.data.iter().all(|object| judge.verify(object)) {
+        let cuts = cut >= threshold && !sabotage::on(Rule::ReplayWithoutCut);
+        if cuts && !record.data.iter().all(|object| judge.verify(object)) {
             break;
         }
         judge.record(&record);
@@ -349,6 +351,7 @@ fn lineage(device: &dyn Device, ring: &RingGeometry, entry: &VolumeEntry) -> Res
         let block = block.filter(|block| block.header.volume == ring.volume);
         if let Some(block) = &block
             && block.header.generation == entry.ring_generation
+            && (open || !sabotage::on(Rule::WatermarkOnlyBeforeBad))
         {
             found.watermark = found.watermark.max(block.header.durable);
             last_seen = sequence;

@@ -167,7 +167,7 @@ impl Search<'_> {
 
     /// Now and then the store must also serve: operations, checkpoints, and exact counts at the end.
     fn serve(&self, mut client: Client, fingerprint: u64, path: &[String]) {
-        if fingerprint % 32 != 0 {
+        if !fingerprint.is_multiple_of(32) {
             return;
         }
         let mut rng = crate::client::Rng(fingerprint);

@@ -10,6 +10,7 @@ pub mod explore;
 pub mod history;
 
 #[path = "../../../engine/src/tests/client.rs"]
+#[allow(clippy::should_implement_trait, reason = "a generator that never ends is no iterator")]
 pub mod client;
 
 // What the client calls `crate::`.

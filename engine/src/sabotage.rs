@@ -1,0 +1,97 @@
+//! Durability rules that can be broken on purpose, one at a time, to see that a test notices (decision 0013). Nothing of it is compiled into a product: without the feature
+//! `sabotage`, [`on`] is `false` for the compiler too.
+//!
+//! A hook is one line where the rule is kept: `if !sabotage::on(Rule::AckWithoutFlush) { flush }`. `tests/store` has the test that each must fail; `cargo xtask sabotage` runs them.
+
+macro_rules! rules {
+    ($($(#[doc = $what:literal])* $rule:ident,)*) => {
+        /// A rule that is left out or broken.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Rule { $($(#[doc = $what])* $rule,)* }
+
+        impl Rule {
+            /// All of them.
+            pub const ALL: &[Rule] = &[$(Rule::$rule,)*];
+
+            /// As in the code.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Rule::$rule => stringify!($rule),)* }
+            }
+
+            /// In words.
+            #[must_use]
+            pub const fn what(self) -> &'static str {
+                match self { $(Rule::$rule => concat!($($what,)*),)* }
+            }
+        }
+    };
+}
+
+rules! {
+    /// A group commit ends without its flush (INV-18).
+    AckWithoutFlush,
+    /// A group commit does not wait for the data that its records name (INV-18).
+    AckBeforeData,
+    /// A flush is taken to cover what was appended while it ran (INV-18).
+    AckOfLaterRecords,
+    /// A block's watermark names what is framed, not what a completed flush covered (INV-19).
+    WatermarkAheadOfFlush,
+    /// After a failed write or flush, acknowledgement goes on (INV-33).
+    PoisonForgotten,
+    /// Recovery reads and repairs before it flushes (INV-20).
+    NoFlushAtOpen,
+    /// Invalid and stale copies of the superblock are repaired together (INV-23).
+    RepairAllAtOnce,
+    /// Both pairs of superblocks are written without a flush in between (INV-23).
+    SuperblockPairsTogether,
+    /// The directory is written to the slot that the ruling superblock names (INV-20).
+    DirectorySlotInUse,
+    /// A CHECKPOINT record is appended before its nodes, batch and pages are flushed (INV-17).
+    NoFlushBeforeCheckpointRecord,
+    /// Before the superblock, the record is committed, but no barrier covers the directory (INV-17).
+    CommitInsteadOfBarrier,
+    /// Containers are reused before the superblock that frees them is durable (INV-13).
+    ContainersReusedEarly,
+    /// Ring space is reused before the superblock that frees it is durable (INV-37).
+    RingReusedEarly,
+    /// The log starts at the CHECKPOINT record, not at the freeze (INV-21).
+    StartAtCheckpointRecord,
+    /// The container of an object that no checkpoint contains is reused (INV-13).
+    PinsIgnored,
+    /// Containers are reused while a reader that looked them up before is still reading (INV-13).
+    ReaderPinsIgnored,
+    /// What the cleaner moved is found at its new place before it is there (INV-14).
+    MovesInstalledEarly,
+    /// An edge to an object that is stored already does not count (INV-07).
+    PlusOneDropped,
+    /// An adopted batch counts its deltas twice (INV-07).
+    BatchAppliedTwice,
+    /// Above the threshold, records count although their data does not verify (INV-18).
+    ReplayWithoutCut,
+    /// A mount goes on with the generation of the one before (INV-21).
+    GenerationKept,
+    /// Numbers are handed out that no durable bound covers (INV-16).
+    BoundNotRaised,
+    /// Watermarks behind a bad block are ignored (INV-19).
+    WatermarkOnlyBeforeBad,
+    /// The cut that a recovery found is not published (INV-20).
+    CutNotPublished,
+}
+
+/// Whether the rule is broken: the one that the variable `ENVOYFS_SABOTAGE` names, for the life of the process.
+#[cfg(feature = "sabotage")]
+pub(crate) fn on(rule: Rule) -> bool {
+    static BROKEN: std::sync::OnceLock<Option<Rule>> = std::sync::OnceLock::new();
+    let broken = BROKEN.get_or_init(|| {
+        let name = std::env::var("ENVOYFS_SABOTAGE").ok()?;
+        Rule::ALL.iter().copied().find(|rule| rule.name() == name)
+    });
+    *broken == Some(rule)
+}
+
+/// Never.
+#[cfg(not(feature = "sabotage"))]
+pub(crate) const fn on(_rule: Rule) -> bool {
+    false
+}
