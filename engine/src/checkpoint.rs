@@ -9,6 +9,8 @@
 //! Before the record is durable: the previous checkpoint, and the log replays. Between the record and the superblock: recovery adopts the record, applies its batch to the
 //! previous state and publishes that; what the cleaner moved is forgotten then, its sources are intact. Any error here poisons the store (INV-33).
 
+mod pages;
+
 use crate::StoreError;
 use crate::engine::{Engine, Objects, Published, Writer};
 use crate::hlc::next_bound;
@@ -18,32 +20,17 @@ use crate::state::{State, law};
 use crate::store::{Changes, Frozen, Reason, Result, Roots};
 use crate::superblock;
 use crate::wal::{NewRecord, advance_start};
-use envoyfs_layout::batch::{Batch, BatchObject, Drop, PART_BYTES_MAX};
+use envoyfs_layout::batch::{Batch, BatchObject, PART_BYTES_MAX};
 use envoyfs_layout::checksum::crc32c;
 use envoyfs_layout::directory_page::{
     Bounds, ContainerRow, ContainerState, Place, PublishedCheckpoint, Totals, VolumeDirectory, VolumeEntry,
 };
-use envoyfs_layout::node::edges;
 use envoyfs_layout::roots::{BLOB_BYTES_MAX, RootsObject};
-use envoyfs_layout::system_page::{ListPage, OrphanedSegment};
 use envoyfs_layout::wal::{CheckpointBody, kind};
 use envoyfs_layout::{Encoding, Hlc, Oid, Reference, ReferenceKind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-
-/// Rows of one page of a list.
-const LIST_ROWS: usize = 2048;
-
-/// System pages of a checkpoint.
-#[derive(Debug, Default)]
-pub(crate) struct Pages {
-    pub(crate) drop_queue: Place,
-    pub(crate) orphaned: Place,
-    pub(crate) orphans: (Vec<OrphanedSegment>, Vec<Place>),
-    /// Units of pages in use, by system container.
-    pub(crate) live: BTreeMap<u32, u32>,
-}
 
 impl Engine {
     pub(crate) fn freeze_batch(&self) -> Result<Frozen> {
@@ -125,16 +112,14 @@ impl Engine {
             freed: outcome.freed,
             ranges: outcome.ranges,
             deltas: outcome.deltas,
-            drops: Vec::new(),
+            ..Batch::default()
         };
         batch.new.extend(copies.iter().map(BatchObject::from));
         let old = [published.entry.roots, published.entry.roots_twin];
         batch.freed.extend(old.iter().flatten().map(BatchObject::from));
-        {
-            let mut state = self.state.lock();
-            open_segments(&mut state, space, &batch);
-            state.apply_law(&batch).map_err(|error| misuse(&error))?;
-        }
+        batch.new.sort_unstable();
+        batch.freed.sort_unstable();
+        self.apply_law(space, &batch)?;
         stages.objects.add(batch.new.len() as u64);
         stages.deltas.add(batch.deltas.len() as u64);
         stages.freed.add(batch.freed.len() as u64);
@@ -160,28 +145,28 @@ impl Engine {
         }
         stage.next(&stages.data);
         if sabotage::on(Rule::MovesInstalledEarly) {
-            self.install(&mut self.state.lock(), std::mem::take(&mut moves));
+            self.install(std::mem::take(&mut moves))?;
         }
         writer.wal.wait_data(frozen.freeze)?;
         space.wait_writes()?;
         stage.next(&stages.pages);
 
-        let mut state = self.state.lock();
-        self.install(&mut state, moves);
-        let mut releasable: BTreeSet<u32> = candidates
-            .iter()
-            .filter(|(c, s)| **s != ContainerState::System && state.live_in(**c) == 0)
-            .map(|(c, _)| *c)
-            .collect();
-        self.leave_homes(&mut state, &releasable);
-        let pages = self.write_pages(space, &mut state, &mut published.orphans)?;
-        candidates.retain(|container, state| *state == ContainerState::System && !pages.live.contains_key(container));
-        releasable.extend(candidates.keys());
-        let table = table(space, &state, &pages, &releasable);
+        self.install(moves)?;
+        let mut releasable: BTreeSet<u32> = {
+            let state = self.state.lock();
+            let objects = candidates.iter().filter(|(c, s)| **s != ContainerState::System && state.live_in(**c) == 0);
+            objects.map(|(container, _)| *container).collect()
+        };
+        self.leave_homes(space, &releasable)?;
+        self.write_pages(space)?;
         let mut entry = published.entry.clone();
-        describe(&mut entry, &state, &pages, frozen.number);
-        drop(state);
-        space.wait_writes()?;
+        let table = {
+            let state = self.state.lock();
+            candidates.retain(|container, kind| *kind == ContainerState::System && state.pages.of(*container) == 0);
+            releasable.extend(candidates.keys());
+            describe(&mut entry, &state, frozen.number);
+            table(space, &state, &releasable)
+        };
         stage.next(&stages.flush);
         if !sabotage::on(Rule::NoFlushBeforeCheckpointRecord) {
             self.device.flush()?;
@@ -246,12 +231,12 @@ impl Engine {
         published.superblock = next;
         published.entry = directory.entry;
         published.roots.clone_from(&roots.references);
-        published.orphans = pages.orphans;
         writer.counters.raise(&bounds);
         space.numbers.segment_bound.fetch_max(bounds.segment, Ordering::SeqCst);
         writer.freeze.store(frozen.freeze.0, Ordering::SeqCst);
         writer.number.store(frozen.number, Ordering::SeqCst);
         writer.overdue.store(false, Ordering::SeqCst);
+        self.state.lock().trim(self.options.settings.segment_cache_bytes);
         self.reader.readers.wait_for_earlier();
         releasable.iter().for_each(|container| space.release(*container));
         stage.stop();
@@ -295,35 +280,6 @@ impl Engine {
         (floor + floor / 4 + 2).min(self.shape.containers)
     }
 
-    /// The drop queue: pops nodes, frees them, and takes their edges back. Paced by the bytes that it adds to the batch.
-    fn work_off(&self, writer: &Writer, batch: &mut Batch, hurry: bool) -> Result<()> {
-        let dirty_max = writer.admission.budget.dirty_max;
-        let mut left = (if hurry { dirty_max / 2 } else { dirty_max / 8 }).max(64 << 10);
-        loop {
-            let Some(next) = self.state.lock().next_drop() else { return Ok(()) };
-            let found = self
-                .reader
-                .object(&next)
-                .and_then(|bytes| edges(&bytes).map_err(|what| StoreError::Damaged { oid: next.oid, offset: 0, what }));
-            let found = found.unwrap_or_else(|error| {
-                // What hangs below it stays allocated: a leak that fsck finds, instead of a store that cannot go on.
-                self.metrics.drops.unreadable.increment();
-                tracing::error!(%error, "a node to be deleted cannot be read; what it references stays allocated");
-                Vec::new()
-            });
-            let drop = Drop { object: next.oid, stored_bytes: next.stored_bytes, edges: found };
-            let bytes = 16 + drop.edges.len() as u64 * Reference::BYTES as u64;
-            self.state.lock().apply_drop(&drop).map_err(|error| StoreError::Misuse(error.to_string()))?;
-            self.metrics.drops.nodes.increment();
-            self.metrics.drops.edges.add(drop.edges.len() as u64);
-            batch.drops.push(drop);
-            left = left.saturating_sub(bytes);
-            if left == 0 {
-                return Ok(());
-            }
-        }
-    }
-
     /// Containers that nothing writes to any more and nothing unpublished lies in: they may be cleaned, and released once nothing in them lives.
     fn candidates(&self, space: &Space) -> BTreeMap<u32, ContainerState> {
         let open = space.open_containers();
@@ -339,21 +295,23 @@ impl Engine {
     }
 
     /// Segments whose home is about to be reused lose it.
-    fn leave_homes(&self, state: &mut State, releasable: &BTreeSet<u32>) {
-        let homeless: Vec<u32> = state
-            .segments()
-            .iter()
-            .filter(|(_, segment)| segment.home.is_some_and(|home| releasable.contains(&home)))
-            .map(|(number, _)| *number)
-            .collect();
-        releasable.iter().for_each(|container| state.release(*container));
-        let forgotten = state.forget_empty();
-        forgotten.iter().for_each(|number| self.reader.forget(*number));
-        for number in homeless {
-            if let Some(segment) = state.segments().get(&number) {
-                self.reader.set_location(number, segment.location());
+    fn leave_homes(&self, space: &Space, releasable: &BTreeSet<u32>) -> Result<()> {
+        let homes: Vec<(u32, u32)> = space.with_containers(|containers| {
+            let segment = |container: &u32| containers.get(*container).map_or(0, |row| row.segment);
+            releasable.iter().map(|container| (*container, segment(container))).collect()
+        });
+        self.load_segments(&homes.iter().map(|(_, segment)| *segment).collect())?;
+        let mut state = self.state.lock();
+        for (container, segment) in homes {
+            state.release(container, segment);
+            if state.table().contains_key(&segment) {
+                self.reader.set_home(segment, None);
+            } else {
+                self.reader.forget(segment);
             }
         }
+        state.forget_empty().into_iter().for_each(|number| self.reader.forget(number));
+        Ok(())
     }
 
     /// Segment numbers reserved from the next publication on: more than can be opened before the one after it.
@@ -361,132 +319,16 @@ impl Engine {
         let next = space.numbers.segment.load(Ordering::SeqCst);
         u64::from(next) + 2 * u64::from(self.shape.containers) + 16
     }
-
-    /// Writes the pages of segments that changed, the drop queue, and the list of segments without a home; empties sparse system containers.
-    pub(crate) fn write_pages(
-        &self,
-        space: &Space,
-        state: &mut State,
-        before: &mut (Vec<OrphanedSegment>, Vec<Place>),
-    ) -> Result<Pages> {
-        let mut pages = Pages::default();
-        let sparse = self.sparse_system_containers(space, state);
-        let due: Vec<u32> = state
-            .segments()
-            .iter()
-            .filter(|(_, segment)| segment.dirty || sparse.contains(&segment.page.container) && !segment.page.is_none())
-            .map(|(number, _)| *number)
-            .collect();
-        for number in due {
-            let Some(page) = state.page(number) else { continue };
-            let place = self.write_page(space, page.encode())?;
-            if let Some(segment) = state.segment_mut(number) {
-                segment.page = place;
-                segment.dirty = false;
-            }
-        }
-        let queue = state.queue().to_vec();
-        self.metrics.drops.queue.set(queue.len() as u64);
-        let (place, chain) = self.write_list(space, &queue, |rows| ListPage::DropQueue(rows.to_vec()))?;
-        pages.drop_queue = place;
-        let orphans: Vec<OrphanedSegment> = state
-            .segments()
-            .iter()
-            .filter(|(_, segment)| segment.home.is_none())
-            .map(|(number, segment)| OrphanedSegment { segment: *number, page: segment.page })
-            .collect();
-        let keep = orphans == before.0 && before.1.iter().all(|place| !sparse.contains(&place.container));
-        if keep {
-            pages.orphans = std::mem::take(before);
-        } else {
-            let (_, chain) = self.write_list(space, &orphans, |rows| ListPage::OrphanedSegments(rows.to_vec()))?;
-            pages.orphans = (orphans, chain);
-        }
-        pages.orphaned = pages.orphans.1.last().copied().unwrap_or(Place::NONE);
-        space.stream(StreamKind::System).flush(space);
-
-        let places =
-            state.segments().values().map(|segment| segment.page).chain(chain).chain(pages.orphans.1.iter().copied());
-        let mut live: BTreeMap<u32, u32> = BTreeMap::new();
-        for place in places.filter(|place| !place.is_none()) {
-            *live.entry(place.container).or_default() += place.stored_bytes.div_ceil(envoyfs_layout::UNIT);
-        }
-        pages.live = live;
-        Ok(pages)
-    }
-
-    /// A list from its end to its start, since each page names the next. Returns the first page and all of them, the first last.
-    fn write_list<T>(&self, space: &Space, rows: &[T], page: impl Fn(&[T]) -> ListPage) -> Result<(Place, Vec<Place>)> {
-        let mut next = Place::NONE;
-        let mut chain = Vec::new();
-        for rows in rows.rchunks(LIST_ROWS) {
-            next = self.write_page(space, page(rows).encode(next))?;
-            chain.push(next);
-        }
-        Ok((next, chain))
-    }
-
-    fn write_page(&self, space: &Space, bytes: Vec<u8>) -> Result<Place> {
-        let crc = crc32c(&bytes);
-        let stored_bytes = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        let row = RowOf { kind: ReferenceKind::Node, birth: Hlc::ZERO, crc, owner: 0 };
-        self.metrics.streams.page_bytes.add(stored_bytes.into());
-        let (_, container, units) = space.stream(StreamKind::System).append(space, bytes.into(), 1, row, 0)?;
-        Ok(Place { container, units, stored_bytes, crc })
-    }
-
-    /// System containers worth emptying: when there are many more than the pages need, those with less than half in use.
-    fn sparse_system_containers(&self, space: &Space, state: &State) -> BTreeSet<u32> {
-        let mut live: BTreeMap<u32, u32> = BTreeMap::new();
-        for segment in state.segments().values() {
-            if !segment.page.is_none() {
-                *live.entry(segment.page.container).or_default() +=
-                    segment.page.stored_bytes.div_ceil(envoyfs_layout::UNIT);
-            }
-        }
-        let open = space.open_containers();
-        let units = self.shape.units();
-        let all: Vec<u32> = space.with_containers(|containers| {
-            containers
-                .iter()
-                .filter(|(n, row)| row.state == ContainerState::System && !open.contains(n))
-                .map(|(n, _)| n)
-                .collect()
-        });
-        let needed = live.values().sum::<u32>().div_ceil(units) as usize;
-        if all.len() <= 2 * needed {
-            return BTreeSet::new();
-        }
-        all.into_iter().filter(|container| live.get(container).copied().unwrap_or(0) < units / 2).collect()
-    }
-}
-
-/// Segments that the batch puts its first live objects into.
-pub(crate) fn open_segments(state: &mut State, space: &Space, batch: &Batch) {
-    let unknown: BTreeSet<u32> = batch
-        .new
-        .iter()
-        .map(|object| object.oid.segment())
-        .filter(|number| !state.segments().contains_key(number))
-        .collect();
-    if unknown.is_empty() {
-        return;
-    }
-    space.with_containers(|containers| {
-        for (container, row) in containers.iter().filter(|(_, row)| unknown.contains(&row.segment)) {
-            state.open_segment(row.segment, container);
-        }
-    });
 }
 
 /// The segment table: what is released is free in it already.
-pub(crate) fn table(space: &Space, state: &State, pages: &Pages, releasable: &BTreeSet<u32>) -> Vec<ContainerRow> {
+pub(crate) fn table(space: &Space, state: &State, releasable: &BTreeSet<u32>) -> Vec<ContainerRow> {
     let mut table = space.table(state);
     for (number, row) in (0_u32..).zip(&mut table) {
         if releasable.contains(&number) {
             *row = ContainerRow::FREE;
         } else if row.state == ContainerState::System {
-            row.live_units = pages.live.get(&number).copied().unwrap_or(0);
+            row.live_units = state.pages.of(number);
             row.used_units = row.used_units.max(row.live_units);
         }
     }
@@ -494,17 +336,20 @@ pub(crate) fn table(space: &Space, state: &State, pages: &Pages, releasable: &BT
 }
 
 /// The parts of a directory entry that follow from the state.
-pub(crate) fn describe(entry: &mut VolumeEntry, state: &State, pages: &Pages, number: u64) {
-    entry.drop_queue = pages.drop_queue;
-    entry.orphaned_segments = pages.orphaned;
+pub(crate) fn describe(entry: &mut VolumeEntry, state: &State, number: u64) {
+    entry.drop_queue = state.queue().place();
+    entry.orphaned_segments = state.orphans.index().last().copied().unwrap_or(Place::NONE);
+    entry.history = state.history_page();
+    entry.unreadable = state.unreadable_page();
     entry.merged_through = number;
     entry.totals = Totals {
         live_units: state.live_units(),
         live_objects: 0,
         shared_objects: state.shared_objects(),
-        drop_queue_objects: state.queue().len() as u64,
+        drop_queue_objects: state.queue().len(),
         nodes: 0,
-        segments: state.segments().len() as u64,
+        segments: state.table().len() as u64,
+        deferred_units: state.deferred_units(),
     };
 }
 

@@ -3,6 +3,7 @@
 //! Victims are closed containers without anything unpublished in them, least live first, and only as many as give at least one container more than their survivors take. Their
 //! slot maps change with this checkpoint; until it is published readers may use either copy, and if power fails the sources are what counts.
 
+use crate::StoreError;
 use crate::engine::{Engine, Writer};
 use crate::space::{RowOf, StreamKind, check};
 use crate::state::{Fragment, State};
@@ -11,7 +12,7 @@ use envoyfs_layout::checksum::crc32c;
 use envoyfs_layout::directory_page::ContainerState;
 use envoyfs_layout::segment::{TablePart, TableRow};
 use envoyfs_layout::{Hlc, Oid, ReferenceKind, UNIT};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Largest fragment: what is copied at a time.
 const PIECE_UNITS: u32 = 512 * 1024 / UNIT;
@@ -48,8 +49,15 @@ impl Engine {
         let counts = &self.metrics.cleaner;
         counts.runs.increment();
         counts.victims.add(victims.len() as u64);
-        let pieces = pieces_in(&self.state.lock(), &victims);
-        let mut tables: BTreeMap<u32, BTreeMap<u32, TableRow>> = BTreeMap::new();
+        let mut tables: BTreeMap<u32, BTreeMap<u32, TableRow>> =
+            victims.iter().map(|container| (*container, self.table_of(writer, *container))).collect();
+        // What lives in a container: the segment that has its home there, and those of fragments that its table names.
+        let mut segments: BTreeSet<u32> = writer.space.with_containers(|containers| {
+            victims.iter().filter_map(|container| containers.get(*container)).map(|row| row.segment).collect()
+        });
+        segments.extend(tables.values().flat_map(BTreeMap::values).map(|row| row.oid.segment()));
+        self.load_segments(&segments)?;
+        let pieces = pieces_in(&self.state.lock(), &segments, &victims);
         let mut moved = Vec::with_capacity(pieces.len());
         for piece in pieces {
             let table = tables.entry(piece.container).or_insert_with(|| self.table_of(writer, piece.container));
@@ -91,19 +99,21 @@ impl Engine {
     }
 
     /// The copies are on the device: from now on they are found there.
-    pub(crate) fn install(&self, state: &mut State, moves: Vec<Moved>) {
-        let mut touched: Vec<u32> = Vec::new();
+    pub(crate) fn install(&self, moves: Vec<Moved>) -> Result<()> {
+        let touched: BTreeSet<u32> = moves.iter().map(|moved| moved.segment).collect();
+        self.load_segments(&touched)?;
+        let mut state = self.state.lock();
         for moved in moves {
-            state.move_units(moved.segment, moved.slot, moved.to);
-            if touched.last() != Some(&moved.segment) {
-                touched.push(moved.segment);
-            }
+            state
+                .move_units(moved.segment, moved.slot, moved.to)
+                .map_err(|error| StoreError::Misuse(error.to_string()))?;
         }
         for number in touched {
-            if let Some(segment) = state.segments().get(&number) {
-                self.reader.set_location(number, segment.location());
+            if let Some(segment) = state.segment(number) {
+                self.reader.set_moved(number, segment.moved.clone());
             }
         }
+        Ok(())
     }
 
     fn victims(&self, writer: &Writer, candidates: &BTreeMap<u32, ContainerState>, hurry: bool) -> Vec<u32> {
@@ -173,12 +183,12 @@ impl Engine {
     }
 }
 
-fn pieces_in(state: &State, victims: &[u32]) -> Vec<Piece> {
+fn pieces_in(state: &State, segments: &BTreeSet<u32>, victims: &[u32]) -> Vec<Piece> {
     let mut pieces = Vec::new();
-    for (number, segment) in state.segments() {
+    for (number, segment) in segments.iter().filter_map(|number| Some((number, state.segment(*number)?))) {
         for range in segment.live.iter() {
             let mut slot = range.start;
-            for (container, unit, units) in segment.locate(&range) {
+            for (container, unit, units) in state.locate(*number, &range) {
                 if let Some(container) = container.filter(|container| victims.contains(container)) {
                     let mut done = 0;
                     while done < units {

@@ -14,9 +14,10 @@ use crate::device::{AlignedBuf, Device, Ticket};
 use crate::hlc::Clock;
 use crate::metrics::Metrics;
 use crate::sabotage::{self, Rule};
+use crate::settings::Settings;
 use crate::space::admission::{Budget, Ledger, Short, data_charge};
 use crate::space::{Reader, RowOf, Shape, Space, StreamKind, check_blocks};
-use crate::state::{State, Unstored};
+use crate::state::{Segment, State, Unstored};
 use crate::store::{
     Appended, Batch, Changes, Counter, DataObject, Draft, Frozen, Limits, Need, OnDurable, Permit, PermitInner, Reason,
     Replayed, Result, Roots, Store, Tier, Usage,
@@ -24,13 +25,12 @@ use crate::store::{
 use crate::unsaved::Unsaved;
 use crate::wal::{Committer, LogRoom, NewRecord, Wal};
 use envoyfs_layout::checksum;
-use envoyfs_layout::directory_page::{Bounds, Place, VolumeEntry};
+use envoyfs_layout::directory_page::{Bounds, VolumeEntry};
 use envoyfs_layout::node::{NODE_BYTES_MAX, edges};
 use envoyfs_layout::superblock::Superblock;
-use envoyfs_layout::system_page::OrphanedSegment;
 use envoyfs_layout::{BLOCK, Encoding, Hlc, Lsn, Oid, Reference, ReferenceKind, UNIT};
 use parking_lot::{Condvar, Mutex};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -54,6 +54,8 @@ pub struct Options {
     pub accept_loss: bool,
     /// Clock.
     pub clock: Arc<dyn Clock>,
+    /// Bounds of memory and work.
+    pub settings: Settings,
 }
 
 /// A batch's objects and what belongs to it.
@@ -80,8 +82,6 @@ pub(crate) struct Published {
     pub(crate) entry: VolumeEntry,
     /// The client's counted references in it.
     pub(crate) roots: Vec<Reference>,
-    /// The list of orphaned segments and the pages that hold it.
-    pub(crate) orphans: (Vec<OrphanedSegment>, Vec<Place>),
 }
 
 /// Accounting, and those who wait for a checkpoint.
@@ -376,7 +376,10 @@ impl Engine {
     #[must_use]
     pub fn check_space(&self) -> Vec<String> {
         let published = self.writer.as_ref().map(|writer| writer.published.lock());
-        let state = self.state.lock();
+        let state = match self.load_all() {
+            Ok(state) => state,
+            Err(error) => return vec![error.to_string()],
+        };
         let mut found = state.check();
         if let Some(writer) = &self.writer {
             writer.space.with_containers(|containers| {
@@ -403,18 +406,33 @@ impl Engine {
         found
     }
 
-    /// Live units of the last checkpoint made, by segment. For tests and `fsck`.
+    /// Live units of the last checkpoint made, by segment, without those that only retained checkpoints need. For tests and `fsck`.
     #[must_use]
     pub fn liveness(&self) -> BTreeMap<u32, Vec<Range<u32>>> {
-        let state = self.state.lock();
-        let segments = state.segments().iter().filter(|(_, segment)| !segment.live.is_empty());
-        segments.map(|(number, segment)| (*number, segment.live.iter().collect())).collect()
+        let _published = self.writer.as_ref().map(|writer| writer.published.lock());
+        let Ok(state) = self.load_all() else { return BTreeMap::new() };
+        let segments = state.table().keys().filter_map(|number| Some((*number, state.segment(*number)?)));
+        let live = |segment: &Segment| segment.live.iter().flat_map(|run| segment.deferred.outside(&run)).collect();
+        segments
+            .map(|(number, segment)| (number, live(segment)))
+            .filter(|(_, live): &(_, Vec<_>)| !live.is_empty())
+            .collect()
+    }
+
+    /// Every page in memory: for tests and checks only. The caller holds the publication, so that nothing is trimmed.
+    fn load_all(&self) -> Result<parking_lot::MutexGuard<'_, State>> {
+        let all: BTreeSet<u32> = self.state.lock().table().keys().copied().collect();
+        self.load_segments(&all)?;
+        Ok(self.state.lock())
     }
 
     /// References to a stored object, as the last checkpoint counts them. For tests and `fsck`.
     #[must_use]
     pub fn count(&self, oid: Oid) -> i64 {
-        self.state.lock().references(oid)
+        match self.load_segments(&BTreeSet::from([oid.segment()])) {
+            Ok(()) => self.state.lock().references(oid),
+            Err(_) => 0,
+        }
     }
 
     /// The roots objects of the published checkpoint: live, but referenced by no client node.
@@ -768,7 +786,7 @@ impl Store for Engine {
         let capacity = u64::from(self.shape.containers) * segment;
         let (live, drop_queue, shared_objects) = {
             let state = self.state.lock();
-            (state.live_units() * u64::from(UNIT), state.queue().len() as u64, state.shared_objects())
+            (state.live_units() * u64::from(UNIT), state.queue().len(), state.shared_objects())
         };
         let Some(writer) = &self.writer else {
             return Usage {

@@ -55,6 +55,20 @@ pub enum StoreError {
         /// What is wrong.
         source: LayoutError,
     },
+    /// The page that says what is live in a segment cannot be read: `fsck.envoyfs` computes it anew.
+    #[error(
+        "the page of segment {segment} (container {container}, unit {unit}) cannot be read; fsck.envoyfs can repair it: {source}"
+    )]
+    SegmentPage {
+        /// The segment.
+        segment: u32,
+        /// Container of the page.
+        container: u32,
+        /// Unit of the page in it.
+        unit: u32,
+        /// Why.
+        source: Box<StoreError>,
+    },
     /// The store cannot be opened as asked; says what to do.
     #[error("{0}")]
     Refused(String),

@@ -338,6 +338,8 @@ fn first(plan: &Regions, options: &FormatOptions) -> (Superblock, VolumeDirector
         roots_twin: None,
         drop_queue: Place::NONE,
         orphaned_segments: Place::NONE,
+        history: Place::NONE,
+        unreadable: Place::NONE,
         bounds: Bounds { segment: 1, inode: 1, realm: 1, territory: 1, pin: 1 },
         merged_through: 0,
         checkpoint_hlc: Hlc::ZERO,

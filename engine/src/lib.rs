@@ -5,9 +5,11 @@
 mod checkpoint;
 mod cleaner;
 pub mod device;
+mod drops;
 mod engine;
 mod error;
 pub mod format;
+mod history;
 pub mod hlc;
 pub mod memory;
 pub mod metrics;
@@ -15,6 +17,7 @@ mod queue;
 mod recovery;
 #[cfg_attr(not(feature = "sabotage"), doc(hidden))]
 pub mod sabotage;
+pub mod settings;
 pub mod signature;
 pub mod space;
 pub mod state;
@@ -28,3 +31,4 @@ pub mod wal;
 pub use engine::{Engine, Options};
 pub use error::StoreError;
 pub use queue::ReadQueue;
+pub use settings::Settings;

@@ -1,7 +1,7 @@
 //! Mounting: from what the device shows to a store that serves.
 //!
 //! ```text
-//! FLUSH -> superblock, repair -> directory, segment pages -> log scan (cut, last CHECKPOINT)
+//! FLUSH -> superblock, repair -> directory -> log scan (cut, last CHECKPOINT)
 //!   -> adopt: apply the batch of an unpublished CHECKPOINT -> seal segments that were open -> system pages -> FLUSH
 //!   -> publish checkpoint, generation and cut: directory, FLUSH, superblock       (INV-20: before anything is served)
 //!   -> records after the freeze go to the client
@@ -13,25 +13,26 @@ use crate::StoreError;
 use crate::checkpoint::{describe, max_bounds, table};
 use crate::device::{Device, MeteredDevice, warn_if_changed};
 use crate::engine::{Batches, Counters, Engine, Objects, Options, Published, Writer, combine};
+use crate::history::history_row;
 use crate::hlc::{HlcSource, next_bound};
 use crate::metrics::Metrics;
 use crate::sabotage::{self, Rule};
 use crate::space::admission::Budget;
 use crate::space::{
-    Container, Containers, HEADER_UNITS, Location, Numbers, Open, Reader, Shape, Space, StreamKind, check_blocks, seal,
+    Container, Containers, HEADER_UNITS, Numbers, Open, Reader, Shape, Space, StreamKind, check_blocks, seal,
 };
-use crate::state::State;
+use crate::state::{Pager, State};
 use crate::store::{DataObject, Replayed, Result, Roots};
 use crate::superblock::{self, OpenError};
 use crate::wal::recovery::{Adopted, Found, FoundRecord, Judge, scan};
 use crate::wal::{Config, RingGeometry, Wal, publish_cut};
 use envoyfs_layout::batch::{Batch, BatchObject};
 use envoyfs_layout::checksum::crc32c;
-use envoyfs_layout::directory_page::{ContainerState, Place, VolumeDirectory, VolumeEntry};
+use envoyfs_layout::directory_page::{ContainerState, VolumeDirectory, VolumeEntry};
 use envoyfs_layout::roots::RootsObject;
 use envoyfs_layout::segment::{SegmentHeader, TableRow};
 use envoyfs_layout::superblock::Superblock;
-use envoyfs_layout::system_page::{ListPage, OrphanedSegment, SegmentPage};
+use envoyfs_layout::system_page::HistoryRow;
 use envoyfs_layout::wal::{CheckpointBody, Relocated, SegmentOpened, SegmentPlaced, kind};
 use envoyfs_layout::{Hlc, LayoutError, Oid, Reference, ReferenceKind, UNIT};
 use parking_lot::Mutex;
@@ -41,12 +42,6 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Batch parts that a CHECKPOINT record is expected to name at most when ring room is reserved for it.
 const BATCH_PARTS: usize = 64;
-
-/// What the published directory says, in memory.
-struct Loaded {
-    state: State,
-    orphans: (Vec<OrphanedSegment>, Vec<Place>),
-}
 
 /// The checkpoint that the mount starts from.
 struct Start {
@@ -62,7 +57,7 @@ struct Placements<'a> {
 impl Judge for Placements<'_> {
     fn placed(&mut self, placed: SegmentPlaced) {
         if !self.reader.knows(placed.number) {
-            self.reader.set_location(placed.number, Location { home: Some(placed.container), ..Location::default() });
+            self.reader.set_home(placed.number, Some(placed.container));
         }
     }
     fn relocated(&mut self, _relocated: Relocated) {}
@@ -119,8 +114,14 @@ impl Engine {
             segments_offset: superblock.segments_offset,
             block_bytes: superblock.logical_block,
         };
-        let reader = Arc::new(Reader::new(Arc::clone(&device), shape.clone(), Arc::clone(&metrics)));
-        let mut loaded = load(&reader, &directory)?;
+        let slot_map_bytes = options.settings.slot_map_bytes;
+        let reader = Arc::new(Reader::new(Arc::clone(&device), shape.clone(), Arc::clone(&metrics), slot_map_bytes));
+        let state = Mutex::new(State::of_directory(&directory));
+        let pager = Pager { state: &state, reader: &reader };
+        if let Err(error) = pager.lists(&directory.entry) {
+            note(&mut why, format!("{error}; fsck.envoyfs can repair it"));
+        }
+        show_locations(&reader, &directory, &state.lock());
         let ring = RingGeometry::of(&superblock, &directory.entry);
         stage.next(&metrics.recovery.scan);
         let found = scan(&*device, &ring, &directory.entry, &mut Placements { reader: &reader })?;
@@ -136,7 +137,8 @@ impl Engine {
         }
         let mut containers = Containers::new(directory.table.iter().map(Container::from).collect());
         place_found(&reader, &mut containers, &found)?;
-        let start = adopt(&reader, &containers, &directory.entry, &found, &mut loaded.state)?;
+        let (start, incomplete) = adopt(&pager, &directory.entry, &found)?;
+        incomplete.into_iter().for_each(|error| note(&mut why, error));
         let recovered = Roots { references: start.roots.references.clone(), blob: start.roots.blob.clone() };
         let replay = replay(&found, &directory.entry, start.adopted.as_ref());
         metrics.recovery.replayed.add(replay.len() as u64);
@@ -149,7 +151,7 @@ impl Engine {
             options,
             shape,
             reader,
-            state: Mutex::new(loaded.state),
+            state,
             writer: None,
             read_only: why,
             recovered,
@@ -159,15 +161,7 @@ impl Engine {
             checkpoint: start.adopted.as_ref().map_or(directory.entry.checkpoint.number, |adopted| adopted.body.number),
         };
         if engine.read_only.is_empty() {
-            engine.writer = Some(engine.take_over(
-                superblock,
-                directory.entry,
-                loaded.orphans,
-                containers,
-                &ring,
-                &found,
-                &start,
-            )?);
+            engine.writer = Some(engine.take_over(superblock, directory.entry, containers, &ring, &found, &start)?);
         }
         stage.stop();
         whole.stop();
@@ -175,12 +169,10 @@ impl Engine {
     }
 
     /// Publishes what recovery found and makes the store writable.
-    #[expect(clippy::too_many_arguments, reason = "one call, everything that recovery found")]
     fn take_over(
         &self,
         superblock: Superblock,
         mut entry: VolumeEntry,
-        mut orphans: (Vec<OrphanedSegment>, Vec<Place>),
         containers: Containers,
         ring: &RingGeometry,
         found: &Found,
@@ -220,17 +212,18 @@ impl Engine {
         self.seal_open(&space, &published_rows, found, start)?;
         space.wait_writes()?;
 
-        let mut state = self.state.lock();
-        let pages = self.write_pages(&space, &mut state, &mut orphans)?;
-        space.wait_writes()?;
+        self.write_pages(&space)?;
         self.device.flush()?;
         let counters = Counters::start(&entry.bounds);
         entry.bounds = counters.reserve(self.segment_bound(&space));
         let number = entry.checkpoint.number;
-        describe(&mut entry, &state, &pages, number);
         next.hlc_bound = next_bound(clock.wall_ns(), wal.last_hlc()).max(superblock.hlc_bound);
-        let rows = table(&space, &state, &pages, &BTreeSet::new());
-        drop(state);
+        let rows = {
+            let mut state = self.state.lock();
+            describe(&mut entry, &state, number);
+            state.trim(self.options.settings.segment_cache_bytes);
+            table(&space, &state, &BTreeSet::new())
+        };
         let mut directory = VolumeDirectory { sequence: 0, entry, table: rows };
         superblock::write_directory(&*self.device, &mut next, &mut directory)?;
         self.device.flush()?;
@@ -239,12 +232,8 @@ impl Engine {
         wal.raise_hlc_bound(next.hlc_bound);
         counters.raise(&directory.entry.bounds);
         space.numbers.segment_bound.store(directory.entry.bounds.segment, Ordering::SeqCst);
-        let published = Published {
-            superblock: next,
-            entry: directory.entry,
-            roots: self.recovered.references.clone(),
-            orphans: pages.orphans,
-        };
+        let published =
+            Published { superblock: next, entry: directory.entry, roots: self.recovered.references.clone() };
         let batches = Batches { current: Objects { number: number + 1, ..Objects::default() }, ..Batches::default() };
         let writer = Writer::new(wal, space, batches, published, counters, budget, self.options.threads)?;
         writer.overdue.store(next_mount.checkpoint_before_serving, Ordering::SeqCst);
@@ -328,73 +317,21 @@ fn config(ring: RingGeometry, entry: &VolumeEntry, budget: &Budget) -> Config {
     Config { ring, writer_epoch: entry.writer_epoch, checkpoint_blocks: 3 * segments + body, seal_blocks: 0 }
 }
 
-/// Reads the segment pages and lists that the directory names.
-fn load(reader: &Reader, directory: &VolumeDirectory) -> Result<Loaded> {
-    let shape = reader.shape();
-    let mut state = State::new(shape.containers);
-    let mut add = |place: Place, home: Option<u32>, expected: u32| {
-        let bytes = reader.page(&place, "segment page")?;
-        let offset = shape.offset(place.container, place.units);
-        let wrong = |source| StoreError::Structure { structure: "segment page", offset, source };
-        let page = SegmentPage::decode(&bytes).map_err(wrong)?;
-        if page.segment != expected {
-            return Err(wrong(LayoutError::Field {
-                structure: "segment page",
-                field: "segment",
-                found: page.segment.into(),
-            }));
-        }
-        state.load(&page, home, place);
-        Ok::<(), StoreError>(())
-    };
-    for (number, row) in (0_u32..).zip(&directory.table) {
-        if row.segment != 0 {
-            reader.set_location(row.segment, Location { home: Some(number), ..Location::default() });
-        }
-        if !row.metadata.is_none() {
-            add(row.metadata, Some(number), row.segment)?;
-        }
+/// The store can be read, but not written: the first reason counts.
+fn note(why: &mut String, reason: String) {
+    if why.is_empty() {
+        *why = reason;
     }
-    let mut orphans = (Vec::new(), Vec::new());
-    let mut place = directory.entry.orphaned_segments;
-    while !place.is_none() && orphans.1.len() <= shape.containers as usize {
-        orphans.1.push(place);
-        let (page, next) = list(reader, &place)?;
-        let ListPage::OrphanedSegments(rows) = page else { return Err(wrong_list(reader, &place)) };
-        for row in &rows {
-            add(row.page, None, row.segment)?;
-        }
-        orphans.0.extend(rows);
-        place = next;
-    }
-    orphans.1.reverse();
-    let mut queue: Vec<Reference> = Vec::new();
-    let mut place = directory.entry.drop_queue;
-    let mut pages = 0;
-    while !place.is_none() && pages <= shape.containers {
-        let (page, next) = list(reader, &place)?;
-        let ListPage::DropQueue(rows) = page else { return Err(wrong_list(reader, &place)) };
-        queue.extend(rows);
-        place = next;
-        pages += 1;
-    }
-    state.load_queue(queue);
-    for (number, segment) in state.segments() {
-        reader.set_location(*number, segment.location());
-    }
-    Ok(Loaded { state, orphans })
 }
 
-fn list(reader: &Reader, place: &Place) -> Result<(ListPage, Place)> {
-    let bytes = reader.page(place, "list page")?;
-    let offset = reader.shape().offset(place.container, place.units);
-    ListPage::decode(&bytes).map_err(|source| StoreError::Structure { structure: "list page", offset, source })
-}
-
-fn wrong_list(reader: &Reader, place: &Place) -> StoreError {
-    let offset = reader.shape().offset(place.container, place.units);
-    let source = LayoutError::Field { structure: "list page", field: "list", found: 0 };
-    StoreError::Structure { structure: "list page", offset, source }
+/// Tells readers where segments lie. Pages are read when somebody needs them.
+fn show_locations(reader: &Reader, directory: &VolumeDirectory, state: &State) {
+    for (number, row) in (0_u32..).zip(&directory.table).filter(|(_, row)| row.segment != 0) {
+        reader.set_home(row.segment, Some(number));
+    }
+    for (number, row) in state.table().iter().filter(|(_, row)| row.slot_map) {
+        reader.set_page(*number, row.page, true);
+    }
 }
 
 /// Containers that the log says were opened since the table was written.
@@ -413,20 +350,16 @@ fn place_found(reader: &Reader, containers: &mut Containers, found: &Found) -> R
             let stream = streams.get(&placed.number).copied().unwrap_or(0);
             let row = Container { state: ContainerState::Open, stream, segment: placed.number, ..Container::FREE };
             containers.set(placed.container, row);
-            reader.set_location(placed.number, Location { home: Some(placed.container), ..Location::default() });
+            reader.set_home(placed.number, Some(placed.container));
         }
     }
     Ok(())
 }
 
-/// Brings the state to the last checkpoint whose record is in the log.
-fn adopt(
-    reader: &Reader,
-    containers: &Containers,
-    entry: &VolumeEntry,
-    found: &Found,
-    state: &mut State,
-) -> Result<Start> {
+/// Brings the state to the last checkpoint whose record is in the log. Also returns why counts and liveness could not follow it, if they could not: then the store can
+/// only be read.
+fn adopt(pager: &Pager<'_>, entry: &VolumeEntry, found: &Found) -> Result<(Start, Option<String>)> {
+    let reader = pager.reader;
     if let Some(adopted) = &found.adopted {
         let tried = read_batch(reader, entry, adopted).and_then(|batch| {
             let roots = read_roots(reader, [Some(adopted.body.roots), Some(adopted.body.roots_twin)])?;
@@ -434,25 +367,26 @@ fn adopt(
         });
         match tried {
             Ok((batch, roots)) => {
-                let unknown: BTreeSet<u32> = batch.new.iter().map(|object| object.oid.segment()).collect();
-                for (container, row) in containers.iter() {
-                    if row.segment != 0
-                        && unknown.contains(&row.segment)
-                        && !state.segments().contains_key(&row.segment)
+                {
+                    let mut state = pager.state.lock();
+                    let new: BTreeSet<u32> = batch.new.iter().map(|object| object.oid.segment()).collect();
+                    for number in
+                        new.into_iter().filter(|number| !state.table().contains_key(number)).collect::<Vec<_>>()
                     {
-                        state.open_segment(row.segment, container);
+                        if let Some(container) = reader.home(number) {
+                            state.open_segment(number, container);
+                        }
                     }
                 }
-                state.apply(&batch).map_err(|error| {
-                    StoreError::Refused(format!(
-                        "checkpoint {} does not fit the one before: {error}",
-                        adopted.body.number
-                    ))
-                })?;
-                for number in state.forget_empty() {
+                let incomplete = match pager.apply(&batch, retained(&batch, adopted)) {
+                    Ok(()) => None,
+                    Err(error @ StoreError::Refused(_)) => return Err(error),
+                    Err(error) => Some(error.to_string()),
+                };
+                for number in pager.state.lock().forget_empty() {
                     reader.forget(number);
                 }
-                return Ok(Start { adopted: Some(adopted.clone()), batch, roots });
+                return Ok((Start { adopted: Some(adopted.clone()), batch, roots }, incomplete));
             }
             Err(error) => {
                 tracing::warn!(%error, "checkpoint {} was not published and cannot be read; starting from {}", adopted.body.number, entry.checkpoint.number)
@@ -463,7 +397,13 @@ fn adopt(
         (None, None) => RootsObject::default(),
         both => read_roots(reader, [both.0, both.1])?,
     };
-    Ok(Start { adopted: None, batch: Batch::default(), roots })
+    Ok((Start { adopted: None, batch: Batch::default(), roots }, None))
+}
+
+/// How an adopted checkpoint is retained, if its batch says so.
+fn retained(batch: &Batch, adopted: &Adopted) -> Option<HistoryRow> {
+    let body = &adopted.body;
+    batch.history.iter().find_map(|step| history_row(step, body.hlc, body.roots, body.roots_twin))
 }
 
 fn read_batch(reader: &Reader, entry: &VolumeEntry, adopted: &Adopted) -> Result<Batch> {

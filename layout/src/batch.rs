@@ -1,7 +1,8 @@
 //! Batches: what one checkpoint adds to and takes from counts and liveness, as rows. Split into parts, each an object of its own.
 //!
 //! ```text
-//! part: | header 48 | new 16 ... | freed 16 ... | freed ranges 16 ... | deltas 40 ... | drops 16 ... | edges of the drops 32 ... | zeros to 512 |
+//! part: | header 64 | new 16 ... | freed 16 ... | freed ranges 16 ... | deltas 40 ... | drops 16 ... | history steps 32 ... | repairs 48 ... | edges of the drops 32 ... |
+//!       | zeros to 512 |
 //! ```
 //!
 //! The whole batch is the concatenation of each kind of row over all parts, and is applied in the order of the diagram (INV-07: only whole). Parts carry no checksum:
@@ -10,7 +11,7 @@
 use crate::fields::{Structure, structure};
 use crate::segment::kind_of;
 use crate::{LayoutError, Oid, Reference, ReferenceKind, UNIT};
-use zerocopy::little_endian::{I32, U32, U64};
+use zerocopy::little_endian::{I32, I64, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 const STRUCTURE: &str = "batch";
@@ -27,10 +28,11 @@ struct RawHeader {
     checkpoint: U64,
     part: U32,
     parts: U32,
-    /// New, freed, ranges, deltas, drops, edges.
-    counts: [U32; 6],
+    /// New, freed, ranges, deltas, drops, history steps, repairs, edges.
+    counts: [U32; 8],
+    reserved: U64,
 }
-const _: () = assert!(size_of::<RawHeader>() == 48);
+const _: () = assert!(size_of::<RawHeader>() == 64);
 
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
@@ -59,6 +61,32 @@ struct RawDelta {
     reserved: U32,
 }
 const _: () = assert!(size_of::<RawDelta>() == 40);
+
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct RawHistoryStep {
+    checkpoint: U64,
+    value: U64,
+    wall_ns: I64,
+    action: u8,
+    reserved: [u8; 7],
+}
+const _: () = assert!(size_of::<RawHistoryStep>() == 32);
+
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct RawRepair {
+    reference: [u8; 32],
+    first: U32,
+    units: U32,
+    delta: I32,
+    action: u8,
+    reserved: [u8; 3],
+}
+const _: () = assert!(size_of::<RawRepair>() == 48);
+
+/// In the place of the number of edges: the node could not be read.
+const UNREADABLE: u32 = u32::MAX;
 
 /// An object and its length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -105,15 +133,74 @@ pub struct Delta {
     pub delta: i32,
 }
 
-/// One entry of the drop queue that was worked off: the object was freed, and every edge lost one.
+/// One entry of the drop queue that was worked off: the object was freed, and every edge lost one. Or it could not be read: then it stays allocated, in a list of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Drop {
     /// The object that stood last in the queue.
     pub object: Oid,
     /// Its length.
     pub stored_bytes: u32,
-    /// Its distinct edges.
+    /// Its distinct edges; none if it could not be read.
     pub edges: Vec<Reference>,
+    /// It could not be read: nothing is freed, its edges go on counting.
+    pub unreadable: bool,
+}
+
+/// A decision about retained checkpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HistoryStep {
+    /// This checkpoint is retained from now on.
+    Retain {
+        /// The checkpoint of this batch.
+        checkpoint: u64,
+        /// Segments from this number on were opened after its freeze.
+        segment_bound: u32,
+        /// Wall clock at its freeze.
+        wall_ns: i64,
+    },
+    /// It is retained no longer; what died under it will be freed.
+    Drop {
+        /// The oldest one retained.
+        checkpoint: u64,
+    },
+    /// So many rows of its deferred units, from the newest back, are freed.
+    Release {
+        /// A dropped one.
+        checkpoint: u64,
+        /// Rows.
+        rows: u64,
+    },
+}
+
+/// What a mark found wrong, and what sets it right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum RepairAction {
+    /// The count changes by `delta`, if the object is live.
+    Count = 1,
+    /// The units are dead.
+    Dead = 2,
+    /// The units are live.
+    Live = 3,
+    /// The object has no count of its own any more: it is not one.
+    Forget = 4,
+    /// The node leaves the list of unreadable ones.
+    Readable = 5,
+}
+
+/// One correction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Repair {
+    /// What to do.
+    pub action: RepairAction,
+    /// The object; of one that nothing refers to only the id is known.
+    pub reference: Reference,
+    /// First unit, from its start.
+    pub first: u32,
+    /// Units.
+    pub units: u32,
+    /// Change of its count.
+    pub delta: i32,
 }
 
 /// What one checkpoint does to counts and liveness.
@@ -131,6 +218,10 @@ pub struct Batch {
     pub deltas: Vec<Delta>,
     /// Drop queue entries worked off, in order.
     pub drops: Vec<Drop>,
+    /// Decisions about retained checkpoints, in order. Drops come before everything else in the batch, the others after it.
+    pub history: Vec<HistoryStep>,
+    /// Corrections of a mark; after everything else.
+    pub repairs: Vec<Repair>,
 }
 
 impl Batch {
@@ -163,9 +254,15 @@ impl Batch {
             let raw = RawRange {
                 oid: row.object.0.into(),
                 first: row.stored_bytes.into(),
-                units: u32::try_from(row.edges.len()).unwrap_or(u32::MAX).into(),
+                units: if row.unreadable { UNREADABLE } else { u32::try_from(row.edges.len()).unwrap_or(0) }.into(),
             };
             Part::push(&mut parts, part_bytes_max, 4, &[raw.as_bytes(), &edges]);
+        }
+        for row in &self.history {
+            Part::push(&mut parts, part_bytes_max, 5, &[row.raw().as_bytes()]);
+        }
+        for row in &self.repairs {
+            Part::push(&mut parts, part_bytes_max, 6, &[row.raw().as_bytes()]);
         }
         let count = parts.len();
         parts.iter().enumerate().map(|(index, part)| part.encode(self.checkpoint, index, count)).collect()
@@ -200,6 +297,9 @@ impl Batch {
             {
                 return Err(field("part", raw.part.get().into()));
             }
+            if raw.reserved.get() != 0 {
+                return Err(field("reserved", raw.reserved.get()));
+            }
             total = raw.parts.get();
             batch.checkpoint = raw.checkpoint.get();
             index += 1;
@@ -222,7 +322,7 @@ impl Batch {
             rest = tail;
             Ok::<&[u8], LayoutError>(head)
         };
-        let [new, freed, ranges, deltas, drops, edges] = raw.counts;
+        let [new, freed, ranges, deltas, drops, history, repairs, edges] = raw.counts;
         for row in section(new, 16)?.chunks_exact(16) {
             self.new.push(decode_object(row)?);
         }
@@ -241,15 +341,22 @@ impl Batch {
             self.deltas.push(Delta { reference: Reference::decode(&raw.reference)?, delta: raw.delta.get() });
         }
         let drops = section(drops, 16)?;
+        for row in section(history, size_of::<RawHistoryStep>())?.chunks_exact(size_of::<RawHistoryStep>()) {
+            self.history.push(HistoryStep::decode(row)?);
+        }
+        for row in section(repairs, size_of::<RawRepair>())?.chunks_exact(size_of::<RawRepair>()) {
+            self.repairs.push(Repair::decode(row)?);
+        }
         let mut edges = section(edges, Reference::BYTES)?;
         for row in drops.chunks_exact(16) {
             let raw = decode_range(row)?;
-            let need = raw.units.get() as usize * Reference::BYTES;
+            let unreadable = raw.units.get() == UNREADABLE;
+            let need = if unreadable { 0 } else { raw.units.get() as usize * Reference::BYTES };
             let (head, tail) =
                 edges.split_at_checked(need).ok_or_else(|| field("drop edges", raw.units.get().into()))?;
             edges = tail;
             let edges = head.chunks_exact(Reference::BYTES).map(Reference::decode).collect::<Result<_, _>>()?;
-            self.drops.push(Drop { object: Oid(raw.oid.get()), stored_bytes: raw.first.get(), edges });
+            self.drops.push(Drop { object: Oid(raw.oid.get()), stored_bytes: raw.first.get(), edges, unreadable });
         }
         if !edges.is_empty() {
             return Err(field("drop edges", edges.len() as u64));
@@ -263,9 +370,9 @@ impl Batch {
 
 #[derive(Default)]
 struct Part {
-    sections: [Vec<u8>; 5],
+    sections: [Vec<u8>; 7],
     edges: Vec<u8>,
-    counts: [u32; 6],
+    counts: [u32; 7],
     bytes: usize,
 }
 
@@ -289,7 +396,7 @@ impl Part {
     }
 
     fn encode(&self, checkpoint: u64, index: usize, parts: usize) -> Vec<u8> {
-        let [new, freed, ranges, deltas, drops, _] = self.counts;
+        let [new, freed, ranges, deltas, drops, history, repairs] = self.counts;
         let small = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
         let edges = small(self.edges.len() / Reference::BYTES);
         let raw = RawHeader {
@@ -298,7 +405,8 @@ impl Part {
             checkpoint: checkpoint.into(),
             part: small(index).into(),
             parts: small(parts).into(),
-            counts: [new, freed, ranges, deltas, drops, edges].map(U32::new),
+            counts: [new, freed, ranges, deltas, drops, history, repairs, edges].map(U32::new),
+            reserved: 0.into(),
         };
         let mut out = raw.as_bytes().to_vec();
         for section in &self.sections {
@@ -307,6 +415,67 @@ impl Part {
         out.extend_from_slice(&self.edges);
         out.resize(out.len().next_multiple_of(UNIT as usize), 0);
         out
+    }
+}
+
+impl HistoryStep {
+    fn raw(&self) -> RawHistoryStep {
+        let (action, checkpoint, value, wall_ns) = match *self {
+            Self::Retain { checkpoint, segment_bound, wall_ns } => (1, checkpoint, segment_bound.into(), wall_ns),
+            Self::Drop { checkpoint } => (2, checkpoint, 0, 0),
+            Self::Release { checkpoint, rows } => (3, checkpoint, rows, 0),
+        };
+        let (checkpoint, value, wall_ns) = (checkpoint.into(), value.into(), wall_ns.into());
+        RawHistoryStep { checkpoint, value, wall_ns, action, reserved: [0; 7] }
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, LayoutError> {
+        let (raw, _) = RawHistoryStep::read_from_prefix(bytes).map_err(|_| field("history step", 0))?;
+        if raw.reserved != [0; 7] {
+            return Err(field("reserved", 1));
+        }
+        let (checkpoint, value) = (raw.checkpoint.get(), raw.value.get());
+        match raw.action {
+            1 => {
+                let segment_bound = u32::try_from(value).map_err(|_| field("segment bound", value))?;
+                Ok(Self::Retain { checkpoint, segment_bound, wall_ns: raw.wall_ns.get() })
+            }
+            2 => Ok(Self::Drop { checkpoint }),
+            3 => Ok(Self::Release { checkpoint, rows: value }),
+            other => Err(LayoutError::Unknown { structure: STRUCTURE, what: "history step", found: other.into() }),
+        }
+    }
+}
+
+impl Repair {
+    fn raw(&self) -> RawRepair {
+        RawRepair {
+            reference: self.reference.encode(),
+            first: self.first.into(),
+            units: self.units.into(),
+            delta: self.delta.into(),
+            action: self.action as u8,
+            reserved: [0; 3],
+        }
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, LayoutError> {
+        let (raw, _) = RawRepair::read_from_prefix(bytes).map_err(|_| field("repair", 0))?;
+        if raw.reserved != [0; 3] {
+            return Err(field("reserved", 1));
+        }
+        let action = match raw.action {
+            1 => RepairAction::Count,
+            2 => RepairAction::Dead,
+            3 => RepairAction::Live,
+            4 => RepairAction::Forget,
+            5 => RepairAction::Readable,
+            other => {
+                return Err(LayoutError::Unknown { structure: STRUCTURE, what: "repair", found: other.into() });
+            }
+        };
+        let reference = Reference::decode(&raw.reference)?;
+        Ok(Self { action, reference, first: raw.first.get(), units: raw.units.get(), delta: raw.delta.get() })
     }
 }
 
@@ -332,10 +501,12 @@ fn field(field: &'static str, found: u64) -> LayoutError {
 
 /// For the documentation; see [`crate::fields`].
 pub(crate) const LAYOUTS: &[Structure] = &[
-    structure!("batch part header", RawHeader { magic, format, checkpoint, part, parts, counts }),
+    structure!("batch part header", RawHeader { magic, format, checkpoint, part, parts, counts, reserved }),
     structure!("batch object row", RawObject { oid, stored_bytes, kind, reserved }),
     structure!("batch range row", RawRange { oid, first, units }),
     structure!("batch delta row", RawDelta { reference, delta, reserved }),
+    structure!("batch history step", RawHistoryStep { checkpoint, value, wall_ns, action, reserved }),
+    structure!("batch repair row", RawRepair { reference, first, units, delta, action, reserved }),
 ];
 
 #[cfg(test)]
@@ -372,6 +543,29 @@ mod tests {
                     object: reference(n).oid,
                     stored_bytes: 512,
                     edges: (1..n % 5).map(reference).collect(),
+                    unreadable: n % 5 == 0,
+                })
+                .collect(),
+            history: (1..=u64::from(rows))
+                .map(|n| match n % 3 {
+                    0 => HistoryStep::Retain { checkpoint: n, segment_bound: 7, wall_ns: -9 },
+                    1 => HistoryStep::Drop { checkpoint: n },
+                    _ => HistoryStep::Release { checkpoint: n, rows: 1 << 40 },
+                })
+                .collect(),
+            repairs: (1..=rows)
+                .map(|n| Repair {
+                    action: match n % 5 {
+                        0 => RepairAction::Count,
+                        1 => RepairAction::Dead,
+                        2 => RepairAction::Live,
+                        3 => RepairAction::Forget,
+                        _ => RepairAction::Readable,
+                    },
+                    reference: reference(n),
+                    first: 3,
+                    units: 4,
+                    delta: -2,
                 })
                 .collect(),
         }

@@ -160,6 +160,8 @@ pub struct Totals {
     pub nodes: u64,
     /// Segments that hold something.
     pub segments: u64,
+    /// Units of [`Totals::live_units`] that only retained checkpoints need.
+    pub deferred_units: u64,
 }
 
 /// What the store does for a volume.
@@ -201,8 +203,12 @@ pub struct VolumeEntry {
     pub roots_twin: Option<Reference>,
     /// Drop queue.
     pub drop_queue: Place,
-    /// Logical segments whose home container was reused.
+    /// Logical segments whose home container was reused: an index of pages.
     pub orphaned_segments: Place,
+    /// Retained checkpoints.
+    pub history: Place,
+    /// Nodes of the drop queue that could not be read.
+    pub unreadable: Place,
     /// Numbers handed out.
     pub bounds: Bounds,
     /// Checkpoint up to which batches are merged into the segments' metadata.
@@ -236,7 +242,7 @@ pub struct ContainerRow {
     pub state: ContainerState,
     /// Stream: 0 nodes, 1 hot data, 2 cold data.
     pub stream: u8,
-    /// Reserved flags, as they are.
+    /// [`ContainerRow::SLOT_MAP`]; the others are reserved and kept as they are.
     pub flags: u16,
     /// Volume of the segment.
     pub volume: u16,
@@ -331,8 +337,10 @@ struct RawEntry {
     bounds: [U64; 5],
     merged_through: U64,
     checkpoint_hlc: U64,
-    /// Live units, live objects, shared objects, drop queue, nodes, segments.
-    totals: [U64; 6],
+    /// Live units, live objects, shared objects, drop queue, nodes, segments, deferred units.
+    totals: [U64; 7],
+    history: RawPlace,
+    unreadable: RawPlace,
     reserved: [u8; ENTRY_BYTES - ENTRY_END],
 }
 
@@ -358,7 +366,7 @@ struct RawRow {
 
 const HEADER_BYTES: usize = 64;
 const ENTRY_BYTES: usize = 2048;
-const ENTRY_END: usize = 624;
+const ENTRY_END: usize = 664;
 
 const _: () = assert!(size_of::<RawHeader>() == HEADER_BYTES);
 const _: () = assert!(size_of::<RawCut>() == 32);
@@ -434,8 +442,18 @@ impl VolumeEntry {
             bounds: [b.segment, b.inode, b.realm, b.territory, b.pin].map(U64::from),
             merged_through: self.merged_through.into(),
             checkpoint_hlc: self.checkpoint_hlc.0.into(),
-            totals: [t.live_units, t.live_objects, t.shared_objects, t.drop_queue_objects, t.nodes, t.segments]
-                .map(U64::from),
+            totals: [
+                t.live_units,
+                t.live_objects,
+                t.shared_objects,
+                t.drop_queue_objects,
+                t.nodes,
+                t.segments,
+                t.deferred_units,
+            ]
+            .map(U64::from),
+            history: self.history.raw(),
+            unreadable: self.unreadable.raw(),
             reserved: [0; ENTRY_BYTES - ENTRY_END],
         }
     }
@@ -468,7 +486,7 @@ impl VolumeEntry {
         }
         let [record, freeze, stream_hash, number] = raw.checkpoint.map(|value| value.get());
         let [segment, inode, realm, territory, pin] = raw.bounds.map(|value| value.get());
-        let [live_units, live_objects, shared_objects, drop_queue_objects, nodes, segments] =
+        let [live_units, live_objects, shared_objects, drop_queue_objects, nodes, segments, deferred_units] =
             raw.totals.map(|value| value.get());
         Ok(Self {
             volume: raw.volume.get(),
@@ -497,15 +515,28 @@ impl VolumeEntry {
             roots_twin: optional_reference(&raw.roots_twin)?,
             drop_queue: raw.drop_queue.into(),
             orphaned_segments: raw.orphaned_segments.into(),
+            history: raw.history.into(),
+            unreadable: raw.unreadable.into(),
             bounds: Bounds { segment, inode, realm, territory, pin },
             merged_through: raw.merged_through.get(),
             checkpoint_hlc: Hlc(raw.checkpoint_hlc.get()),
-            totals: Totals { live_units, live_objects, shared_objects, drop_queue_objects, nodes, segments },
+            totals: Totals {
+                live_units,
+                live_objects,
+                shared_objects,
+                drop_queue_objects,
+                nodes,
+                segments,
+                deferred_units,
+            },
         })
     }
 }
 
 impl ContainerRow {
+    /// Units of the segment lie elsewhere: its page has moved fragments, which a reader needs.
+    pub const SLOT_MAP: u16 = 1;
+
     /// A free container.
     pub const FREE: Self = Self {
         state: ContainerState::Free,
@@ -697,6 +728,8 @@ pub(crate) const LAYOUTS: &[Structure] = &[
             merged_through,
             checkpoint_hlc,
             totals,
+            history,
+            unreadable,
             reserved
         }
     ),

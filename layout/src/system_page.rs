@@ -2,14 +2,16 @@
 //! checksum), never moved through slot maps.
 //!
 //! ```text
-//! segment page: | header 32 | live runs 4 ... | counts 8 ... | moved fragments 12 ... | zeros to 512 |
-//! list page:    | header 32 | rows ... | zeros to 512 |      drop queue: rows of 32 (references); orphaned segments: rows of 20 (segment, place)
+//! segment page: | header 32 | live runs 4 ... | counts 8 ... | moved fragments 12 ... | deferred runs 4 ... | zeros to 512 |
+//! list page:    | header 32 | next page 16 | rows ... | zeros to 512 |
 //! ```
+//! Lists: the drop queue and the nodes in it that could not be read (references, 32), segments without a home and the index of such pages (20), retained checkpoints (128),
+//! and per retained checkpoint the units that died since it (8).
 
-use crate::directory_page::Place;
+use crate::directory_page::{Place, RawPlace};
 use crate::fields::{Structure, structure};
-use crate::{LayoutError, Reference, UNIT};
-use zerocopy::little_endian::{U16, U32};
+use crate::{Hlc, LayoutError, Reference, UNIT};
+use zerocopy::little_endian::{I64, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// "EVSP".
@@ -25,9 +27,9 @@ struct RawHeader {
     magic: U32,
     /// Segment number, or what a list holds.
     key: U32,
-    /// Live runs, counts, moved fragments; or rows, 0, 0.
-    counts: [U32; 3],
-    reserved: [u8; 12],
+    /// Live runs, counts, moved fragments, deferred runs; or rows, 0, 0, 0.
+    counts: [U32; 4],
+    reserved: [u8; 8],
 }
 const _: () = assert!(size_of::<RawHeader>() == HEADER_BYTES);
 
@@ -43,13 +45,30 @@ const _: () = assert!(size_of::<RawMoved>() == 12);
 
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
-struct RawPlace {
-    container: U32,
-    units: U32,
-    stored_bytes: U32,
-    crc: U32,
+struct RawHistory {
+    checkpoint: U64,
+    hlc: U64,
+    wall_ns: I64,
+    segment_bound: U32,
+    state: u8,
+    reserved: [u8; 3],
+    roots: [u8; Reference::BYTES],
+    roots_twin: [u8; Reference::BYTES],
+    deferred: RawPlace,
+    rows: U64,
+    units: U64,
 }
-const _: () = assert!(size_of::<RawPlace>() == 16);
+const _: () = assert!(size_of::<RawHistory>() == 128);
+const _: () = assert!(std::mem::offset_of!(RawHistory, roots) == 32);
+
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct RawDeferred {
+    segment: U32,
+    slot: U16,
+    units: U16,
+}
+const _: () = assert!(size_of::<RawDeferred>() == 8);
 
 /// Units that the cleaner moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,13 +94,16 @@ pub struct SegmentPage {
     pub extra: Vec<(u16, i32)>,
     /// Where moved units lie, ascending by slot, not overlapping.
     pub moved: Vec<Moved>,
+    /// Live units that nothing of the newest checkpoint needs, but a retained one: (first slot, units), ascending, not touching.
+    pub deferred: Vec<(u16, u16)>,
 }
 
 impl SegmentPage {
     /// The page, padded with zeros to a unit.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = header(SEGMENT_MAGIC, self.segment, [self.live.len(), self.extra.len(), self.moved.len()]);
+        let counts = [self.live.len(), self.extra.len(), self.moved.len(), self.deferred.len()];
+        let mut out = header(SEGMENT_MAGIC, self.segment, counts);
         for (slot, units) in &self.live {
             out.extend_from_slice(&slot.to_le_bytes());
             out.extend_from_slice(&units.to_le_bytes());
@@ -100,6 +122,10 @@ impl SegmentPage {
             };
             out.extend_from_slice(raw.as_bytes());
         }
+        for (slot, units) in &self.deferred {
+            out.extend_from_slice(&slot.to_le_bytes());
+            out.extend_from_slice(&units.to_le_bytes());
+        }
         pad(out)
     }
 
@@ -108,24 +134,15 @@ impl SegmentPage {
         let structure = "segment page";
         let bad = |field, found: u32| LayoutError::Field { structure, field, found: found.into() };
         let (raw, rest) = read_header(structure, SEGMENT_MAGIC, bytes)?;
-        let [live, extra, moved] = raw.counts;
+        let [live, extra, moved, deferred] = raw.counts;
         let (live, rest) = rows(structure, rest, live, 4)?;
         let (extra, rest) = rows(structure, rest, extra, 8)?;
         let (moved, rest) = rows(structure, rest, moved, 12)?;
+        let (deferred, rest) = rows(structure, rest, deferred, 4)?;
         check_padding(structure, rest)?;
         let mut page = Self { segment: raw.key.get(), ..Self::default() };
-        let mut end = 0_u32;
-        for row in live.chunks_exact(4) {
-            let (slot, units) = match row {
-                [a, b, c, d] => (u16::from_le_bytes([*a, *b]), u16::from_le_bytes([*c, *d])),
-                _ => (0, 0),
-            };
-            if units == 0 || u32::from(slot) < end {
-                return Err(bad("live run", slot.into()));
-            }
-            end = u32::from(slot) + u32::from(units);
-            page.live.push((slot, units));
-        }
+        page.live = runs(live).map_err(|slot| bad("live run", slot))?;
+        page.deferred = runs(deferred).map_err(|slot| bad("deferred run", slot))?;
         for row in extra.chunks_exact(8) {
             let (slot, value) = match row {
                 [a, b, 0, 0, c, d, e, f] => (u16::from_le_bytes([*a, *b]), i32::from_le_bytes([*c, *d, *e, *f])),
@@ -159,31 +176,113 @@ pub struct OrphanedSegment {
     pub page: Place,
 }
 
+/// What a retained checkpoint is about to become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum HistoryState {
+    /// Its roots are readable.
+    Retained = 1,
+    /// Dropped: what died since it is being freed.
+    Releasing = 2,
+}
+
+/// A checkpoint kept without counts: it defers the reuse of what died since (INV-31).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HistoryRow {
+    /// Its number.
+    pub checkpoint: u64,
+    /// Every birth in it is at most this.
+    pub hlc: Hlc,
+    /// Wall clock at its freeze, nanoseconds since 1970.
+    pub wall_ns: i64,
+    /// Segments from this number on were opened after it: nothing in them belongs to it.
+    pub segment_bound: u32,
+    /// Retained, or being dropped.
+    pub state: HistoryState,
+    /// Its roots object.
+    pub roots: Reference,
+    /// The second copy.
+    pub roots_twin: Reference,
+    /// Newest page of the list of units that died while it was the newest retained one.
+    pub deferred: Place,
+    /// Rows of that list.
+    pub rows: u64,
+    /// Units in them.
+    pub units: u64,
+}
+
+/// Units that died under a retained checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DeferredRange {
+    /// Segment.
+    pub segment: u32,
+    /// First unit.
+    pub slot: u16,
+    /// Units.
+    pub units: u16,
+}
+
 /// A list that no table row has room for; continued in another page if `next` is set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListPage {
-    /// Objects whose count is zero and whose edges still count.
+    /// Nodes whose count is zero and whose edges still count; the last row goes first, then the next page.
     DropQueue(Vec<Reference>),
-    /// Segments without a home.
+    /// Segments without a home, ascending; one page of the index below.
     OrphanedSegments(Vec<OrphanedSegment>),
+    /// The pages of segments without a home: lowest number that belongs in the page, and the page.
+    OrphanIndex(Vec<OrphanedSegment>),
+    /// Retained checkpoints, ascending.
+    History(Vec<HistoryRow>),
+    /// What died under a retained checkpoint.
+    Deferred(Vec<DeferredRange>),
+    /// Nodes of the drop queue that could not be read: still allocated, their edges still count. The mark and fsck take them up.
+    Unreadable(Vec<Reference>),
 }
 
 impl ListPage {
+    const fn key(&self) -> u32 {
+        match self {
+            Self::DropQueue(_) => 1,
+            Self::OrphanedSegments(_) => 2,
+            Self::OrphanIndex(_) => 3,
+            Self::History(_) => 4,
+            Self::Deferred(_) => 5,
+            Self::Unreadable(_) => 6,
+        }
+    }
+
+    /// Rows in it.
+    #[must_use]
+    pub const fn rows(&self) -> usize {
+        match self {
+            Self::DropQueue(rows) | Self::Unreadable(rows) => rows.len(),
+            Self::OrphanedSegments(rows) | Self::OrphanIndex(rows) => rows.len(),
+            Self::History(rows) => rows.len(),
+            Self::Deferred(rows) => rows.len(),
+        }
+    }
+
     /// The page, padded with zeros to a unit. `next` is [`Place::NONE`] in the last one.
     #[must_use]
     pub fn encode(&self, next: Place) -> Vec<u8> {
-        let (key, count) = match self {
-            Self::DropQueue(rows) => (1, rows.len()),
-            Self::OrphanedSegments(rows) => (2, rows.len()),
-        };
-        let mut out = header(LIST_MAGIC, key, [count, 0, 0]);
-        out.extend_from_slice(encode_place(next).as_bytes());
+        let mut out = header(LIST_MAGIC, self.key(), [self.rows(), 0, 0, 0]);
+        out.extend_from_slice(next.raw().as_bytes());
         match self {
-            Self::DropQueue(rows) => rows.iter().for_each(|row| out.extend_from_slice(&row.encode())),
-            Self::OrphanedSegments(rows) => {
+            Self::DropQueue(rows) | Self::Unreadable(rows) => {
+                rows.iter().for_each(|row| out.extend_from_slice(&row.encode()));
+            }
+            Self::OrphanedSegments(rows) | Self::OrphanIndex(rows) => {
                 for row in rows {
                     out.extend_from_slice(&row.segment.to_le_bytes());
-                    out.extend_from_slice(encode_place(row.page).as_bytes());
+                    out.extend_from_slice(row.page.raw().as_bytes());
+                }
+            }
+            Self::History(rows) => rows.iter().for_each(|row| out.extend_from_slice(row.raw().as_bytes())),
+            Self::Deferred(rows) => {
+                for row in rows {
+                    let raw =
+                        RawDeferred { segment: row.segment.into(), slot: row.slot.into(), units: row.units.into() };
+                    out.extend_from_slice(raw.as_bytes());
                 }
             }
         }
@@ -194,33 +293,40 @@ impl ListPage {
     pub fn decode(bytes: &[u8]) -> Result<(Self, Place), LayoutError> {
         let structure = "list page";
         let (raw, rest) = read_header(structure, LIST_MAGIC, bytes)?;
-        let (next, rest) = rows(structure, rest, U32::new(1), 16)?;
+        let (next, rest) = rows(structure, rest, U32::new(1), Place::BYTES)?;
         let next = decode_place(next)?;
         let [count, ..] = raw.counts;
         let (page, rest) = match raw.key.get() {
-            1 => {
+            key @ (1 | 6) => {
                 let (body, rest) = rows(structure, rest, count, Reference::BYTES)?;
+                let rows = body.chunks_exact(Reference::BYTES).map(Reference::decode).collect::<Result<_, _>>()?;
+                (if key == 1 { Self::DropQueue(rows) } else { Self::Unreadable(rows) }, rest)
+            }
+            key @ (2 | 3) => {
+                let (body, rest) = rows(structure, rest, count, 20)?;
+                let rows: Vec<OrphanedSegment> = body.chunks_exact(20).map(orphan).collect::<Result<_, _>>()?;
+                if rows.windows(2).any(|pair| matches!(pair, [a, b] if a.segment >= b.segment)) {
+                    return Err(LayoutError::Field { structure, field: "order of segments", found: key.into() });
+                }
+                (if key == 2 { Self::OrphanedSegments(rows) } else { Self::OrphanIndex(rows) }, rest)
+            }
+            4 => {
+                let (body, rest) = rows(structure, rest, count, size_of::<RawHistory>())?;
+                let rows: Vec<HistoryRow> =
+                    body.chunks_exact(size_of::<RawHistory>()).map(HistoryRow::decode).collect::<Result<_, _>>()?;
+                if rows.windows(2).any(|pair| matches!(pair, [a, b] if a.checkpoint >= b.checkpoint)) {
+                    return Err(LayoutError::Field { structure, field: "order of checkpoints", found: 4 });
+                }
+                (Self::History(rows), rest)
+            }
+            5 => {
+                let (body, rest) = rows(structure, rest, count, size_of::<RawDeferred>())?;
                 (
-                    Self::DropQueue(
-                        body.chunks_exact(Reference::BYTES).map(Reference::decode).collect::<Result<_, _>>()?,
+                    Self::Deferred(
+                        body.chunks_exact(size_of::<RawDeferred>()).map(deferred).collect::<Result<_, _>>()?,
                     ),
                     rest,
                 )
-            }
-            2 => {
-                let (body, rest) = rows(structure, rest, count, 20)?;
-                let row = |row: &[u8]| {
-                    let (segment, place) = row.split_first_chunk::<4>().ok_or(LayoutError::Short {
-                        structure,
-                        expected: 20,
-                        found: row.len(),
-                    })?;
-                    Ok::<_, LayoutError>(OrphanedSegment {
-                        segment: u32::from_le_bytes(*segment),
-                        page: decode_place(place)?,
-                    })
-                };
-                (Self::OrphanedSegments(body.chunks_exact(20).map(row).collect::<Result<_, _>>()?), rest)
             }
             found => return Err(LayoutError::Unknown { structure, what: "list", found: found.into() }),
         };
@@ -229,35 +335,99 @@ impl ListPage {
     }
 }
 
-fn encode_place(place: Place) -> RawPlace {
-    RawPlace {
-        container: place.container.into(),
-        units: place.units.into(),
-        stored_bytes: place.stored_bytes.into(),
-        crc: place.crc.into(),
+impl HistoryRow {
+    fn raw(&self) -> RawHistory {
+        RawHistory {
+            checkpoint: self.checkpoint.into(),
+            hlc: self.hlc.0.into(),
+            wall_ns: self.wall_ns.into(),
+            segment_bound: self.segment_bound.into(),
+            state: self.state as u8,
+            reserved: [0; 3],
+            roots: self.roots.encode(),
+            roots_twin: self.roots_twin.encode(),
+            deferred: self.deferred.raw(),
+            rows: self.rows.into(),
+            units: self.units.into(),
+        }
     }
+
+    fn decode(bytes: &[u8]) -> Result<Self, LayoutError> {
+        let structure = "history row";
+        let short = LayoutError::Short { structure, expected: size_of::<RawHistory>(), found: bytes.len() };
+        let (raw, _) = RawHistory::read_from_prefix(bytes).map_err(|_| short)?;
+        let state = match raw.state {
+            1 => HistoryState::Retained,
+            2 => HistoryState::Releasing,
+            other => return Err(LayoutError::Unknown { structure, what: "state", found: other.into() }),
+        };
+        if raw.reserved != [0; 3] {
+            return Err(LayoutError::Field { structure, field: "reserved", found: 1 });
+        }
+        Ok(Self {
+            checkpoint: raw.checkpoint.get(),
+            hlc: Hlc(raw.hlc.get()),
+            wall_ns: raw.wall_ns.get(),
+            segment_bound: raw.segment_bound.get(),
+            state,
+            roots: Reference::decode(&raw.roots)?,
+            roots_twin: Reference::decode(&raw.roots_twin)?,
+            deferred: raw.deferred.into(),
+            rows: raw.rows.get(),
+            units: raw.units.get(),
+        })
+    }
+}
+
+fn orphan(row: &[u8]) -> Result<OrphanedSegment, LayoutError> {
+    let short = LayoutError::Short { structure: "list page", expected: 20, found: row.len() };
+    let (segment, place) = row.split_first_chunk::<4>().ok_or(short)?;
+    Ok(OrphanedSegment { segment: u32::from_le_bytes(*segment), page: decode_place(place)? })
+}
+
+fn deferred(row: &[u8]) -> Result<DeferredRange, LayoutError> {
+    let bad = |field, found: u32| LayoutError::Field { structure: "list page", field, found: found.into() };
+    let (raw, _) = RawDeferred::read_from_prefix(row).map_err(|_| bad("deferred units", 0))?;
+    let row = DeferredRange { segment: raw.segment.get(), slot: raw.slot.get(), units: raw.units.get() };
+    if row.units == 0 || u32::from(row.slot) + u32::from(row.units) > 1 << 16 {
+        return Err(bad("deferred units", row.units.into()));
+    }
+    Ok(row)
+}
+
+/// Runs of (slot, units), ascending; else the slot that is wrong.
+fn runs(bytes: &[u8]) -> Result<Vec<(u16, u16)>, u32> {
+    let mut out = Vec::with_capacity(bytes.len() / 4);
+    let mut end = 0_u32;
+    for row in bytes.chunks_exact(4) {
+        let (slot, units) = match row {
+            [a, b, c, d] => (u16::from_le_bytes([*a, *b]), u16::from_le_bytes([*c, *d])),
+            _ => (0, 0),
+        };
+        if units == 0 || u32::from(slot) < end {
+            return Err(slot.into());
+        }
+        end = u32::from(slot) + u32::from(units);
+        out.push((slot, units));
+    }
+    Ok(out)
 }
 
 fn decode_place(bytes: &[u8]) -> Result<Place, LayoutError> {
     let (raw, _) = RawPlace::read_from_prefix(bytes).map_err(|_| LayoutError::Short {
         structure: "place",
-        expected: 16,
+        expected: Place::BYTES,
         found: bytes.len(),
     })?;
-    Ok(Place {
-        container: raw.container.get(),
-        units: raw.units.get(),
-        stored_bytes: raw.stored_bytes.get(),
-        crc: raw.crc.get(),
-    })
+    Ok(raw.into())
 }
 
-fn header(magic: u32, key: u32, counts: [usize; 3]) -> Vec<u8> {
+fn header(magic: u32, key: u32, counts: [usize; 4]) -> Vec<u8> {
     let raw = RawHeader {
         magic: magic.into(),
         key: key.into(),
         counts: counts.map(|count| U32::new(u32::try_from(count).unwrap_or(u32::MAX))),
-        reserved: [0; 12],
+        reserved: [0; 8],
     };
     raw.as_bytes().to_vec()
 }
@@ -271,7 +441,7 @@ fn read_header<'a>(structure: &'static str, magic: u32, bytes: &'a [u8]) -> Resu
     if raw.magic.get() != magic {
         return Err(LayoutError::Magic { structure, expected: magic.into(), found: raw.magic.get().into() });
     }
-    if raw.reserved != [0; 12] {
+    if raw.reserved != [0; 8] {
         return Err(LayoutError::Field {
             structure,
             field: "reserved",
@@ -307,6 +477,23 @@ fn pad(mut out: Vec<u8>) -> Vec<u8> {
 pub(crate) const LAYOUTS: &[Structure] = &[
     structure!("system page header", RawHeader { magic, key, counts, reserved }),
     structure!("moved fragment", RawMoved { slot, units, container, offset }),
+    structure!(
+        "history row",
+        RawHistory {
+            checkpoint,
+            hlc,
+            wall_ns,
+            segment_bound,
+            state,
+            reserved,
+            roots,
+            roots_twin,
+            deferred,
+            rows,
+            units
+        }
+    ),
+    structure!("deferred range", RawDeferred { segment, slot, units }),
 ];
 
 #[cfg(test)]
@@ -324,6 +511,7 @@ mod tests {
                 Moved { slot: 8, units: 8, container: 7, offset_units: 24 },
                 Moved { slot: 16, units: 8, container: 8, offset_units: 99 },
             ],
+            deferred: vec![(10, 4), (41, 1)],
         }
     }
 
@@ -331,10 +519,8 @@ mod tests {
         Place { container: n, units: 8, stored_bytes: 512, crc: 77 }
     }
 
-    #[test]
-    fn pages_round_trip() {
-        assert_eq!(SegmentPage::decode(&page().encode()), Ok(page()));
-        let reference = Reference {
+    fn reference() -> Reference {
+        Reference {
             oid: Oid::new(1, 1, 8),
             birth: Hlc(1),
             stored_bytes: 512,
@@ -343,12 +529,37 @@ mod tests {
             kind: ReferenceKind::Node,
             flags: 0,
             encoding: Encoding::Plain,
-        };
-        let orphans = (0..40).map(|n| OrphanedSegment { segment: n, page: place(n) }).collect();
+        }
+    }
+
+    fn history(checkpoint: u64) -> HistoryRow {
+        HistoryRow {
+            checkpoint,
+            hlc: Hlc(7),
+            wall_ns: -5,
+            segment_bound: 12,
+            state: HistoryState::Retained,
+            roots: reference(),
+            roots_twin: reference(),
+            deferred: place(2),
+            rows: 9,
+            units: 90,
+        }
+    }
+
+    #[test]
+    fn pages_round_trip() {
+        assert_eq!(SegmentPage::decode(&page().encode()), Ok(page()));
+        let reference = reference();
+        let orphans: Vec<_> = (0..40).map(|n| OrphanedSegment { segment: n, page: place(n) }).collect();
         for list in [
             ListPage::DropQueue(vec![reference; 33]),
+            ListPage::OrphanIndex(Vec::clone(&orphans)),
             ListPage::OrphanedSegments(orphans),
             ListPage::DropQueue(Vec::new()),
+            ListPage::Unreadable(vec![reference; 2]),
+            ListPage::History(vec![history(3), HistoryRow { state: HistoryState::Releasing, ..history(5) }]),
+            ListPage::Deferred(vec![DeferredRange { segment: 4, slot: 65_535, units: 1 }; 100]),
         ] {
             assert_eq!(ListPage::decode(&list.encode(place(3))), Ok((list, place(3))));
         }
@@ -361,6 +572,12 @@ mod tests {
         }
         assert!(SegmentPage::decode(&SegmentPage { extra: vec![(9, 1), (9, 2)], ..page() }.encode()).is_err());
         assert!(SegmentPage::decode(&SegmentPage { extra: vec![(9, 0)], ..page() }.encode()).is_err());
+        assert!(SegmentPage::decode(&SegmentPage { deferred: vec![(9, 2), (10, 2)], ..page() }.encode()).is_err());
+        assert!(ListPage::decode(&ListPage::History(vec![history(3); 2]).encode(Place::NONE)).is_err());
+        let twice = vec![OrphanedSegment { segment: 4, page: place(1) }; 2];
+        assert!(ListPage::decode(&ListPage::OrphanIndex(twice).encode(Place::NONE)).is_err());
+        let outside = DeferredRange { segment: 4, slot: 65_535, units: 2 };
+        assert!(ListPage::decode(&ListPage::Deferred(vec![outside]).encode(Place::NONE)).is_err());
     }
 
     proptest! {

@@ -10,7 +10,7 @@ mod common;
 use common::{Images, fsck, unchanged};
 use envoyfs_engine::device::{OpenMode, UringDevice};
 use envoyfs_engine::hlc::SystemClock;
-use envoyfs_engine::{Engine, Options as EngineOptions};
+use envoyfs_engine::{Engine, Options as EngineOptions, Settings};
 use envoyfs_layout::directory_page::VolumeDirectory;
 use envoyfs_layout::superblock::Superblock;
 use envoyfs_namespace::api::*;
@@ -43,8 +43,13 @@ struct Mounted {
 
 fn mount(path: &str) -> Mounted {
     let device = UringDevice::open(path, OpenMode::ReadWrite, true).unwrap();
-    let options =
-        EngineOptions { read_only: false, threads: true, accept_loss: false, clock: Arc::new(SystemClock::new()) };
+    let options = EngineOptions {
+        read_only: false,
+        threads: true,
+        accept_loss: false,
+        clock: Arc::new(SystemClock::new()),
+        settings: Settings::default(),
+    };
     let engine = Arc::new(Engine::open(Arc::new(device), options).unwrap());
     let options = Options { node_cache_bytes: 8 << 20, threads: false, read_only: false, seed: [7; 16] };
     let namespace = Namespace::open(engine.clone(), options).unwrap();

@@ -5,7 +5,6 @@ use crate::Options;
 use crate::device::{Device, DeviceImage, Fault, OpenMode, SimulatedDevice, UringDevice, Write};
 use crate::format::{FormatOptions, format};
 use crate::hlc::SystemClock;
-use crate::space::Location;
 use crate::state::Fragment;
 use crate::store::{DataObject, Need, Store as _, Tier};
 use crate::tests::client::content;
@@ -23,7 +22,13 @@ fn engine_on(device: Arc<dyn Device>) -> Arc<Engine> {
         small: true,
     };
     format(&device, &options).unwrap();
-    let options = Options { read_only: false, threads: true, accept_loss: false, clock: Arc::new(SystemClock::new()) };
+    let options = Options {
+        read_only: false,
+        threads: true,
+        accept_loss: false,
+        clock: Arc::new(SystemClock::new()),
+        settings: crate::Settings::default(),
+    };
     Arc::new(Engine::open(device, options).unwrap())
 }
 
@@ -164,7 +169,7 @@ fn move_away(device: &SimulatedDevice, engine: &Engine, object: &DataObject) {
         device.submit(Write::whole(shape.offset(to.container, unit), buffer)).wait().unwrap();
         moved.insert(slot + index * half / 512, to);
     }
-    engine.reader.set_location(object.oid.segment(), Location { home: Some(home), moved });
+    engine.reader.set_moved(object.oid.segment(), moved);
 }
 
 /// The queue holds no pin, so the release goes through at once; what the read saw is not trusted although it verifies.

@@ -10,7 +10,7 @@ mod readers;
 mod stream;
 
 pub use in_flight::bytes_of;
-pub use reader::{Location, Reader, Run, Shape, check, check_blocks};
+pub use reader::{Reader, Run, Shape, check, check_blocks};
 pub use stream::{HEADER_UNITS, Open, RowOf, Stream, seal};
 
 use crate::StoreError;
@@ -375,7 +375,7 @@ impl Space {
         self.metrics().streams.containers_opened.increment();
         self.metrics().streams.containers_free.set(containers.free().into());
         if segment != 0 {
-            self.reader.set_location(segment, Location { home: Some(container), ..Location::default() });
+            self.reader.set_home(segment, Some(container));
         }
         Ok((segment, container, opening))
     }
@@ -424,11 +424,11 @@ impl Space {
         containers
             .iter()
             .map(|(number, row)| {
-                let segment = state.segments().get(&row.segment).filter(|segment| segment.home == Some(number));
+                let segment = state.table().get(&row.segment).filter(|segment| segment.home == Some(number));
                 ContainerRow {
                     state: row.state,
                     stream: row.stream,
-                    flags: 0,
+                    flags: if segment.is_some_and(|segment| segment.slot_map) { ContainerRow::SLOT_MAP } else { 0 },
                     volume: self.shape().volume,
                     segment: row.segment,
                     used_units: row.used_units.max(state.live_in(number)),

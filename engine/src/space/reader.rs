@@ -6,13 +6,14 @@ use super::readers::Readers;
 use crate::StoreError;
 use crate::device::Device;
 use crate::metrics::Metrics;
-use crate::state::{Fragment, locate};
+use crate::state::pager::segment_page;
+use crate::state::{SlotMap, locate, slot_map};
 use crate::store::Result;
 use envoyfs_layout::checksum::crc32c;
 use envoyfs_layout::directory_page::Place;
 use envoyfs_layout::{LayoutError, Oid, Reference, UNIT};
-use parking_lot::RwLock;
-use std::collections::{BTreeMap, HashMap};
+use parking_lot::{Mutex, RwLock};
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -71,11 +72,42 @@ pub struct Run {
 
 /// Where the units of a segment lie.
 #[derive(Clone, Debug, Default)]
-pub struct Location {
+struct Location {
     /// Container in which units lie at their own slot.
-    pub home: Option<u32>,
-    /// Units elsewhere.
-    pub moved: BTreeMap<u32, Fragment>,
+    home: Option<u32>,
+    slots: Slots,
+}
+
+/// What is known of moved units.
+#[derive(Clone, Debug, Default)]
+enum Slots {
+    /// There are none.
+    #[default]
+    None,
+    /// As the segment's page says, which was not read yet, or was forgotten.
+    OnPage(Place),
+    /// As the segment's page says.
+    Cached(Place, Arc<SlotMap>, u64),
+    /// Newer than any page.
+    Pinned(Arc<SlotMap>),
+}
+
+type Pieces = Vec<(Option<u32>, u32, u32)>;
+
+enum Found {
+    Pieces(Pieces),
+    OnPage(Option<u32>, Place),
+}
+
+/// Slot maps in memory.
+#[derive(Debug, Default)]
+struct Held {
+    bytes: u64,
+    clock: u64,
+}
+
+const fn memory(map: usize) -> u64 {
+    64 + 32 * map as u64
 }
 
 /// See the module.
@@ -84,6 +116,8 @@ pub struct Reader {
     metrics: Arc<Metrics>,
     shape: Shape,
     locations: RwLock<HashMap<u32, Location>>,
+    held: Mutex<Held>,
+    slot_map_bytes: u64,
     /// Bytes not on the device yet.
     pub in_flight: InFlight,
     /// Pins.
@@ -92,12 +126,14 @@ pub struct Reader {
 
 impl Reader {
     /// Nothing is known yet.
-    pub fn new(device: Arc<dyn Device>, shape: Shape, metrics: Arc<Metrics>) -> Self {
+    pub fn new(device: Arc<dyn Device>, shape: Shape, metrics: Arc<Metrics>, slot_map_bytes: u64) -> Self {
         Self {
             device,
             metrics,
             shape,
             locations: RwLock::default(),
+            held: Mutex::default(),
+            slot_map_bytes,
             in_flight: InFlight::default(),
             readers: Readers::default(),
         }
@@ -113,14 +149,109 @@ impl Reader {
         &self.metrics
     }
 
-    /// Says where a segment lies.
-    pub fn set_location(&self, segment: u32, location: Location) {
-        self.locations.write().insert(segment, location);
+    /// The container in which units of a segment lie at their own slot.
+    #[must_use]
+    pub fn home(&self, segment: u32) -> Option<u32> {
+        self.locations.read().get(&segment).and_then(|location| location.home)
+    }
+
+    /// Says in which container units of a segment lie at their own slot.
+    pub fn set_home(&self, segment: u32, home: Option<u32>) {
+        self.locations.write().entry(segment).or_default().home = home;
+    }
+
+    /// Says what moved out of a segment, before a page says so: stays in memory until [`Reader::set_page`].
+    pub fn set_moved(&self, segment: u32, moved: SlotMap) {
+        self.locations.write().entry(segment).or_default().slots = Slots::Pinned(Arc::new(moved));
+    }
+
+    /// Says that a segment's page is here now, and whether units moved out of the segment.
+    pub fn set_page(&self, segment: u32, page: Place, has_moved: bool) {
+        let mut locations = self.locations.write();
+        let slots = &mut locations.entry(segment).or_default().slots;
+        if let Slots::Cached(_, map, _) = slots {
+            let mut held = self.held.lock();
+            held.bytes = held.bytes.saturating_sub(memory(map.len()));
+        }
+        *slots = if has_moved { Slots::OnPage(page) } else { Slots::None };
+    }
+
+    /// Where a range of units of a segment lies; reads the segment's page if units moved out and it is not in memory.
+    fn locate(&self, segment: u32, range: &Range<u32>) -> Result<Pieces> {
+        let oid = Oid::new(self.shape.volume, segment, 0);
+        let unknown = || StoreError::BadReference { oid, what: "its segment is not known" };
+        let look = || {
+            let locations = self.locations.read();
+            let location = locations.get(&segment).ok_or_else(unknown)?;
+            Ok::<_, StoreError>(match &location.slots {
+                Slots::None => Found::Pieces(locate(location.home, &SlotMap::new(), range)),
+                Slots::Cached(_, map, _) | Slots::Pinned(map) => Found::Pieces(locate(location.home, map, range)),
+                Slots::OnPage(page) => Found::OnPage(location.home, *page),
+            })
+        };
+        if let Found::Pieces(pieces) = look()? {
+            return Ok(pieces);
+        }
+        // The page's place holds for those who entered before they looked it up.
+        let _reading = self.readers.enter();
+        let (home, page) = match look()? {
+            Found::Pieces(pieces) => return Ok(pieces),
+            Found::OnPage(home, page) => (home, page),
+        };
+        let map = Arc::new(slot_map(&segment_page(self, segment, &page)?));
+        let pieces = locate(home, &map, range);
+        self.hold(segment, page, map);
+        Ok(pieces)
+    }
+
+    /// Keeps a slot map, and forgets those read longest ago when there are too many.
+    fn hold(&self, segment: u32, page: Place, map: Arc<SlotMap>) {
+        let mut locations = self.locations.write();
+        let mut held = self.held.lock();
+        held.clock += 1;
+        match locations.get_mut(&segment).map(|location| &mut location.slots) {
+            Some(slots) if matches!(&*slots, Slots::OnPage(place) if *place == page) => {
+                held.bytes += memory(map.len());
+                *slots = Slots::Cached(page, map, held.clock);
+            }
+            _ => return,
+        }
+        if held.bytes <= self.slot_map_bytes {
+            return;
+        }
+        let mut cached: Vec<(u64, u32)> = locations
+            .iter()
+            .filter_map(|(segment, location)| match &location.slots {
+                Slots::Cached(_, _, read) => Some((*read, *segment)),
+                _ => None,
+            })
+            .collect();
+        cached.sort_unstable();
+        for (_, segment) in cached {
+            if held.bytes <= self.slot_map_bytes / 4 * 3 {
+                break;
+            }
+            let Some(location) = locations.get_mut(&segment) else { continue };
+            if let Slots::Cached(page, map, _) = &location.slots {
+                held.bytes = held.bytes.saturating_sub(memory(map.len()));
+                location.slots = Slots::OnPage(*page);
+            }
+        }
+    }
+
+    /// Bytes of slot maps in memory that could be read again, about.
+    #[must_use]
+    pub fn slot_map_bytes(&self) -> u64 {
+        self.held.lock().bytes
     }
 
     /// Forgets a segment.
     pub fn forget(&self, segment: u32) {
-        self.locations.write().remove(&segment);
+        let location = self.locations.write().remove(&segment);
+        if let Some(Location { slots: Slots::Cached(_, map, _), .. }) = location {
+            let mut held = self.held.lock();
+            held.bytes = held.bytes.saturating_sub(memory(map.len()));
+        }
     }
 
     /// Whether the segment is known (INV-22).
@@ -187,16 +318,12 @@ impl Reader {
         if !self.in_flight.may_hold(segment) {
             let locations = self.locations.read();
             let location = locations.get(&segment).ok_or_else(unknown)?;
-            if location.moved.is_empty() {
+            if matches!(location.slots, Slots::None) {
                 return add(range.start, location.home, range.start, range.end - range.start);
             }
         }
         for part in self.in_flight.copy(segment, range, into) {
-            let pieces = {
-                let locations = self.locations.read();
-                let location = locations.get(&segment).ok_or_else(unknown)?;
-                locate(location.home, &location.moved, &part)
-            };
+            let pieces = self.locate(segment, &part)?;
             let mut start = part.start;
             for (container, unit, units) in pieces {
                 add(start, container, unit, units)?;

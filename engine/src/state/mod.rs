@@ -1,89 +1,39 @@
-//! What is live and how often it is referenced: a function of the committed batches alone (INV-39), changed by [`State::apply`] only, live and in recovery.
+//! What is live and how often it is referenced: a function of the committed batches alone (INV-39), changed by whole batches only, live and in recovery.
 //!
-//! Per logical segment: live units, counts that are not 1, and where moved units lie. Per container: live units. And the drop queue: nodes whose count is zero and whose
-//! edges still count. Extents have no edges, so they are freed when their count reaches zero, without queueing. The queue is a stack, so that deleting a tree of any
-//! size keeps it as short as the tree is high and wide at one node.
+//! ```text
+//! table    every segment that holds something: home, place of its page                          in memory, 24 bytes a segment
+//! loaded   pages in memory: live units, counts that are not 1, moved and deferred units          bounded; dirty ones stay until a checkpoint wrote them
+//! queue    nodes whose count is zero and whose edges still count                                 paged stack
+//! history  retained checkpoints, each with the units that died while it was the newest one       paged stacks
+//! ```
+//! Extents have no edges, so they are freed when their count reaches zero, without queueing. The queue is a stack, so that deleting a tree of any size keeps it as short as
+//! the tree is high and wide at one node. A unit that dies while a retained checkpoint may hold it stays live, as *deferred* (INV-31).
 //!
-//! If power fails nothing here matters: the next mount reads the published pages and applies at most one batch.
+//! No IO here: [`pager`] reads pages before they are needed. If power fails nothing here matters: the next mount reads the published table and applies at most one batch.
 
+mod apply;
+mod check;
 pub mod law;
+mod lists;
+pub mod orphans;
+pub mod pager;
 mod runs;
+mod segment;
+mod stack;
 
+pub use apply::segments_of;
 pub use law::{LawError, Outcome, Unstored};
+pub use pager::Pager;
 pub use runs::Runs;
+pub use segment::{Fragment, Segment, SlotMap, locate, slot_map};
+pub use stack::{Row, Stack};
 
-use crate::sabotage::{self, Rule};
-use envoyfs_layout::batch::{Batch, Drop};
-use envoyfs_layout::directory_page::Place;
-use envoyfs_layout::system_page::{Moved, SegmentPage};
-use envoyfs_layout::{Oid, Reference, ReferenceKind};
-use std::collections::{BTreeMap, BTreeSet};
+use envoyfs_layout::directory_page::{ContainerRow, ContainerState, Place, VolumeDirectory};
+use envoyfs_layout::system_page::{DeferredRange, HistoryRow, HistoryState, OrphanedSegment, SegmentPage};
+use envoyfs_layout::{Oid, Reference, UNIT};
+use orphans::Orphans;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
-
-/// Units that the cleaner moved out of their segment's home.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fragment {
-    /// Units.
-    pub units: u32,
-    /// Container.
-    pub container: u32,
-    /// First unit in that container.
-    pub offset_units: u32,
-}
-
-/// A logical segment.
-#[derive(Clone, Debug, Default)]
-pub struct Segment {
-    /// Container in which units lie at their own slot; none once it was reused.
-    pub home: Option<u32>,
-    /// Live units by slot.
-    pub live: Runs,
-    /// References less one, by slot, of objects that do not have exactly one.
-    pub extra: BTreeMap<u16, i32>,
-    /// Moved units by first slot.
-    pub moved: BTreeMap<u32, Fragment>,
-    /// Changed since its page was written.
-    pub dirty: bool,
-    /// Its page in the last directory built.
-    pub page: Place,
-}
-
-impl Segment {
-    /// Where a range of units lies; see [`locate`].
-    #[must_use]
-    pub fn locate(&self, range: &Range<u32>) -> Vec<(Option<u32>, u32, u32)> {
-        locate(self.home, &self.moved, range)
-    }
-
-    /// What readers need to know.
-    #[must_use]
-    pub fn location(&self) -> crate::space::Location {
-        crate::space::Location { home: self.home, moved: self.moved.clone() }
-    }
-}
-
-/// Where a range of units of a segment lies: pieces {container, unit in it, units}, in order; no container for what has no place.
-#[must_use]
-pub fn locate(home: Option<u32>, moved: &BTreeMap<u32, Fragment>, range: &Range<u32>) -> Vec<(Option<u32>, u32, u32)> {
-    let mut out = Vec::new();
-    let mut at = range.start;
-    let from = moved.range(..=range.start).next_back().map_or(range.start, |(slot, _)| *slot);
-    for (slot, fragment) in moved.range(from..range.end) {
-        let (start, end) = ((*slot).max(range.start), (slot + fragment.units).min(range.end));
-        if start >= end {
-            continue;
-        }
-        if at < start {
-            out.push((home, at, start - at));
-        }
-        out.push((Some(fragment.container), fragment.offset_units + (start - slot), end - start));
-        at = end;
-    }
-    if at < range.end {
-        out.push((home, at, range.end - at));
-    }
-    out
-}
 
 /// A batch that does not fit the state: a fault of a client or of this engine, or damage. Nothing is published after it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -118,6 +68,20 @@ pub enum StateError {
         /// What the queue says.
         found: Option<Oid>,
     },
+    /// The segment's page was not read before: a fault of this engine.
+    #[error("the page of segment {segment} is needed and not in memory")]
+    NotLoaded {
+        /// The segment.
+        segment: u32,
+    },
+    /// A step of the batch names another retained checkpoint than the state has.
+    #[error("the batch speaks of retained checkpoint {checkpoint}, the oldest known is {oldest:?}")]
+    History {
+        /// What the batch says.
+        checkpoint: u64,
+        /// What the state has.
+        oldest: Option<u64>,
+    },
     /// A new object overlaps a live one (INV-16).
     #[error("new object {oid} overlaps {units} live units")]
     Overlap {
@@ -128,15 +92,91 @@ pub enum StateError {
     },
 }
 
+/// A segment as the segment table or the list of those without a home has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TableRow {
+    /// Container in which units lie at their own slot; none once it was reused.
+    pub home: Option<u32>,
+    /// Its page; none before the first checkpoint that holds it.
+    pub page: Place,
+    /// The page has moved units.
+    pub slot_map: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Loaded {
+    segment: Segment,
+    bytes: u64,
+    used: u64,
+}
+
+/// A retained checkpoint.
+#[derive(Clone, Debug)]
+pub struct Retained {
+    /// What is known of it; `deferred`, `rows` and `units` as of the last checkpoint written.
+    pub row: HistoryRow,
+    /// Units that died while it was the newest.
+    pub deferred: Stack<DeferredRange>,
+    /// Units in it.
+    pub units: u64,
+}
+
+/// Units of system pages in use, by container.
+#[derive(Clone, Debug, Default)]
+pub struct PageUse(BTreeMap<u32, u32>);
+
+impl PageUse {
+    /// A page was written.
+    pub fn add(&mut self, place: Place) {
+        if !place.is_none() {
+            *self.0.entry(place.container).or_default() += place.stored_bytes.div_ceil(UNIT);
+        }
+    }
+    /// A page is of no use any more, once the next checkpoint is published.
+    pub fn sub(&mut self, place: Place) {
+        if let Some(units) = self.0.get_mut(&place.container).filter(|_| !place.is_none()) {
+            *units = units.saturating_sub(place.stored_bytes.div_ceil(UNIT));
+            if *units == 0 {
+                self.0.remove(&place.container);
+            }
+        }
+    }
+    /// Units in use in a container.
+    #[must_use]
+    pub fn of(&self, container: u32) -> u32 {
+        self.0.get(&container).copied().unwrap_or(0)
+    }
+    /// Units in use.
+    #[must_use]
+    pub fn units(&self) -> u64 {
+        self.0.values().map(|units| u64::from(*units)).sum()
+    }
+}
+
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub struct State {
-    segments: BTreeMap<u32, Segment>,
+    table: BTreeMap<u32, TableRow>,
+    loaded: HashMap<u32, Loaded>,
+    dirty: BTreeSet<u32>,
     containers: Vec<u32>,
-    queue: Vec<Reference>,
-    queued: BTreeSet<Oid>,
+    /// System pages.
+    pub pages: PageUse,
+    /// Index of segments without a home.
+    pub orphans: Orphans,
+    maybe_empty: BTreeSet<u32>,
+    queue: Stack<Reference>,
+    /// Nodes of the queue that could not be read, and their page.
+    unreadable: (Vec<Reference>, Place),
+    history: Vec<Retained>,
+    /// Pages of the list of [`State::history`], first page last.
+    history_pages: Vec<Place>,
+    history_rows: Vec<HistoryRow>,
     live_units: u64,
-    extra_objects: u64,
+    deferred_units: u64,
+    shared_objects: u64,
+    loaded_bytes: u64,
+    clock: u64,
 }
 
 impl State {
@@ -146,369 +186,278 @@ impl State {
         Self { containers: vec![0; containers as usize], ..Self::default() }
     }
 
+    /// As a directory says. Lists are loaded by [`Pager::lists`].
+    #[must_use]
+    pub fn of_directory(directory: &VolumeDirectory) -> Self {
+        let (totals, entry) = (&directory.entry.totals, &directory.entry);
+        let mut state = Self {
+            queue: Stack::at(entry.drop_queue, totals.drop_queue_objects),
+            live_units: totals.live_units,
+            deferred_units: totals.deferred_units,
+            shared_objects: totals.shared_objects,
+            ..Self::default()
+        };
+        for (number, row) in (0_u32..).zip(&directory.table) {
+            let system = row.state == ContainerState::System;
+            state.containers.push(if system { 0 } else { row.live_units });
+            if system && row.live_units > 0 {
+                state.pages.0.insert(number, row.live_units);
+            }
+            if !row.metadata.is_none() {
+                let slot_map = row.flags & ContainerRow::SLOT_MAP != 0;
+                state.table.insert(row.segment, TableRow { home: Some(number), page: row.metadata, slot_map });
+            }
+        }
+        state
+    }
+
+    /// Segments without a home, of one page of their list.
+    pub fn load_orphans(&mut self, first: u32, page: Place, rows: &[OrphanedSegment]) {
+        self.orphans.load(first, page);
+        for row in rows {
+            self.table.insert(row.segment, TableRow { home: None, page: row.page, slot_map: true });
+        }
+    }
+
+    /// Retained checkpoints, ascending, and the pages of their list.
+    pub fn load_history(&mut self, rows: &[HistoryRow], pages: Vec<Place>) {
+        let retained =
+            |row: &HistoryRow| Retained { row: *row, deferred: Stack::at(row.deferred, row.rows), units: row.units };
+        self.history = rows.iter().map(retained).collect();
+        self.history_pages = pages;
+        self.history_rows = rows.to_vec();
+    }
+
+    /// Nodes that could not be read, and their page.
+    pub fn load_unreadable(&mut self, rows: Vec<Reference>, page: Place) {
+        self.unreadable = (rows, page);
+    }
+
     /// A segment was opened in a container.
     pub fn open_segment(&mut self, number: u32, container: u32) {
-        let segment = self.segments.entry(number).or_default();
-        segment.home = Some(container);
-        segment.dirty = true;
+        self.table.entry(number).or_default().home = Some(container);
+        if self.table.get(&number).is_some_and(|row| row.page.is_none()) && !self.loaded.contains_key(&number) {
+            self.insert_loaded(number, Segment::default());
+        }
+        self.dirty.insert(number);
     }
 
-    /// A segment as its page says, at mount. `home` is the container whose row names the page.
-    pub fn load(&mut self, page: &SegmentPage, home: Option<u32>, place: Place) {
-        let mut segment = Segment { home, page: place, ..Segment::default() };
-        for (slot, units) in &page.live {
-            segment.live.insert(u32::from(*slot)..u32::from(*slot) + u32::from(*units));
+    /// A page was read.
+    pub fn load(&mut self, page: &SegmentPage) {
+        if self.table.contains_key(&page.segment) && !self.loaded.contains_key(&page.segment) {
+            self.insert_loaded(page.segment, Segment::of_page(page));
         }
-        segment.extra = page.extra.iter().copied().collect();
-        for row in &page.moved {
-            let fragment =
-                Fragment { units: row.units.into(), container: row.container, offset_units: row.offset_units };
-            segment.moved.insert(row.slot.into(), fragment);
-        }
-        for range in segment.live.iter().collect::<Vec<_>>() {
-            self.account(&segment, &range, true);
-        }
-        self.extra_objects += segment.extra.len() as u64;
-        self.segments.insert(page.segment, segment);
     }
 
-    /// The drop queue, at mount.
-    pub fn load_queue(&mut self, queue: Vec<Reference>) {
-        self.queued = queue.iter().map(|reference| reference.oid).collect();
-        self.queue = queue;
+    fn insert_loaded(&mut self, number: u32, segment: Segment) {
+        self.clock += 1;
+        let bytes = segment.memory();
+        self.loaded_bytes += bytes;
+        self.loaded.insert(number, Loaded { segment, bytes, used: self.clock });
     }
 
-    /// The page of a segment as it is now.
+    /// Pages that have to be read before these segments can be looked at.
     #[must_use]
-    pub fn page(&self, number: u32) -> Option<SegmentPage> {
-        let segment = self.segments.get(&number)?;
-        let small = |units: u32| u16::try_from(units).unwrap_or(u16::MAX);
-        let mut live = Vec::new();
-        for range in segment.live.iter() {
-            let mut at = range.start;
-            while at < range.end {
-                let units = (range.end - at).min(u32::from(u16::MAX));
-                live.push((small(at), small(units)));
-                at += units;
+    pub fn missing(&mut self, wanted: &BTreeSet<u32>) -> Vec<(u32, Place)> {
+        self.clock += 1;
+        let mut missing = Vec::new();
+        for number in wanted {
+            if let Some(loaded) = self.loaded.get_mut(number) {
+                loaded.used = self.clock;
+            } else if let Some(row) = self.table.get(number) {
+                missing.push((*number, row.page));
             }
         }
-        Some(SegmentPage {
-            segment: number,
-            live,
-            extra: segment.extra.iter().map(|(slot, extra)| (*slot, *extra)).collect(),
-            moved: segment
-                .moved
-                .iter()
-                .map(|(slot, f)| Moved {
-                    slot: small(*slot),
-                    units: small(f.units),
-                    container: f.container,
-                    offset_units: f.offset_units,
-                })
-                .collect(),
-        })
+        missing
     }
 
-    /// Applies a whole batch (INV-07). On an error the state is of no use any more.
-    pub fn apply(&mut self, batch: &Batch) -> Result<(), StateError> {
-        self.apply_law(batch)?;
-        if sabotage::on(Rule::BatchAppliedTwice) {
-            batch.deltas.iter().try_for_each(|row| self.count(&row.reference, row.delta))?;
-        }
-        batch.drops.iter().try_for_each(|drop| self.apply_drop(drop))
-    }
-
-    /// The first part of [`State::apply`]: everything but the drops.
-    pub fn apply_law(&mut self, batch: &Batch) -> Result<(), StateError> {
-        for object in &batch.new {
-            let range = units_of(object.oid, object.units());
-            let number = object.oid.segment();
-            let Some(segment) = self.segments.get_mut(&number) else {
-                return Err(StateError::UnknownSegment { oid: object.oid });
-            };
-            let added = segment.live.insert(range.clone());
-            if added != object.units() {
-                return Err(StateError::Overlap { oid: object.oid, units: object.units() - added });
-            }
-            segment.dirty = true;
-            self.account_at(number, &range, true);
-        }
-        for object in &batch.freed {
-            self.free(object.oid, object.units());
-        }
-        for range in &batch.ranges {
-            let start = u32::from(range.oid.slot()) + range.first;
-            self.kill(range.oid.segment(), &(start..start + range.units));
-        }
-        for row in &batch.deltas {
-            self.count(&row.reference, row.delta)?;
-        }
-        Ok(())
-    }
-
-    /// Works off the last entry of the drop queue.
-    pub fn apply_drop(&mut self, drop: &Drop) -> Result<(), StateError> {
-        let found = self.queue.pop();
-        let Some(reference) = found.filter(|reference| reference.oid == drop.object) else {
-            return Err(StateError::Queue { expected: drop.object, found: found.map(|reference| reference.oid) });
-        };
-        self.queued.remove(&reference.oid);
-        self.free(reference.oid, reference.units());
-        drop.edges.iter().try_for_each(|edge| self.count(edge, -1))
-    }
-
-    /// What [`State::apply_drop`] would work off next.
+    /// Bytes of memory in pages, about.
     #[must_use]
-    pub fn next_drop(&self) -> Option<Reference> {
-        self.queue.last().copied()
+    pub const fn loaded_bytes(&self) -> u64 {
+        self.loaded_bytes
     }
 
-    fn count(&mut self, reference: &Reference, delta: i32) -> Result<(), StateError> {
-        let oid = reference.oid;
-        let dead = || StateError::Dead { oid, delta };
-        if self.queued.contains(&oid) {
-            return Err(dead());
-        }
-        let Some(segment) = self.segments.get_mut(&oid.segment()) else {
-            return Err(dead());
-        };
-        if reference.kind == ReferenceKind::Node && segment.live.inside(&units_of(oid, 1)).is_empty() {
-            return Err(dead());
-        }
-        let extra = i64::from(segment.extra.get(&oid.slot()).copied().unwrap_or(0)) + i64::from(delta);
-        segment.dirty = true;
-        let before = segment.extra.remove(&oid.slot()).is_some();
-        self.extra_objects -= u64::from(before);
-        match extra {
-            0 => {}
-            -1 if reference.kind == ReferenceKind::Node => {
-                self.queue.push(*reference);
-                self.queued.insert(oid);
-            }
-            -1 => self.free(oid, reference.units()),
-            _ => {
-                let value = i32::try_from(extra)
-                    .ok()
-                    .filter(|extra| *extra > 0)
-                    .ok_or(StateError::Negative { oid, count: extra + 1 })?;
-                segment.extra.insert(oid.slot(), value);
-                self.extra_objects += 1;
-            }
-        }
-        Ok(())
-    }
-
-    fn free(&mut self, oid: Oid, units: u32) {
-        if let Some(segment) = self.segments.get_mut(&oid.segment())
-            && segment.extra.remove(&oid.slot()).is_some()
-        {
-            self.extra_objects -= 1;
-        }
-        self.kill(oid.segment(), &units_of(oid, units));
-    }
-
-    /// Units become dead; those that are already stay so.
-    fn kill(&mut self, number: u32, range: &Range<u32>) {
-        let Some(segment) = self.segments.get_mut(&number) else { return };
-        let parts = segment.live.remove(range);
-        if parts.is_empty() {
+    /// Forgets the pages used longest ago until at most so many bytes are held; those that are not written yet stay.
+    pub fn trim(&mut self, bytes_max: u64) {
+        if self.loaded_bytes <= bytes_max {
             return;
         }
-        segment.dirty = true;
-        for part in &parts {
-            self.account_at(number, part, false);
-        }
-        let Some(segment) = self.segments.get_mut(&number) else { return };
-        let from = segment.moved.range(..=range.start).next_back().map_or(range.start, |(slot, _)| *slot);
-        let empty: Vec<u32> = segment
-            .moved
-            .range(from..range.end)
-            .filter(|(slot, fragment)| segment.live.inside(&(**slot..**slot + fragment.units)).is_empty())
-            .map(|(slot, _)| *slot)
+        let mut clean: Vec<(u64, u32)> = self
+            .loaded
+            .iter()
+            .filter(|(number, _)| !self.dirty.contains(number))
+            .map(|(number, loaded)| (loaded.used, *number))
             .collect();
-        for slot in empty {
-            segment.moved.remove(&slot);
-        }
-    }
-
-    fn account_at(&mut self, number: u32, range: &Range<u32>, live: bool) {
-        let pieces = self.segments.get(&number).map(|segment| segment.locate(range)).unwrap_or_default();
-        self.account_pieces(&pieces, live);
-    }
-
-    fn account(&mut self, segment: &Segment, range: &Range<u32>, live: bool) {
-        self.account_pieces(&segment.locate(range), live);
-    }
-
-    fn account_pieces(&mut self, pieces: &[(Option<u32>, u32, u32)], live: bool) {
-        for (container, _, units) in pieces {
-            let count = container.and_then(|container| self.containers.get_mut(container as usize));
-            if live {
-                self.live_units += u64::from(*units);
-            } else {
-                self.live_units -= u64::from(*units);
+        clean.sort_unstable();
+        for (_, number) in clean {
+            if self.loaded_bytes <= bytes_max / 4 * 3 {
+                break;
             }
-            if let Some(count) = count {
-                if live {
-                    *count += units;
-                } else {
-                    *count -= units;
-                }
+            if let Some(loaded) = self.loaded.remove(&number) {
+                self.loaded_bytes -= loaded.bytes;
             }
         }
     }
 
-    /// The cleaner copied live units `slot..slot + units` of a segment to another place. Afterwards they are found there.
-    pub fn move_units(&mut self, number: u32, slot: u32, to: Fragment) {
-        let range = slot..slot + to.units;
-        let live = self.segments.get(&number).map(|segment| segment.live.inside(&range)).unwrap_or_default();
-        for part in &live {
-            self.account_at(number, part, false);
+    /// Segments that changed since their page was written.
+    #[must_use]
+    pub const fn dirty(&self) -> &BTreeSet<u32> {
+        &self.dirty
+    }
+
+    /// The page of a segment as it is now; only of a loaded one.
+    #[must_use]
+    pub fn page(&self, number: u32) -> Option<SegmentPage> {
+        Some(self.segment(number)?.page(number))
+    }
+
+    /// The page of a segment was written.
+    pub fn written(&mut self, number: u32, place: Place) {
+        let slot_map = self.segment(number).map(|segment| !segment.moved.is_empty());
+        let Some(row) = self.table.get_mut(&number) else { return };
+        self.pages.sub(row.page);
+        self.pages.add(place);
+        row.page = place;
+        row.slot_map = slot_map.unwrap_or(row.slot_map);
+        if row.home.is_none() {
+            self.orphans.touch(number);
         }
-        if let Some(segment) = self.segments.get_mut(&number) {
-            cut_out(&mut segment.moved, &range);
-            segment.moved.insert(slot, to);
-            segment.dirty = true;
-        }
-        for part in &live {
-            self.account_at(number, part, true);
+        self.dirty.remove(&number);
+        if let Some(loaded) = self.loaded.get_mut(&number) {
+            let bytes = loaded.segment.memory();
+            self.loaded_bytes = self.loaded_bytes + bytes - loaded.bytes;
+            loaded.bytes = bytes;
         }
     }
 
-    /// The container is used for something else from now on. It must not hold a live unit.
-    pub fn release(&mut self, container: u32) {
+    /// The container is used for something else from now on. It must not hold a live unit. `segment`: the one that had its home here; its page is loaded.
+    pub fn release(&mut self, container: u32, segment: u32) {
         assert_eq!(self.live_in(container), 0, "INV-13: container {container} still holds live units");
-        let homes: Vec<u32> =
-            self.segments.iter().filter(|(_, s)| s.home == Some(container)).map(|(number, _)| *number).collect();
-        for number in homes {
-            let Some(segment) = self.segments.get_mut(&number) else { continue };
-            segment.home = None;
-            segment.dirty = true;
+        let row = self.table.get_mut(&segment).filter(|row| row.home == Some(container));
+        if let Some(row) = row {
+            row.home = None;
+            self.orphans.touch(segment);
+            self.maybe_empty.insert(segment);
         }
     }
 
     /// Forgets segments that have neither a home nor a live unit; returns their numbers.
     pub fn forget_empty(&mut self) -> Vec<u32> {
-        let gone: Vec<u32> = self
-            .segments
-            .iter()
-            .filter(|(_, segment)| segment.home.is_none() && segment.live.is_empty())
-            .map(|(number, _)| *number)
-            .collect();
-        for number in &gone {
-            if let Some(segment) = self.segments.remove(number) {
-                self.extra_objects -= segment.extra.len() as u64;
+        let mut gone = Vec::new();
+        for number in std::mem::take(&mut self.maybe_empty) {
+            let homeless = self.table.get(&number).is_some_and(|row| row.home.is_none());
+            let empty = self.loaded.get(&number).is_some_and(|loaded| loaded.segment.live.is_empty());
+            if !(homeless && empty) {
+                continue;
             }
+            if let Some(row) = self.table.remove(&number) {
+                self.pages.sub(row.page);
+            }
+            if let Some(loaded) = self.loaded.remove(&number) {
+                self.loaded_bytes -= loaded.bytes;
+                self.shared_objects -= loaded.segment.shared();
+            }
+            self.dirty.remove(&number);
+            self.orphans.touch(number);
+            gone.push(number);
         }
         gone
     }
 
-    /// Segments by number.
+    /// Every segment that holds something.
     #[must_use]
-    pub const fn segments(&self) -> &BTreeMap<u32, Segment> {
-        &self.segments
+    pub const fn table(&self) -> &BTreeMap<u32, TableRow> {
+        &self.table
     }
 
-    /// A segment, to be marked as written or dirty.
-    pub fn segment_mut(&mut self, number: u32) -> Option<&mut Segment> {
-        self.segments.get_mut(&number)
+    /// A segment whose page is in memory.
+    #[must_use]
+    pub fn segment(&self, number: u32) -> Option<&Segment> {
+        self.loaded.get(&number).map(|loaded| &loaded.segment)
     }
 
-    /// Live units that lie in a container.
+    /// Where a range of units of a segment lies; see [`locate`]. Nothing if its page is not in memory.
+    #[must_use]
+    pub fn locate(&self, number: u32, range: &Range<u32>) -> Vec<(Option<u32>, u32, u32)> {
+        let home = self.table.get(&number).and_then(|row| row.home);
+        self.segment(number).map(|segment| locate(home, &segment.moved, range)).unwrap_or_default()
+    }
+
+    /// Live units that lie in a container, deferred ones included.
     #[must_use]
     pub fn live_in(&self, container: u32) -> u32 {
         self.containers.get(container as usize).copied().unwrap_or(0)
     }
 
-    /// Live units.
+    /// Live units, deferred ones included.
     #[must_use]
     pub const fn live_units(&self) -> u64 {
         self.live_units
     }
 
-    /// The drop queue, last entry first to go.
+    /// Units that only retained checkpoints need.
     #[must_use]
-    pub fn queue(&self) -> &[Reference] {
+    pub const fn deferred_units(&self) -> u64 {
+        self.deferred_units
+    }
+
+    /// The drop queue.
+    #[must_use]
+    pub const fn queue(&self) -> &Stack<Reference> {
         &self.queue
     }
 
-    /// Objects whose count is not 1.
+    /// The drop queue, to load and write it.
+    pub const fn queue_mut(&mut self) -> &mut Stack<Reference> {
+        &mut self.queue
+    }
+
+    /// Nodes of the drop queue that could not be read.
+    #[must_use]
+    pub fn unreadable(&self) -> &[Reference] {
+        &self.unreadable.0
+    }
+
+    /// Retained checkpoints and those being dropped, ascending.
+    #[must_use]
+    pub fn history(&self) -> &[Retained] {
+        &self.history
+    }
+
+    /// First page of the list of retained checkpoints.
+    #[must_use]
+    pub fn history_page(&self) -> Place {
+        self.history_pages.last().copied().unwrap_or(Place::NONE)
+    }
+
+    /// The page of unreadable nodes.
+    #[must_use]
+    pub const fn unreadable_page(&self) -> Place {
+        self.unreadable.1
+    }
+
+    /// A retained checkpoint, to load its units.
+    pub fn history_of(&mut self, checkpoint: u64) -> Option<&mut Retained> {
+        self.history.iter_mut().find(|retained| retained.row.checkpoint == checkpoint)
+    }
+
+    /// The newest checkpoint that defers what dies now.
+    #[must_use]
+    pub fn newest_retained(&self) -> Option<&Retained> {
+        self.history.last().filter(|retained| retained.row.state == HistoryState::Retained)
+    }
+
+    /// Objects that have more than one reference.
     #[must_use]
     pub const fn shared_objects(&self) -> u64 {
-        self.extra_objects
+        self.shared_objects
     }
 
-    /// References to an object that is stored and live; for tests and checks.
+    /// References to an object that is stored and live; its segment must be loaded. For tests and checks.
     #[must_use]
     pub fn references(&self, oid: Oid) -> i64 {
-        if self.queued.contains(&oid) {
-            return 0;
-        }
-        self.segments
-            .get(&oid.segment())
+        self.segment(oid.segment())
             .map_or(0, |segment| 1 + i64::from(segment.extra.get(&oid.slot()).copied().unwrap_or(0)))
-    }
-
-    /// Contradictions in the accounting (INV-32), in words.
-    #[must_use]
-    pub fn check(&self) -> Vec<String> {
-        let mut found = Vec::new();
-        let mut containers = vec![0_u32; self.containers.len()];
-        let mut physical: BTreeMap<u32, Runs> = BTreeMap::new();
-        let (mut live, mut extra) = (0_u64, 0_u64);
-        for (number, segment) in &self.segments {
-            extra += segment.extra.len() as u64;
-            for range in segment.live.iter() {
-                live += u64::from(range.end - range.start);
-                for (container, at, units) in segment.locate(&range) {
-                    let Some(container) = container else {
-                        found.push(format!("segment {number}: live units {range:?} have no place"));
-                        continue;
-                    };
-                    if let Some(count) = containers.get_mut(container as usize) {
-                        *count += units;
-                    }
-                    if physical.entry(container).or_default().insert(at..at + units) != units {
-                        found.push(format!(
-                            "segment {number}: live units {range:?} share container {container} at {at} with others"
-                        ));
-                    }
-                }
-            }
-        }
-        for (container, (count, want)) in self.containers.iter().zip(&containers).enumerate() {
-            if count != want {
-                found.push(format!("container {container}: {count} live units counted, {want} found"));
-            }
-        }
-        if live != self.live_units || extra != self.extra_objects {
-            found.push(format!(
-                "{} live units counted, {live} found; {} shared, {extra}",
-                self.live_units, self.extra_objects
-            ));
-        }
-        found
-    }
-}
-
-/// Takes a range out of a slot map, splitting fragments at its ends.
-fn cut_out(moved: &mut BTreeMap<u32, Fragment>, range: &Range<u32>) {
-    let from = moved.range(..=range.start).next_back().map_or(range.start, |(slot, _)| *slot);
-    let hit: Vec<(u32, Fragment)> = moved
-        .range(from..range.end)
-        .filter(|(slot, fragment)| *slot + fragment.units > range.start)
-        .map(|(slot, fragment)| (*slot, *fragment))
-        .collect();
-    for (slot, fragment) in hit {
-        moved.remove(&slot);
-        if slot < range.start {
-            moved.insert(slot, Fragment { units: range.start - slot, ..fragment });
-        }
-        let end = slot + fragment.units;
-        if end > range.end {
-            let offset_units = fragment.offset_units + (range.end - slot);
-            moved.insert(range.end, Fragment { units: end - range.end, offset_units, ..fragment });
-        }
     }
 }
 

@@ -23,6 +23,28 @@ impl Runs {
         self.units == 0
     }
 
+    /// How many runs.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.runs.len()
+    }
+
+    /// The parts of a range that are not in the set, in order.
+    #[must_use]
+    pub fn outside(&self, range: &Range<u32>) -> Vec<Range<u32>> {
+        let (mut out, mut at) = (Vec::new(), range.start);
+        for part in self.inside(range) {
+            if at < part.start {
+                out.push(at..part.start);
+            }
+            at = part.end;
+        }
+        if at < range.end {
+            out.push(at..range.end);
+        }
+        out
+    }
+
     /// Runs in order.
     pub fn iter(&self) -> impl Iterator<Item = Range<u32>> + '_ {
         self.runs.iter().map(|(start, end)| *start..*end)
@@ -98,6 +120,8 @@ mod tests {
                 let inside: Vec<u32> = runs.inside(&range).into_iter().flatten().collect();
                 let want: Vec<u32> = range.clone().filter(|u| oracle.contains(u)).collect();
                 prop_assert_eq!(&inside, &want);
+                let outside: Vec<u32> = runs.outside(&range).into_iter().flatten().collect();
+                prop_assert_eq!(outside, range.clone().filter(|u| !oracle.contains(u)).collect::<Vec<_>>());
                 if insert {
                     prop_assert_eq!(runs.insert(range.clone()), len - u32::try_from(want.len()).unwrap());
                     oracle.extend(range);

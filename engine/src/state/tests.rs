@@ -1,7 +1,8 @@
 use super::law::compute;
 use super::*;
 use crate::store::{Changes, FreedRange, Gone};
-use envoyfs_layout::{Encoding, Hlc};
+use envoyfs_layout::batch::{Batch, Drop};
+use envoyfs_layout::{Encoding, Hlc, ReferenceKind};
 use std::collections::HashMap;
 
 fn node(slot: u16) -> Reference {
@@ -30,14 +31,16 @@ fn unstored(objects: &[(Reference, &[Reference])], batch: u64) -> HashMap<Oid, U
 
 fn apply(state: &mut State, outcome: Outcome) {
     let Outcome { new, freed, ranges, deltas, .. } = outcome;
-    state.apply(&Batch { checkpoint: 1, new, freed, ranges, deltas, drops: Vec::new() }).unwrap();
+    state.apply(&Batch { checkpoint: 1, new, freed, ranges, deltas, ..Batch::default() }, None).unwrap();
     assert_eq!(state.check(), Vec::<String>::new());
 }
 
 fn drain(state: &mut State, edges_of: &HashMap<Oid, Vec<Reference>>) {
     while let Some(next) = state.next_drop() {
         let edges = edges_of.get(&next.oid).cloned().unwrap_or_default();
-        state.apply_drop(&Drop { object: next.oid, stored_bytes: next.stored_bytes, edges }).unwrap();
+        state
+            .apply_drop(&Drop { object: next.oid, stored_bytes: next.stored_bytes, edges, unreadable: false })
+            .unwrap();
     }
 }
 
@@ -136,24 +139,22 @@ fn a_client_that_breaks_the_law_is_told_before_anything_is_freed() {
         deltas: vec![envoyfs_layout::batch::Delta { reference, delta }],
         ..Batch::default()
     };
-    assert!(matches!(state.apply(&delta(node(25), -1)), Err(StateError::Dead { .. })));
+    assert!(matches!(state.apply(&delta(node(25), -1), None), Err(StateError::Dead { .. })));
     let (mut state, _) = first();
-    assert!(matches!(state.apply(&delta(extent(32), -2)), Err(StateError::Negative { count: -1, .. })));
+    assert!(matches!(state.apply(&delta(extent(32), -2), None), Err(StateError::Negative { count: -1, .. })));
 }
 
 #[test]
 fn moved_units_are_found_and_counted_where_they_are() {
     let (mut state, _) = first();
-    state.move_units(1, 32, Fragment { units: 16, container: 3, offset_units: 100 });
+    state.move_units(1, 32, Fragment { units: 16, container: 3, offset_units: 100 }).unwrap();
     assert_eq!((state.live_in(2), state.live_in(3)), (3, 16));
-    state.move_units(1, 36, Fragment { units: 4, container: 0, offset_units: 8 });
+    state.move_units(1, 36, Fragment { units: 4, container: 0, offset_units: 8 }).unwrap();
     assert_eq!((state.live_in(3), state.live_in(0)), (12, 4));
-    let segment = state.segments().get(&1).unwrap();
-    assert_eq!(segment.locate(&(34..42)), vec![(Some(3), 102, 2), (Some(0), 8, 4), (Some(3), 108, 2)]);
+    assert_eq!(state.locate(1, &(34..42)), vec![(Some(3), 102, 2), (Some(0), 8, 4), (Some(3), 108, 2)]);
     assert_eq!(state.check(), Vec::<String>::new());
     let page = state.page(1).unwrap();
-    let mut again = State::new(4);
-    again.load(&page, Some(2), Place::NONE);
-    assert_eq!(again.page(1), Some(page));
-    assert_eq!((again.live_in(0), again.live_in(2), again.live_in(3)), (4, 3, 12));
+    let again = Segment::of_page(&page);
+    assert_eq!(again.page(1), page);
+    assert_eq!(Some(&again), state.segment(1));
 }

@@ -58,6 +58,8 @@ fn directory() -> VolumeDirectory {
             roots_twin: None,
             drop_queue: Place::NONE,
             orphaned_segments: Place::NONE,
+            history: Place::NONE,
+            unreadable: Place::NONE,
             bounds: Bounds::default(),
             merged_through: 0,
             checkpoint_hlc: Hlc(0),

@@ -5,7 +5,7 @@ use crate::device::{Device, SimulatedDevice};
 use crate::format::{FormatOptions, format};
 use crate::hlc::ManualClock;
 use crate::store::*;
-use crate::{Engine, Options, StoreError};
+use crate::{Engine, Options, Settings, StoreError};
 use envoyfs_layout::node::{NodeBuilder, NodeView, Owner, TreeKind, edges};
 use envoyfs_layout::{Encoding, Hlc, Lsn, Oid, Reference, ReferenceKind};
 use std::collections::{BTreeMap, BTreeSet};
@@ -130,7 +130,10 @@ pub fn small_format(device: &SimulatedDevice) {
 
 pub fn open(device: &SimulatedDevice, clock: &Arc<ManualClock>) -> Result<Engine> {
     let clock: Arc<dyn crate::hlc::Clock> = Arc::<ManualClock>::clone(clock);
-    Engine::open(Arc::new(device.clone()), Options { read_only: false, threads: false, accept_loss: false, clock })
+    Engine::open(
+        Arc::new(device.clone()),
+        Options { read_only: false, threads: false, accept_loss: false, clock, settings: tight() },
+    )
 }
 
 fn encode_op(op: &Op) -> Vec<u8> {
@@ -638,4 +641,9 @@ pub fn fresh(mib: u64, block: u32, seed: u64) -> (SimulatedDevice, Client) {
 
 pub fn tick(clock: &ManualClock) {
     clock.advance(Duration::from_millis(7));
+}
+
+/// Caches so small that pages are read, spilled and forgotten all the time.
+pub fn tight() -> Settings {
+    Settings { segment_cache_bytes: 2048, slot_map_bytes: 512 }
 }

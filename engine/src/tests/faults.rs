@@ -1,7 +1,7 @@
 use super::client::*;
 use crate::device::Fault;
 use crate::store::*;
-use crate::{Engine, Options, StoreError};
+use crate::{Engine, Options, Settings, StoreError};
 use std::sync::Arc;
 
 fn filled() -> (crate::device::SimulatedDevice, Client) {
@@ -64,9 +64,11 @@ fn a_read_only_mount_writes_nothing_and_shows_what_was_committed() {
     let device = device.process_crash();
     let before = device.counters();
     let clock: Arc<dyn crate::hlc::Clock> = Arc::<crate::hlc::ManualClock>::clone(&client.clock);
-    let engine =
-        Engine::open(Arc::new(device.clone()), Options { read_only: true, threads: true, accept_loss: false, clock })
-            .unwrap();
+    let engine = Engine::open(
+        Arc::new(device.clone()),
+        Options { read_only: true, threads: true, accept_loss: false, clock, settings: Settings::default() },
+    )
+    .unwrap();
     assert!(!engine.read_only().is_empty());
     let client = Client::start(engine, client.clock.clone());
     assert_eq!(client.logical(), want);
@@ -88,7 +90,8 @@ fn a_damaged_log_below_the_watermark_mounts_read_only_and_says_so() {
     let clock = clock();
     let engine = open(&device, &clock).unwrap();
     assert!(engine.read_only().contains("accept-loss"), "{:?}", engine.read_only());
-    let accepted = Options { read_only: false, threads: false, accept_loss: true, clock };
+    let accepted =
+        Options { read_only: false, threads: false, accept_loss: true, clock, settings: Settings::default() };
     let engine = Engine::open(Arc::new(device), accepted).unwrap();
     assert_eq!(engine.read_only(), "");
 }

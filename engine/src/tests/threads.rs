@@ -4,7 +4,7 @@ use super::client::{Rng, content, small_format};
 use crate::device::SimulatedDevice;
 use crate::hlc::SystemClock;
 use crate::store::*;
-use crate::{Engine, Options};
+use crate::{Engine, Options, Settings};
 use envoyfs_layout::node::{NodeBuilder, NodeView, Owner, TreeKind, edges};
 use envoyfs_layout::{Encoding, Hlc, Reference, ReferenceKind};
 use parking_lot::{Mutex, RwLock};
@@ -15,7 +15,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 type Files = BTreeMap<u64, (Reference, Vec<u32>)>;
 
 fn options() -> Options {
-    Options { read_only: false, threads: true, accept_loss: false, clock: Arc::new(SystemClock::new()) }
+    Options {
+        read_only: false,
+        threads: true,
+        accept_loss: false,
+        clock: Arc::new(SystemClock::new()),
+        settings: Settings::default(),
+    }
 }
 
 fn checkpoint(

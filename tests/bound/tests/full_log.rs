@@ -3,7 +3,7 @@
 use envoyfs_engine::device::SimulatedDevice;
 use envoyfs_engine::format::{FormatOptions, format};
 use envoyfs_engine::hlc::ManualClock;
-use envoyfs_engine::{Engine, Options, StoreError};
+use envoyfs_engine::{Engine, Options, Settings, StoreError};
 use envoyfs_namespace::Namespace;
 use envoyfs_namespace::api::{Context, Error, InodeId, Make, SetAttributes};
 use std::sync::Arc;
@@ -13,7 +13,8 @@ const START_NS: i64 = 1_767_225_600_000_000_000;
 
 fn mount(device: &SimulatedDevice) -> (Arc<Engine>, Result<Arc<Namespace>, Error>) {
     let clock = Arc::new(ManualClock::new(START_NS));
-    let options = Options { read_only: false, threads: false, accept_loss: false, clock };
+    let options =
+        Options { read_only: false, threads: false, accept_loss: false, clock, settings: Settings::default() };
     let engine = Arc::new(Engine::open(Arc::new(device.clone()), options).expect("a store"));
     let options =
         envoyfs_namespace::Options { node_cache_bytes: 1 << 20, threads: false, read_only: false, seed: [7; 16] };

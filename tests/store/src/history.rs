@@ -5,7 +5,7 @@ use crate::device::{CrashImages, Device, DeviceImage, Recording, RecordingDevice
 use crate::format::{FormatOptions, format};
 use crate::hlc::{Clock as _, ManualClock};
 use crate::store::Result;
-use crate::{Engine, Options};
+use crate::{Engine, Options, client};
 use envoyfs_layout::Lsn;
 use std::sync::Arc;
 use std::time::Duration;
@@ -97,7 +97,10 @@ pub fn formatted(mib: u64, block: u32, seed: u64) -> SimulatedDevice {
 /// Mounts, without threads.
 pub fn mount(device: Arc<dyn Device>, clock: &Arc<ManualClock>) -> Result<Engine> {
     let clock: Arc<dyn crate::hlc::Clock> = Arc::<ManualClock>::clone(clock);
-    Engine::open(device, Options { read_only: false, threads: false, accept_loss: false, clock })
+    Engine::open(
+        device,
+        Options { read_only: false, threads: false, accept_loss: false, clock, settings: client::tight() },
+    )
 }
 
 /// One random step; `Ok(true)` when everything before is acknowledged by it.

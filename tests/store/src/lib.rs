@@ -14,4 +14,4 @@ pub mod history;
 pub mod client;
 
 // What the client calls `crate::`.
-pub use envoyfs_engine::{Engine, Options, StoreError, device, format, hlc, store};
+pub use envoyfs_engine::{Engine, Options, Settings, StoreError, device, format, hlc, store};

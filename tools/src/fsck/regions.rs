@@ -154,10 +154,11 @@ pub fn segments(source: &Source, directory: &VolumeDirectory, space: &mut Space,
             report.add(findings::TABLE_ROW, format_args!("container {container}"), "free, but with live units");
         }
     }
-    for orphan in
-        list(source, space, directory, directory.entry.orphaned_segments, report, "list of orphaned segments", orphans)
-    {
-        add(space, report, orphan.segment, &orphan.page, None);
+    let first = directory.entry.orphaned_segments;
+    for part in list(source, space, directory, first, report, "index of orphaned segments", orphan_index) {
+        for orphan in list(source, space, directory, part.page, report, "list of orphaned segments", orphans) {
+            add(space, report, orphan.segment, &orphan.page, None);
+        }
     }
     if complete {
         compare_table(directory, space, report);
@@ -176,18 +177,16 @@ fn compare_table(directory: &VolumeDirectory, space: &Space, report: &mut Report
     }
 }
 
+fn orphan_index(page: ListPage) -> Option<Vec<envoyfs_layout::system_page::OrphanedSegment>> {
+    if let ListPage::OrphanIndex(rows) = page { Some(rows) } else { None }
+}
+
 fn orphans(page: ListPage) -> Option<Vec<envoyfs_layout::system_page::OrphanedSegment>> {
-    match page {
-        ListPage::OrphanedSegments(rows) => Some(rows),
-        ListPage::DropQueue(_) => None,
-    }
+    if let ListPage::OrphanedSegments(rows) = page { Some(rows) } else { None }
 }
 
 fn dropped(page: ListPage) -> Option<Vec<Reference>> {
-    match page {
-        ListPage::DropQueue(rows) => Some(rows),
-        ListPage::OrphanedSegments(_) => None,
-    }
+    if let ListPage::DropQueue(rows) = page { Some(rows) } else { None }
 }
 
 /// The objects that wait to be freed.

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, anyhow};
 use envoyfs_engine::device::{DeviceError, OpenMode, UringDevice};
 use envoyfs_engine::hlc::SystemClock;
 use envoyfs_engine::store::Store;
-use envoyfs_engine::{Engine, Options as EngineOptions};
+use envoyfs_engine::{Engine, Options as EngineOptions, Settings as EngineSettings};
 use envoyfs_fuse::commands::Identity;
 use envoyfs_fuse::service::Service;
 use envoyfs_namespace::api::{Context, InodeId, SetAttributes};
@@ -69,6 +69,7 @@ fn open_engine(store: &Path, settings: &Settings) -> Result<Arc<Engine>> {
         threads: true,
         accept_loss: settings.accept_loss,
         clock: Arc::new(SystemClock::new()),
+        settings: EngineSettings::default(),
     };
     let engine = Engine::open(Arc::new(device), options)
         .with_context(|| format!("cannot open the store in {} (fsck.envoyfs tells more)", store.display()))?;

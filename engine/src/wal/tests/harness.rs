@@ -135,6 +135,8 @@ pub fn make(ring_blocks: u64, seed: u64) -> SimulatedDevice {
         roots_twin: None,
         drop_queue: Place::NONE,
         orphaned_segments: Place::NONE,
+        history: Place::NONE,
+        unreadable: Place::NONE,
         bounds: Bounds::default(),
         merged_through: 0,
         checkpoint_hlc: Hlc(0),

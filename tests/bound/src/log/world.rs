@@ -7,7 +7,7 @@ use envoyfs_engine::format::{FormatOptions, format};
 use envoyfs_engine::hlc::{Clock, ManualClock};
 use envoyfs_engine::store::Store;
 use envoyfs_engine::superblock;
-use envoyfs_engine::{Engine, Options, StoreError};
+use envoyfs_engine::{Engine, Options, Settings, StoreError};
 use envoyfs_layout::wal::{Block, BlockHeader};
 use envoyfs_layout::{Lsn, Oid};
 use envoyfs_wal_model::config::Config;
@@ -154,7 +154,10 @@ impl<'a> Bound<'a> {
 
     fn mount(&self, read_only: bool, accept_loss: bool) -> Result<Engine, StoreError> {
         let clock: Arc<dyn Clock> = self.clock.clone();
-        Engine::open(Arc::new(self.device.clone()), Options { read_only, threads: false, accept_loss, clock })
+        Engine::open(
+            Arc::new(self.device.clone()),
+            Options { read_only, threads: false, accept_loss, clock, settings: Settings::default() },
+        )
     }
 
     fn client(&mut self) -> Check<&mut Client> {

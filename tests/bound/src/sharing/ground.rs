@@ -7,7 +7,7 @@ use envoyfs_engine::format::{FormatOptions, format};
 use envoyfs_engine::hlc::{Clock, ManualClock};
 use envoyfs_engine::memory::{MemoryOptions, MemoryStore};
 use envoyfs_engine::store::Store;
-use envoyfs_engine::{Engine, Options};
+use envoyfs_engine::{Engine, Options, Settings};
 use envoyfs_layout::{Lsn, Oid};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -109,7 +109,8 @@ impl Simulated {
 
 fn mount(device: &SimulatedDevice, clock: &Arc<ManualClock>) -> Result<Engine, String> {
     let clock: Arc<dyn Clock> = clock.clone();
-    let options = Options { read_only: false, threads: false, accept_loss: false, clock };
+    let options =
+        Options { read_only: false, threads: false, accept_loss: false, clock, settings: Settings::default() };
     let engine = Engine::open(Arc::new(device.clone()), options).map_err(|error| format!("mount: {error}"))?;
     match engine.read_only() {
         "" => Ok(engine),

@@ -118,7 +118,13 @@ pub fn is_scratch(path: &Path) -> bool {
 
 fn open_engine(device: &Arc<dyn Device>) -> Result<Arc<Engine>> {
     let clock = Arc::new(SystemClock::new());
-    let options = Options { read_only: false, threads: true, accept_loss: false, clock };
+    let options = Options {
+        read_only: false,
+        threads: true,
+        accept_loss: false,
+        clock,
+        settings: envoyfs_engine::Settings::default(),
+    };
     Ok(Arc::new(Engine::open(Arc::clone(device), options).context("opening the store")?))
 }
 

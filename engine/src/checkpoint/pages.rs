@@ -1,0 +1,221 @@
+//! Pages of the state: brought into memory when a batch needs them, written when they changed, to fresh places.
+//!
+//! Cost of a checkpoint: the pages of segments that it changed, the top of each stack, one page a 256 segments without a home that changed, and the segment table. Memory:
+//! `segment_cache_bytes`, and what one part of a batch (256 segments) touches. If power fails: pages that no published directory names are garbage.
+
+use crate::StoreError;
+use crate::engine::Engine;
+use crate::space::{RowOf, Space, StreamKind};
+use crate::state::{Pager, orphans, segments_of};
+use crate::store::Result;
+use envoyfs_layout::batch::Batch;
+use envoyfs_layout::checksum::crc32c;
+use envoyfs_layout::directory_page::{ContainerState, Place};
+use envoyfs_layout::system_page::{ListPage, OrphanedSegment};
+use envoyfs_layout::{Hlc, Oid, ReferenceKind};
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+
+/// Segments that a part of a batch touches.
+const PART_SEGMENTS: usize = 256;
+/// Rows of one page of the index of segments without a home.
+const INDEX_ROWS: usize = 2048;
+
+impl Engine {
+    pub(crate) fn pager(&self) -> Pager<'_> {
+        Pager { state: &self.state, reader: &self.reader }
+    }
+
+    /// Brings the pages of these segments into memory, where they stay until the end of the checkpoint under way, or are trimmed by the next one. Segments that nobody
+    /// knows are passed over.
+    ///
+    /// # Errors
+    /// [`StoreError::SegmentPage`]: a page cannot be read.
+    pub fn load_segments(&self, wanted: &BTreeSet<u32>) -> Result<()> {
+        self.pager().load(wanted)
+    }
+
+    /// Everything of a batch but its drops, in parts of so many segments; pages that changed are written when there are too many to keep.
+    pub(crate) fn apply_law(&self, space: &Space, batch: &Batch) -> Result<()> {
+        self.open_segments(batch)?;
+        let misuse = |error| StoreError::Misuse(format!("checkpoint {}: {error}", batch.checkpoint));
+        let numbers: Vec<u32> = segments_of(batch).into_iter().collect();
+        for part in numbers.chunks(PART_SEGMENTS) {
+            let (Some(first), Some(last)) = (part.first(), part.last()) else { continue };
+            self.load_segments(&part.iter().copied().collect())?;
+            let one = numbers.len() <= PART_SEGMENTS;
+            let rows = if one { None } else { Some(part_of(batch, &(*first..=*last))) };
+            self.state.lock().apply_law(rows.as_ref().unwrap_or(batch)).map_err(misuse)?;
+            self.spill(space)?;
+        }
+        Ok(())
+    }
+
+    /// Writes pages that changed before their time, if too many are held.
+    pub(crate) fn spill(&self, space: &Space) -> Result<()> {
+        let bytes_max = self.options.settings.segment_cache_bytes;
+        if self.state.lock().loaded_bytes() <= bytes_max {
+            return Ok(());
+        }
+        let written = self.write_segments(space)?;
+        self.pages_arrived(space, &written)?;
+        self.state.lock().trim(bytes_max);
+        Ok(())
+    }
+
+    /// Segments that the batch puts its first live objects into.
+    fn open_segments(&self, batch: &Batch) -> Result<()> {
+        let mut state = self.state.lock();
+        let mut last = 0;
+        for number in batch.new.iter().map(|object| object.oid.segment()) {
+            if number == last || state.table().contains_key(&number) {
+                continue;
+            }
+            last = number;
+            let oid = Oid::new(self.shape.volume, number, 0);
+            let home =
+                self.reader.home(number).ok_or(StoreError::BadReference { oid, what: "its segment has no place" })?;
+            state.open_segment(number, home);
+        }
+        Ok(())
+    }
+
+    /// The pages are on the device: readers may read them.
+    fn pages_arrived(&self, space: &Space, written: &[u32]) -> Result<()> {
+        space.stream(StreamKind::System).flush(space);
+        space.wait_writes()?;
+        let state = self.state.lock();
+        for number in written {
+            if let Some(row) = state.table().get(number) {
+                self.reader.set_page(*number, row.page, row.slot_map);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the pages of segments that changed.
+    fn write_segments(&self, space: &Space) -> Result<Vec<u32>> {
+        let due: Vec<u32> = self.state.lock().dirty().iter().copied().collect();
+        for number in &due {
+            let Some(page) = self.state.lock().page(*number) else { continue };
+            let place = write_page(space, page.encode())?;
+            self.state.lock().written(*number, place);
+        }
+        Ok(due)
+    }
+
+    /// Writes everything that changed, and what lies in system containers worth emptying; when it returns, all of it has arrived.
+    pub(crate) fn write_pages(&self, space: &Space) -> Result<()> {
+        let mut written = self.write_segments(space)?;
+        let sparse = self.sparse_system_containers(space);
+        if !sparse.is_empty() {
+            written.extend(self.move_pages(space, &sparse)?);
+        }
+        {
+            let mut state = self.state.lock();
+            state.write_lists(&sparse, |bytes| write_page(space, bytes))?;
+        }
+        self.write_orphans(space)?;
+        self.pages_arrived(space, &written)
+    }
+
+    /// Copies segment pages out of containers that are to be emptied. Pages of stacks stay: they are consumed before long.
+    fn move_pages(&self, space: &Space, sparse: &BTreeSet<u32>) -> Result<Vec<u32>> {
+        let all: Vec<(u32, Place)> = {
+            let state = self.state.lock();
+            let table = state.table().iter().map(|(number, row)| (*number, row.page));
+            table.filter(|(_, page)| !page.is_none() && sparse.contains(&page.container)).collect()
+        };
+        let mut moved = Vec::with_capacity(all.len());
+        for (number, page) in all {
+            match self.reader.page(&page, "segment page") {
+                Ok(bytes) => {
+                    let place = write_page(space, bytes)?;
+                    self.state.lock().written(number, place);
+                    moved.push(number);
+                }
+                Err(error) => {
+                    tracing::error!(segment = number, %error, "a segment page cannot be read, and stays where it is")
+                }
+            }
+        }
+        Ok(moved)
+    }
+
+    fn write_orphans(&self, space: &Space) -> Result<()> {
+        let due = self.state.lock().orphans.due();
+        for (range, old) in due {
+            let rows: Vec<OrphanedSegment> = {
+                let state = self.state.lock();
+                let homeless = state.table().range(range.clone()).filter(|(_, row)| row.home.is_none());
+                homeless.map(|(number, row)| OrphanedSegment { segment: *number, page: row.page }).collect()
+            };
+            let mut pages = Vec::new();
+            for part in rows.chunks(orphans::PAGE_ROWS) {
+                let first = if pages.is_empty() { range.start } else { part.first().map_or(0, |row| row.segment) };
+                let place = write_page(space, ListPage::OrphanedSegments(part.to_vec()).encode(Place::NONE))?;
+                pages.push((first, place));
+            }
+            let mut state = self.state.lock();
+            state.pages.sub(old);
+            pages.iter().for_each(|(_, place)| state.pages.add(*place));
+            state.orphans.replace(&range, pages);
+        }
+        let mut state = self.state.lock();
+        if !state.orphans.is_index_dirty() {
+            return Ok(());
+        }
+        let rows: Vec<OrphanedSegment> =
+            state.orphans.pages().map(|(segment, page)| OrphanedSegment { segment, page }).collect();
+        let (mut next, mut chain) = (Place::NONE, Vec::new());
+        for part in rows.rchunks(INDEX_ROWS) {
+            next = write_page(space, ListPage::OrphanIndex(part.to_vec()).encode(next))?;
+            chain.push(next);
+        }
+        let old = state.orphans.index().to_vec();
+        old.into_iter().for_each(|place| state.pages.sub(place));
+        chain.iter().for_each(|place| state.pages.add(*place));
+        state.orphans.set_index(chain);
+        Ok(())
+    }
+
+    /// System containers worth emptying: when there are many more than the pages need, those with less than half in use.
+    fn sparse_system_containers(&self, space: &Space) -> BTreeSet<u32> {
+        let open = space.open_containers();
+        let units = self.shape.units();
+        let all: Vec<u32> = space.with_containers(|containers| {
+            let system = containers.iter().filter(|(n, row)| row.state == ContainerState::System && !open.contains(n));
+            system.map(|(number, _)| number).collect()
+        });
+        let state = self.state.lock();
+        if all.len() as u64 <= 2 * state.pages.units().div_ceil(units.into()) {
+            return BTreeSet::new();
+        }
+        all.into_iter().filter(|container| (1..units / 2).contains(&state.pages.of(*container))).collect()
+    }
+}
+
+fn write_page(space: &Space, bytes: Vec<u8>) -> Result<Place> {
+    let crc = crc32c(&bytes);
+    let stored_bytes = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    let row = RowOf { kind: ReferenceKind::Node, birth: Hlc::ZERO, crc, owner: 0 };
+    let (_, container, units) = space.stream(StreamKind::System).append(space, bytes.into(), 1, row, 0)?;
+    Ok(Place { container, units, stored_bytes, crc })
+}
+
+/// The rows of a batch that touch these segments; its rows are in order of OID.
+fn part_of(batch: &Batch, segments: &RangeInclusive<u32>) -> Batch {
+    fn rows<T: Clone>(all: &[T], segments: &RangeInclusive<u32>, oid: impl Fn(&T) -> Oid) -> Vec<T> {
+        let from = all.partition_point(|row| oid(row).segment() < *segments.start());
+        let to = all.partition_point(|row| oid(row).segment() <= *segments.end());
+        all.get(from..to).unwrap_or_default().to_vec()
+    }
+    Batch {
+        checkpoint: batch.checkpoint,
+        new: rows(&batch.new, segments, |row| row.oid),
+        freed: rows(&batch.freed, segments, |row| row.oid),
+        ranges: rows(&batch.ranges, segments, |row| row.oid),
+        deltas: rows(&batch.deltas, segments, |row| row.reference.oid),
+        ..Batch::default()
+    }
+}

@@ -1,0 +1,44 @@
+//! The drop queue: nodes whose count is zero, worked off in checkpoints, paced by what they add to the batch.
+//!
+//! A node that cannot be read is not forgotten: the batch says so, and it stands in a list of its own until a mark or fsck takes it up. If power fails: the batch says what
+//! was worked off, and recovery applies that without reading a node.
+
+use crate::StoreError;
+use crate::engine::{Engine, Writer};
+use crate::store::Result;
+use envoyfs_layout::Reference;
+use envoyfs_layout::batch::{Batch, Drop};
+use envoyfs_layout::node::edges;
+
+impl Engine {
+    /// Pops nodes, frees them, and takes their edges back.
+    pub(crate) fn work_off(&self, writer: &Writer, batch: &mut Batch, hurry: bool) -> Result<()> {
+        let dirty_max = writer.admission.budget.dirty_max;
+        let mut left = (if hurry { dirty_max / 2 } else { dirty_max / 8 }).max(64 << 10);
+        while left > 0 {
+            if let Err(error) = self.pager().load_queue() {
+                tracing::error!(%error, "a page of the drop queue cannot be read; nothing is dropped until fsck.envoyfs repairs it");
+                return Ok(());
+            }
+            let Some(next) = self.state.lock().next_drop() else { return Ok(()) };
+            let found = self
+                .reader
+                .object(&next)
+                .and_then(|bytes| edges(&bytes).map_err(|what| StoreError::Damaged { oid: next.oid, offset: 0, what }));
+            let (edges, unreadable) = match found {
+                Ok(edges) => (edges, false),
+                Err(error) => {
+                    tracing::error!(%error, "a node to be deleted cannot be read; it and what it references stay allocated until a mark");
+                    (Vec::new(), true)
+                }
+            };
+            let drop = Drop { object: next.oid, stored_bytes: next.stored_bytes, edges, unreadable };
+            let segments = drop.edges.iter().map(|edge| edge.oid.segment());
+            self.load_segments(&segments.chain([next.oid.segment()]).collect())?;
+            self.state.lock().apply_drop(&drop).map_err(|error| StoreError::Misuse(error.to_string()))?;
+            left = left.saturating_sub(16 + drop.edges.len() as u64 * Reference::BYTES as u64);
+            batch.drops.push(drop);
+        }
+        Ok(())
+    }
+}

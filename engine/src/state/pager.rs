@@ -1,0 +1,178 @@
+//! Reads the pages that a step needs before it runs, outside the state's lock, and applies whole batches with that.
+//!
+//! Only the holder of the checkpoint (or recovery) changes and trims the state, so what was loaded stays until it is used.
+
+use super::{Row, Stack, State, StateError, segments_of};
+use crate::StoreError;
+use crate::sabotage::{self, Rule};
+use crate::space::Reader;
+use crate::store::Result;
+use envoyfs_layout::batch::{Batch, HistoryStep};
+use envoyfs_layout::directory_page::{Place, VolumeEntry};
+use envoyfs_layout::system_page::{HistoryRow, ListPage, SegmentPage};
+use envoyfs_layout::{LayoutError, Reference};
+use parking_lot::Mutex;
+use std::collections::BTreeSet;
+
+/// See the module.
+#[derive(Clone, Copy)]
+pub struct Pager<'a> {
+    /// The state.
+    pub state: &'a Mutex<State>,
+    /// Where pages are read.
+    pub reader: &'a Reader,
+}
+
+impl Pager<'_> {
+    /// Brings the pages of these segments into memory; segments that nobody knows are passed over.
+    ///
+    /// # Errors
+    /// A page cannot be read or is not what it should be: names the segment and the place.
+    pub fn load(&self, wanted: &BTreeSet<u32>) -> Result<()> {
+        let missing = self.state.lock().missing(wanted);
+        for (number, place) in missing {
+            let page = if place.is_none() {
+                SegmentPage { segment: number, ..SegmentPage::default() }
+            } else {
+                segment_page(self.reader, number, &place)?
+            };
+            self.state.lock().load(&page);
+        }
+        Ok(())
+    }
+
+    /// Reads the lists that a directory names: segments without a home, retained checkpoints, unreadable nodes.
+    pub fn lists(&self, entry: &VolumeEntry) -> Result<()> {
+        let mut index = Vec::new();
+        for (place, page) in self.chain(entry.orphaned_segments)? {
+            index.push(place);
+            let ListPage::OrphanIndex(parts) = page else { return Err(self.wrong(&place)) };
+            for part in parts {
+                let (page, _) = list(self.reader, &part.page)?;
+                let ListPage::OrphanedSegments(rows) = page else { return Err(self.wrong(&part.page)) };
+                self.state.lock().load_orphans(part.segment, part.page, &rows);
+            }
+        }
+        index.reverse();
+        let mut history: (Vec<HistoryRow>, Vec<Place>) = Default::default();
+        for (place, page) in self.chain(entry.history)? {
+            let ListPage::History(rows) = page else { return Err(self.wrong(&place)) };
+            history.0.extend(rows);
+            history.1.push(place);
+        }
+        history.1.reverse();
+        let mut unreadable: (Vec<Reference>, Place) = Default::default();
+        if !entry.unreadable.is_none() {
+            let (page, _) = list(self.reader, &entry.unreadable)?;
+            let ListPage::Unreadable(rows) = page else { return Err(self.wrong(&entry.unreadable)) };
+            unreadable = (rows, entry.unreadable);
+        }
+        let mut state = self.state.lock();
+        state.orphans.set_index(index);
+        state.load_history(&history.0, history.1);
+        state.load_unreadable(unreadable.0, unreadable.1);
+        Ok(())
+    }
+
+    fn chain(&self, first: Place) -> Result<Vec<(Place, ListPage)>> {
+        let mut pages = Vec::new();
+        let mut place = first;
+        // A chain longer than there can be pages would be a circle.
+        while !place.is_none() && pages.len() <= 1 << 20 {
+            let (page, next) = list(self.reader, &place)?;
+            pages.push((place, page));
+            place = next;
+        }
+        Ok(pages)
+    }
+
+    fn wrong(&self, place: &Place) -> StoreError {
+        let offset = self.reader.shape().offset(place.container, place.units);
+        let source = LayoutError::Field { structure: "list page", field: "list", found: 0 };
+        StoreError::Structure { structure: "list page", offset, source }
+    }
+
+    /// Brings the top of a stack into memory.
+    pub fn load_top<T: Row>(&self, stack: impl Fn(&mut State) -> Option<&mut Stack<T>>) -> Result<()> {
+        let missing = stack(&mut self.state.lock()).and_then(|stack| stack.missing());
+        let Some(place) = missing else { return Ok(()) };
+        let (page, next) = list(self.reader, &place)?;
+        let rows = T::of_page(page).ok_or_else(|| self.wrong(&place))?;
+        if let Some(stack) = stack(&mut self.state.lock()) {
+            stack.loaded(place, rows, next);
+        }
+        Ok(())
+    }
+
+    /// Brings the top of the drop queue into memory.
+    pub fn load_queue(&self) -> Result<()> {
+        self.load_top(|state| Some(state.queue_mut()))
+    }
+
+    /// Brings the newest deferred units of a retained checkpoint, and the segment of the very last, into memory.
+    pub fn load_release(&self, checkpoint: u64) -> Result<()> {
+        self.load_top(|state| state.history_of(checkpoint).map(|retained| &mut retained.deferred))?;
+        let row = self.state.lock().next_release(checkpoint);
+        row.map_or(Ok(()), |row| self.load(&BTreeSet::from([row.segment])))
+    }
+
+    /// Applies a batch that was read back (INV-07). `retained`: how its checkpoint is retained, if it is.
+    pub fn apply(&self, batch: &Batch, retained: Option<HistoryRow>) -> Result<()> {
+        let misfit = |error: StateError| {
+            StoreError::Refused(format!("checkpoint {} does not fit the one before: {error}", batch.checkpoint))
+        };
+        self.load(&segments_of(batch))?;
+        {
+            let mut state = self.state.lock();
+            state.drop_history(&batch.history).map_err(misfit)?;
+            state.apply_law(batch).map_err(misfit)?;
+            if sabotage::on(Rule::BatchAppliedTwice) {
+                let again = Batch { deltas: batch.deltas.clone(), ..Batch::default() };
+                state.apply_law(&again).map_err(misfit)?;
+            }
+        }
+        for drop in &batch.drops {
+            self.load_queue()?;
+            let edges = drop.edges.iter().map(|edge| edge.oid.segment());
+            self.load(&edges.chain([drop.object.segment()]).collect())?;
+            self.state.lock().apply_drop(drop).map_err(misfit)?;
+        }
+        for step in &batch.history {
+            let HistoryStep::Release { checkpoint, rows } = *step else { continue };
+            for _ in 0..rows {
+                self.load_release(checkpoint)?;
+                self.state.lock().release_row(checkpoint).map_err(misfit)?;
+            }
+        }
+        self.load(&batch.repairs.iter().map(|repair| repair.reference.oid.segment()).collect())?;
+        let mut state = self.state.lock();
+        if let Some(row) = retained {
+            state.retain(row);
+        }
+        batch.repairs.iter().try_for_each(|repair| state.repair(repair)).map_err(misfit)
+    }
+}
+
+/// A segment's page, verified.
+pub fn segment_page(reader: &Reader, segment: u32, place: &Place) -> Result<SegmentPage> {
+    let offset = reader.shape().offset(place.container, place.units);
+    let wrong = |source| StoreError::Structure { structure: "segment page", offset, source };
+    let read = reader.page(place, "segment page").and_then(|bytes| SegmentPage::decode(&bytes).map_err(wrong));
+    let read = read.and_then(|page| {
+        let found = u64::from(page.segment);
+        let other = LayoutError::Field { structure: "segment page", field: "segment", found };
+        if page.segment == segment { Ok(page) } else { Err(wrong(other)) }
+    });
+    read.map_err(|error| StoreError::SegmentPage {
+        segment,
+        container: place.container,
+        unit: place.units,
+        source: Box::new(error),
+    })
+}
+
+fn list(reader: &Reader, place: &Place) -> Result<(ListPage, Place)> {
+    let bytes = reader.page(place, "list page")?;
+    let offset = reader.shape().offset(place.container, place.units);
+    ListPage::decode(&bytes).map_err(|source| StoreError::Structure { structure: "list page", offset, source })
+}

@@ -1,0 +1,152 @@
+//! One logical segment as its page says: live units, counts, moved units, and units that only retained checkpoints need.
+
+use super::Runs;
+use envoyfs_layout::system_page::{Moved, SegmentPage};
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// Units that the cleaner moved out of their segment's home.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fragment {
+    /// Units.
+    pub units: u32,
+    /// Container.
+    pub container: u32,
+    /// First unit in that container.
+    pub offset_units: u32,
+}
+
+/// Moved units by first slot.
+pub type SlotMap = BTreeMap<u32, Fragment>;
+
+/// A logical segment. Where its home is, the segment table says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Segment {
+    /// Live units by slot, deferred ones included.
+    pub live: Runs,
+    /// References less one, by slot, of objects that do not have exactly one; -1 for a node in the drop queue.
+    pub extra: BTreeMap<u16, i32>,
+    /// Moved units.
+    pub moved: SlotMap,
+    /// Live units that nothing of the newest checkpoint needs, but a retained one.
+    pub deferred: Runs,
+}
+
+impl Segment {
+    /// As its page says.
+    #[must_use]
+    pub fn of_page(page: &SegmentPage) -> Self {
+        let mut segment =
+            Self { extra: page.extra.iter().copied().collect(), moved: slot_map(page), ..Self::default() };
+        for (slot, units) in &page.live {
+            segment.live.insert(u32::from(*slot)..u32::from(*slot) + u32::from(*units));
+        }
+        for (slot, units) in &page.deferred {
+            segment.deferred.insert(u32::from(*slot)..u32::from(*slot) + u32::from(*units));
+        }
+        segment
+    }
+
+    /// Its page.
+    #[must_use]
+    pub fn page(&self, number: u32) -> SegmentPage {
+        let moved = |(slot, f): (&u32, &Fragment)| Moved {
+            slot: small(*slot),
+            units: small(f.units),
+            container: f.container,
+            offset_units: f.offset_units,
+        };
+        SegmentPage {
+            segment: number,
+            live: rows(&self.live),
+            extra: self.extra.iter().map(|(slot, extra)| (*slot, *extra)).collect(),
+            moved: self.moved.iter().map(moved).collect(),
+            deferred: rows(&self.deferred),
+        }
+    }
+
+    /// Bytes of memory that it takes, about.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        let rows = self.live.count() + self.deferred.count() + self.extra.len() + self.moved.len();
+        128 + 24 * rows as u64
+    }
+
+    /// Objects that have more than one reference.
+    #[must_use]
+    pub fn shared(&self) -> u64 {
+        self.extra.values().filter(|extra| **extra > 0).count() as u64
+    }
+}
+
+/// The slot map in a page.
+#[must_use]
+pub fn slot_map(page: &SegmentPage) -> SlotMap {
+    let fragment = |row: &Moved| {
+        let fragment = Fragment { units: row.units.into(), container: row.container, offset_units: row.offset_units };
+        (row.slot.into(), fragment)
+    };
+    page.moved.iter().map(fragment).collect()
+}
+
+fn small(units: u32) -> u16 {
+    u16::try_from(units).unwrap_or(u16::MAX)
+}
+
+/// Runs as rows of at most 65535 units.
+fn rows(runs: &Runs) -> Vec<(u16, u16)> {
+    let mut out = Vec::new();
+    for range in runs.iter() {
+        let mut at = range.start;
+        while at < range.end {
+            let units = (range.end - at).min(u32::from(u16::MAX));
+            out.push((small(at), small(units)));
+            at += units;
+        }
+    }
+    out
+}
+
+/// Where a range of units of a segment lies: pieces {container, unit in it, units}, in order; no container for what has no place.
+#[must_use]
+pub fn locate(home: Option<u32>, moved: &SlotMap, range: &Range<u32>) -> Vec<(Option<u32>, u32, u32)> {
+    let mut out = Vec::new();
+    let mut at = range.start;
+    let from = moved.range(..=range.start).next_back().map_or(range.start, |(slot, _)| *slot);
+    for (slot, fragment) in moved.range(from..range.end) {
+        let (start, end) = ((*slot).max(range.start), (slot + fragment.units).min(range.end));
+        if start >= end {
+            continue;
+        }
+        if at < start {
+            out.push((home, at, start - at));
+        }
+        out.push((Some(fragment.container), fragment.offset_units + (start - slot), end - start));
+        at = end;
+    }
+    if at < range.end {
+        out.push((home, at, range.end - at));
+    }
+    out
+}
+
+/// Takes a range out of a slot map, splitting fragments at its ends.
+pub(super) fn cut_out(moved: &mut SlotMap, range: &Range<u32>) {
+    let from = moved.range(..=range.start).next_back().map_or(range.start, |(slot, _)| *slot);
+    let hit: Vec<(u32, Fragment)> = moved
+        .range(from..range.end)
+        .filter(|(slot, fragment)| *slot + fragment.units > range.start)
+        .map(|(slot, fragment)| (*slot, *fragment))
+        .collect();
+    for (slot, fragment) in hit {
+        moved.remove(&slot);
+        if slot < range.start {
+            moved.insert(slot, Fragment { units: range.start - slot, ..fragment });
+        }
+        let end = slot + fragment.units;
+        if end > range.end {
+            let offset_units = fragment.offset_units + (range.end - slot);
+            moved.insert(range.end, Fragment { units: end - range.end, offset_units, ..fragment });
+        }
+    }
+}
