@@ -1,28 +1,26 @@
 //! The contents of a device as a value: sparse, cheap to copy, and what power loss leaves of it.
 
+use super::pages::{PAGE_BYTES, Pages};
 use super::random::Random;
 use super::widen;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What a device writes atomically; writes tear at multiples of this.
 pub const SECTOR_BYTES: usize = 512;
 
-const PAGE_BYTES: usize = 4096;
-type Page = [u8; PAGE_BYTES];
-
-/// The bytes of a device. What was never written reads as zero. A clone shares all pages.
+/// The bytes of a device. What was never written reads as zero. A clone shares all pages; blocks of 4 KiB that repeat one word of eight bytes take
+/// about ten bytes of memory.
 #[derive(Clone, PartialEq, Eq)]
 pub struct DeviceImage {
     size_bytes: u64,
-    pages: BTreeMap<u64, Arc<Page>>,
+    pages: Pages,
 }
 
 impl DeviceImage {
     /// All zero.
     #[must_use]
     pub fn new(size_bytes: u64) -> DeviceImage {
-        DeviceImage { size_bytes, pages: BTreeMap::new() }
+        DeviceImage { size_bytes, pages: Pages::default() }
     }
 
     /// From the bytes of a whole device.
@@ -69,7 +67,8 @@ impl DeviceImage {
         use std::os::unix::fs::FileExt as _;
         let file = std::fs::File::create(path)?;
         file.set_len(self.size_bytes)?;
-        for (index, page) in &self.pages {
+        for (index, content) in self.pages.iter() {
+            let page = content.to_page();
             let offset = index * widen(PAGE_BYTES);
             let length = usize::try_from(self.size_bytes.saturating_sub(offset)).unwrap_or(usize::MAX).min(PAGE_BYTES);
             file.write_all_at(page.get(..length).unwrap_or_default(), offset)?;
@@ -88,11 +87,16 @@ impl DeviceImage {
     /// A hash of the contents; a page of zeros counts like one that was never written.
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
-        let pages = self.pages.iter().filter(|(_, page)| page.iter().any(|byte| *byte != 0));
-        pages.fold(self.size_bytes, |sum, (index, page)| {
-            let hash = envoyfs_layout::checksum::hash64(page.as_slice());
-            sum.rotate_left(5) ^ (hash.wrapping_add(*index)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+        self.pages.iter().fold(self.size_bytes, |sum, (index, content)| {
+            let hash = envoyfs_layout::checksum::hash64(&content.to_page());
+            sum.rotate_left(5) ^ (hash.wrapping_add(index)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
         })
+    }
+
+    /// Bytes of memory that the contents take, about; what clones share is counted for each.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.pages.memory()
     }
 
     /// Size of the device.
@@ -105,10 +109,7 @@ impl DeviceImage {
     pub fn read(&self, offset: u64, into: &mut [u8]) {
         for_each_page(offset, into.len(), |page, within, range| {
             let Some(part) = into.get_mut(range) else { return };
-            match self.pages.get(&page).and_then(|page| page.get(within..within + part.len())) {
-                Some(stored) => part.copy_from_slice(stored),
-                None => part.fill(0),
-            }
+            self.pages.get(page).copy(within, part);
         });
     }
 
@@ -117,10 +118,7 @@ impl DeviceImage {
         let bytes = bytes.get(..self.inside(offset, bytes.len())).unwrap_or_default();
         for_each_page(offset, bytes.len(), |page, within, range| {
             let Some(part) = bytes.get(range) else { return };
-            let stored = Arc::make_mut(self.pages.entry(page).or_insert_with(|| Arc::new([0; PAGE_BYTES])));
-            if let Some(target) = stored.get_mut(within..within + part.len()) {
-                target.copy_from_slice(part);
-            }
+            self.pages.write(page, within, part);
         });
     }
 
@@ -130,10 +128,7 @@ impl DeviceImage {
         let page_bytes = widen(PAGE_BYTES);
         let (first_whole, last_whole) = (offset.div_ceil(page_bytes), end / page_bytes);
         if first_whole < last_whole {
-            let covered: Vec<u64> = self.pages.range(first_whole..last_whole).map(|(page, _)| *page).collect();
-            for page in covered {
-                self.pages.remove(&page);
-            }
+            self.pages.zero(first_whole..last_whole);
         }
         for (from, to) in [(offset, end.min(first_whole * page_bytes)), (offset.max(last_whole * page_bytes), end)] {
             let length = usize::try_from(to.saturating_sub(from)).unwrap_or(0);
@@ -148,7 +143,7 @@ impl DeviceImage {
 
 impl std::fmt::Debug for DeviceImage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DeviceImage").field("size_bytes", &self.size_bytes).field("pages", &self.pages.len()).finish()
+        f.debug_struct("DeviceImage").field("size_bytes", &self.size_bytes).field("memory", &self.memory()).finish()
     }
 }
 

@@ -21,6 +21,7 @@ mod calibrate;
 mod error;
 mod image;
 mod metered;
+mod pages;
 mod random;
 mod reads;
 mod recording;
