@@ -36,7 +36,9 @@ pub use image::{DeviceImage, SECTOR_BYTES};
 pub use metered::MeteredDevice;
 pub use reads::{DeviceReads, ReadDone, open_reads};
 pub use recording::{CrashImages, Recording, RecordingDevice};
-pub use simulated::{Counters, Fault, SimulatedDevice};
+pub use simulated::{
+    Counters, Effect, Fault, Fired, LatencyModel, On, RequestKind, Rule, Served, SimulatedDevice, VirtualClock, When,
+};
 pub use ticket::{Completion, Ticket};
 pub use uring::{OpenMode, UringDevice};
 

@@ -8,63 +8,33 @@
 //! Handles are clones of one device: the code under test owns one, the test keeps another to inject faults, count and
 //! crash. Everything is deterministic as long as one thread at a time calls.
 //!
+//! With a [`LatencyModel`], requests take virtual time: writes complete when their time has come, a read, a flush or a wait moves the clock to its end.
+//!
 //! A durable write goes to the medium when it completes, and nothing else does.
 //! A flush makes durable what had *completed* before it, and no write that was still under way. Writes covered by a
 //! failed flush stay visible but are never made durable by a later one, as Linux behaves.
 
-use super::image::{DeviceImage, Mercy, Payload, SECTOR_BYTES, lose_power};
-use super::random::Random;
-use super::ticket::Drive;
-use super::{AlignedBuf, Completion, Device, DeviceError, DeviceReads, Geometry, Operation, Ticket, Write};
-use super::{check_range, check_write, widen};
-use parking_lot::Mutex;
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-
+mod faults;
+mod latency;
 mod reads;
+mod state;
 #[cfg(test)]
 mod tests;
 
-/// A fault to inject. Offsets are bytes on the device; they mean the 512-byte sector there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// Reads of the sector fail with EIO until it is written again.
-    ReadError {
-        /// The sector.
-        offset: u64,
-    },
-    /// The next write that touches the sector fails with EIO; what it changed is left to chance.
-    WriteError {
-        /// The sector.
-        offset: u64,
-    },
-    /// Bits flip in what is stored now.
-    FlipBits {
-        /// The byte.
-        offset: u64,
-        /// The bits.
-        mask: u8,
-    },
-    /// The next write that touches the sector is acknowledged but leaves the sector as it is.
-    LoseWrite {
-        /// The sector.
-        offset: u64,
-    },
-    /// From now on reads of the sector return what it holds now, whatever is written. Power loss ends it.
-    Stale {
-        /// The sector.
-        offset: u64,
-    },
-    /// The next write that starts at the sector lands at another one.
-    Misdirect {
-        /// Where the write is meant to go.
-        offset: u64,
-        /// Where it goes.
-        to: u64,
-    },
-    /// The next flush fails with EIO.
-    FailFlush,
-}
+pub use faults::{Effect, Fault, Fired, On, Rule, When};
+pub use latency::{LatencyModel, RequestKind, Served, VirtualClock};
+
+use super::image::{DeviceImage, Payload, SECTOR_BYTES};
+use super::random::Random;
+use super::ticket::Drive;
+use super::{AlignedBuf, Device, DeviceError, DeviceReads, Geometry, Operation, Ticket, Write};
+use super::{check_range, check_write, widen};
+use faults::Rules;
+use latency::Schedule;
+use parking_lot::Mutex;
+use state::{State, UnderWay};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// What a device was asked to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,40 +66,6 @@ struct Inner {
     state: Mutex<State>,
 }
 
-struct State {
-    seed: u64,
-    random: Random,
-    /// What survives power loss for certain.
-    medium: DeviceImage,
-    /// What reads return.
-    visible: DeviceImage,
-    /// Completed, not flushed.
-    cache: Vec<Cached>,
-    /// Sectors of failed writes and of writes whose flush failed: visible, but no later flush makes them durable.
-    abandoned: BTreeMap<u64, [u8; SECTOR_BYTES]>,
-    under_way: Vec<UnderWay>,
-    slow: bool,
-    crashed: bool,
-    /// Writes, flushes and discards until the machine stops.
-    ios_left: Option<u64>,
-    counters: Counters,
-    faults: Vec<Fault>,
-    unreadable: BTreeSet<u64>,
-    stale: BTreeMap<u64, [u8; SECTOR_BYTES]>,
-}
-
-struct Cached {
-    offset: u64,
-    payload: Payload,
-}
-
-struct UnderWay {
-    offset: u64,
-    payload: Payload,
-    durable: bool,
-    completion: Completion,
-}
-
 impl SimulatedDevice {
     /// A device of zeros. `size_bytes` is rounded down to the logical block.
     #[must_use]
@@ -158,6 +94,9 @@ impl SimulatedDevice {
             faults: Vec::new(),
             unreadable: BTreeSet::new(),
             stale: BTreeMap::new(),
+            rules: Rules::default(),
+            end: None,
+            schedule: None,
         };
         SimulatedDevice { inner: Arc::new(Inner { geometry, state: Mutex::new(state) }) }
     }
@@ -172,7 +111,7 @@ impl SimulatedDevice {
 
     /// Completes up to `count` writes under way; returns how many.
     pub fn poll(&self, count: usize) -> usize {
-        self.inner.poll(count)
+        self.inner.complete(count, u64::MAX).0
     }
 
     /// Writes under way.
@@ -229,6 +168,9 @@ impl SimulatedDevice {
                 faults: std::mem::take(&mut state.faults),
                 unreadable: state.unreadable.clone(),
                 stale: state.stale.clone(),
+                rules: std::mem::take(&mut state.rules),
+                end: state.end,
+                schedule: state.schedule.take(),
             };
             for write in &state.under_way {
                 next.put(write.offset, write.payload.clone(), write.durable);
@@ -246,16 +188,7 @@ impl SimulatedDevice {
             Fault::ReadError { offset } => {
                 state.unreadable.insert(sector_of(offset));
             }
-            Fault::FlipBits { offset, mask } => {
-                let state = &mut *state;
-                let in_cache = state.cache.iter_mut().filter_map(|write| write.payload.byte_mut(write.offset, offset));
-                in_cache.for_each(|byte| *byte ^= mask);
-                for image in [&mut state.medium, &mut state.visible] {
-                    let mut byte = [0];
-                    image.read(offset, &mut byte);
-                    image.write(offset, &byte.map(|byte| byte ^ mask));
-                }
-            }
+            Fault::FlipBits { offset, mask } => state.flip(offset, mask),
             Fault::Stale { offset } => {
                 let mut held = [0; SECTOR_BYTES];
                 state.visible.read(sector_of(offset), &mut held);
@@ -265,6 +198,62 @@ impl SimulatedDevice {
                 state.faults.push(fault);
             }
         }
+    }
+
+    /// From now on operations are looked at by this rule too. The first that strikes decides.
+    pub fn rule(&self, rule: Rule) {
+        self.inner.state.lock().rules.add(rule);
+    }
+
+    /// Takes all rules back.
+    pub fn clear_rules(&self) {
+        self.inner.state.lock().rules.clear();
+    }
+
+    /// What rules have done, in order.
+    #[must_use]
+    pub fn fired(&self) -> Vec<Fired> {
+        self.inner.state.lock().rules.fired.clone()
+    }
+
+    /// Bit rot: flips `bits` bits of what is stored in a range, at places drawn from `seed`; returns the bytes hit.
+    pub fn rot(&self, range: std::ops::Range<u64>, bits: usize, seed: u64) -> Vec<u64> {
+        let mut random = Random::new(seed);
+        let length = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
+        let mut state = self.inner.state.lock();
+        (0..bits)
+            .map(|_| {
+                let at = range.start + widen(random.below(length));
+                state.flip(at, 1 << random.below(8));
+                at
+            })
+            .collect()
+    }
+
+    /// The device ends here although it says otherwise: requests that pass it answer [`DeviceError::ShortDevice`].
+    pub fn end_at(&self, bytes: u64) {
+        self.inner.state.lock().end = Some(bytes);
+    }
+
+    /// From now on requests take the time that `model` says, on `clock`. In place of [`slow`](Self::slow): writes complete in the order of their times.
+    #[must_use]
+    pub fn timed(self, model: LatencyModel, clock: &Arc<VirtualClock>) -> SimulatedDevice {
+        self.inner.state.lock().schedule = Some(Schedule::new(model, Arc::clone(clock)));
+        self
+    }
+
+    /// Starts to note each request that is served in time.
+    pub fn note_served(&self) {
+        if let Some(schedule) = &mut self.inner.state.lock().schedule {
+            schedule.served.get_or_insert_default();
+        }
+    }
+
+    /// The requests served in time since the last call, in the order in which they were asked for; none unless noted.
+    #[must_use]
+    pub fn take_served(&self) -> Vec<Served> {
+        let mut state = self.inner.state.lock();
+        state.schedule.as_mut().and_then(|schedule| schedule.served.as_mut()).map(std::mem::take).unwrap_or_default()
     }
 
     /// What reads would return, without injected read faults.
@@ -290,6 +279,11 @@ impl SimulatedDevice {
         self.inner.state.lock().random.below(bound)
     }
 
+    /// When a read that is asked for now will be done; `None` without virtual time.
+    fn serve_read(&self, offset: u64, length: u64) -> Option<(Arc<VirtualClock>, u64)> {
+        Inner::serve(&mut self.inner.state.lock(), RequestKind::Read, offset, length)
+    }
+
     fn stop(&self) {
         let under_way = {
             let mut state = self.inner.state.lock();
@@ -302,145 +296,142 @@ impl SimulatedDevice {
     }
 }
 
-impl State {
-    /// Counts one write, flush or discard against `crash_after`.
-    fn begin_io(&mut self) -> Result<(), DeviceError> {
-        if let Some(left) = &mut self.ios_left {
-            match left.checked_sub(1) {
-                Some(rest) => *left = rest,
-                None => self.crashed = true,
-            }
-        }
-        if self.crashed { Err(DeviceError::Crashed) } else { Ok(()) }
-    }
-
-    /// A write or discard reaches the cache, or the medium.
-    fn put(&mut self, offset: u64, payload: Payload, durable: bool) {
-        payload.apply(offset, &mut self.visible);
-        let end = offset.saturating_add(payload.len());
-        self.unreadable.retain(|sector| *sector < offset || *sector >= end);
-        if !durable {
-            self.cache.push(Cached { offset, payload });
-            return;
-        }
-        payload.apply(offset, &mut self.medium);
-        self.abandoned.retain(|at, _| *at < offset || *at >= end);
-        // What is older in the cache must not come after it.
-        for cached in std::mem::take(&mut self.cache) {
-            let left = cached.payload.outside(cached.offset, &(offset..end));
-            self.cache.extend(left.into_iter().map(|(offset, payload)| Cached { offset, payload }));
-        }
-    }
-
-    /// As `put`, with the faults that wait for this range. Returns whether the write fails.
-    fn put_with_faults(&mut self, offset: u64, bytes: &Arc<[u8]>, durable: bool) -> bool {
-        let touches = |sector: u64| sector_of(sector) >= offset && sector_of(sector) < offset + widen(bytes.len());
-        let mut target = offset;
-        let mut fails = false;
-        let mut lost = Vec::new();
-        let faults = std::mem::take(&mut self.faults);
-        for fault in faults {
-            match fault {
-                Fault::WriteError { offset: sector } if touches(sector) => fails = true,
-                Fault::LoseWrite { offset: sector } if touches(sector) => lost.push(sector_of(sector) - offset),
-                Fault::Misdirect { offset: from, to } if from == offset => target = to,
-                other => self.faults.push(other),
-            }
-        }
-        let mut pieces = vec![(0, Payload::Bytes(Arc::clone(bytes)))];
-        for sector in lost {
-            let without = sector..sector + widen(SECTOR_BYTES);
-            pieces = pieces.iter().flat_map(|(at, piece)| piece.outside(*at, &without)).collect();
-        }
-        if fails {
-            let State { visible, random, abandoned, .. } = self;
-            for (at, piece) in pieces {
-                piece.for_each_sector(target + at, |at, sector| {
-                    if random.chance(128) {
-                        visible.write(at, sector);
-                        abandoned.insert(at, *sector);
-                    }
-                });
-            }
-        } else {
-            pieces.into_iter().for_each(|(at, piece)| self.put(target + at, piece, durable));
-        }
-        fails
-    }
-
-    fn after_power_loss(&self, seed: u64) -> DeviceImage {
-        let mut random = Random::new(seed ^ self.seed.rotate_left(32));
-        let mercy = Mercy::draw(&mut random);
-        let mut at_risk: Vec<(u64, &Payload)> = self.cache.iter().map(|write| (write.offset, &write.payload)).collect();
-        at_risk.extend(self.under_way.iter().map(|write| (write.offset, &write.payload)));
-        mercy.order(&mut at_risk, &mut random);
-        let mut image = self.medium.clone();
-        for (at, sector) in &self.abandoned {
-            if mercy.keeps(&mut random) {
-                image.write(*at, sector);
-            }
-        }
-        for (offset, payload) in at_risk {
-            lose_power(payload, offset, &mut image, &mercy, &mut random);
-        }
-        image
-    }
-}
-
 impl Inner {
-    fn poll(&self, count: usize) -> usize {
-        let mut polled = 0;
-        while polled < count {
+    /// Completes writes that are under way: those due by `until_ns` in virtual time, else any; at most `count`. Returns how many, and when the last was due.
+    fn complete(&self, count: usize, until_ns: u64) -> (usize, u64) {
+        let (mut completed, mut last_ns) = (0, 0);
+        while completed < count {
             let (completion, outcome) = {
                 let mut state = self.state.lock();
                 let length = state.under_way.len();
                 if length == 0 {
-                    return polled;
+                    break;
                 }
-                let chosen = state.random.below(length);
+                let chosen = if state.schedule.is_some() {
+                    let first = state.under_way.iter().enumerate().min_by_key(|(_, write)| write.due_ns);
+                    match first {
+                        Some((chosen, write)) if write.due_ns <= until_ns => chosen,
+                        _ => break,
+                    }
+                } else {
+                    state.random.below(length)
+                };
                 let write = state.under_way.swap_remove(chosen);
+                last_ns = write.due_ns;
                 (write.completion, complete_in(&mut state, write.offset, &write.payload, write.durable))
             };
             completion.complete(outcome);
-            polled += 1;
+            completed += 1;
         }
-        polled
+        (completed, last_ns)
+    }
+
+    /// In virtual time: what is due has completed.
+    fn settle(&self) {
+        let now = self.state.lock().schedule.as_ref().map(|schedule| schedule.clock.now_ns());
+        if let Some(now) = now {
+            self.complete(usize::MAX, now);
+        }
+    }
+
+    /// Puts a request into the schedule, if there is one: the clock, and when it is done.
+    fn serve(state: &mut State, kind: RequestKind, offset: u64, length: u64) -> Option<(Arc<VirtualClock>, u64)> {
+        let cached = match kind {
+            RequestKind::Flush => state.cache.iter().map(|cached| cached.payload.len()).sum(),
+            _ => 0,
+        };
+        let schedule = state.schedule.as_mut()?;
+        let done_ns = schedule.serve(kind, offset, length, cached);
+        Some((Arc::clone(&schedule.clock), done_ns))
+    }
+
+    fn check_end(state: &State, operation: Operation, offset: u64, length: u64) -> Result<(), DeviceError> {
+        match state.end {
+            Some(size) if offset + length > size => Err(DeviceError::ShortDevice { operation, offset, length, size }),
+            _ => Ok(()),
+        }
     }
 
     fn try_submit(self: &Arc<Self>, write: &Write) -> Result<Ticket, DeviceError> {
         let bytes = check_write(&self.geometry, write)?;
+        self.settle();
         let mut state = self.state.lock();
         state.begin_io()?;
+        let length = widen(bytes.len());
+        Self::check_end(&state, Operation::Write, write.offset, length)?;
         state.counters.writes += 1;
-        state.counters.bytes_written += widen(bytes.len());
+        state.counters.bytes_written += length;
         state.counters.durable_writes += u64::from(write.durable);
         let payload = Payload::Bytes(Arc::from(bytes));
-        if state.slow {
+        let served = Self::serve(&mut state, RequestKind::Write, write.offset, length);
+        if state.slow || served.is_some() {
             let (ticket, completion) = Ticket::pair_driven_by(Some(Arc::clone(self) as Arc<dyn Drive>));
-            state.under_way.push(UnderWay { offset: write.offset, payload, durable: write.durable, completion });
+            let due_ns = served.map_or(0, |(_, done_ns)| done_ns);
+            let (offset, durable) = (write.offset, write.durable);
+            state.under_way.push(UnderWay { offset, payload, durable, completion, due_ns });
             return Ok(ticket);
         }
         let outcome = complete_in(&mut state, write.offset, &payload, write.durable);
         Ok(Ticket::done(outcome))
     }
+
+    /// The bytes of a read; in virtual time, it does not take any.
+    fn read(&self, offset: u64, into: &mut AlignedBuf) -> Result<(), DeviceError> {
+        let (operation, length) = (Operation::Read, widen(into.len()));
+        check_range(&self.geometry, operation, offset, length)?;
+        let mut state = self.state.lock();
+        if state.crashed {
+            return Err(DeviceError::Crashed);
+        }
+        Self::check_end(&state, operation, offset, length)?;
+        state.counters.reads += 1;
+        state.counters.bytes_read += length;
+        let effect = state.strike(On::Read, &(offset..offset + length));
+        match effect {
+            Some(Effect::Fail(errno)) => return Err(DeviceError::Io { operation, offset, length, errno }),
+            Some(Effect::Lie) => return Ok(()),
+            _ => {}
+        }
+        if state.unreadable.range(offset..offset + length).next().is_some() {
+            return Err(DeviceError::Io { operation, offset, length, errno: libc::EIO });
+        }
+        let image = if effect == Some(Effect::Stale) { &state.medium } else { &state.visible };
+        image.read(offset, into.as_mut_slice());
+        for (sector, held) in state.stale.range(offset..offset + length) {
+            let start = usize::try_from(sector - offset).unwrap_or(0);
+            if let Some(part) = into.as_mut_slice().get_mut(start..start + SECTOR_BYTES) {
+                part.copy_from_slice(held);
+            }
+        }
+        if effect == Some(Effect::Flip) {
+            let (byte, bit) = (state.random.below(into.len()), state.random.below(8));
+            if let Some(byte) = into.as_mut_slice().get_mut(byte) {
+                *byte ^= 1 << bit;
+            }
+        }
+        Ok(())
+    }
 }
 
-/// The write reaches the cache or the medium; its outcome.
 fn complete_in(state: &mut State, offset: u64, payload: &Payload, durable: bool) -> Result<(), DeviceError> {
-    let Payload::Bytes(bytes) = payload else {
-        state.put(offset, payload.clone(), durable);
-        return Ok(());
-    };
-    if state.put_with_faults(offset, bytes, durable) {
-        let (operation, length) = (Operation::Write, payload.len());
-        return Err(DeviceError::Io { operation, offset, length, errno: libc::EIO });
+    match payload {
+        Payload::Bytes(bytes) => state.complete(offset, bytes, durable),
+        Payload::Zeros(_) => {
+            state.put(offset, payload.clone(), durable);
+            Ok(())
+        }
     }
-    Ok(())
 }
 
 impl Drive for Inner {
     fn drive(&self) -> bool {
-        self.poll(1) > 0
+        let (completed, due_ns) = self.complete(1, u64::MAX);
+        if let Some(schedule) = &self.state.lock().schedule
+            && completed > 0
+        {
+            schedule.clock.advance_to(due_ns);
+        }
+        completed > 0
     }
 }
 
@@ -450,25 +441,14 @@ impl Device for SimulatedDevice {
     }
 
     fn read(&self, offset: u64, into: &mut AlignedBuf) -> Result<(), DeviceError> {
-        let (operation, length) = (Operation::Read, widen(into.len()));
-        check_range(&self.inner.geometry, operation, offset, length)?;
-        let mut state = self.inner.state.lock();
-        if state.crashed {
-            return Err(DeviceError::Crashed);
+        check_range(&self.inner.geometry, Operation::Read, offset, widen(into.len()))?;
+        self.inner.settle();
+        let served = self.serve_read(offset, widen(into.len()));
+        if let Some((clock, done_ns)) = served {
+            clock.advance_to(done_ns);
+            self.inner.settle();
         }
-        state.counters.reads += 1;
-        state.counters.bytes_read += length;
-        if state.unreadable.range(offset..offset + length).next().is_some() {
-            return Err(DeviceError::Io { operation, offset, length, errno: libc::EIO });
-        }
-        state.visible.read(offset, into.as_mut_slice());
-        for (sector, held) in state.stale.range(offset..offset + length) {
-            let start = usize::try_from(sector - offset).unwrap_or(0);
-            if let Some(part) = into.as_mut_slice().get_mut(start..start + SECTOR_BYTES) {
-                part.copy_from_slice(held);
-            }
-        }
-        Ok(())
+        self.inner.read(offset, into)
     }
 
     fn submit(&self, write: Write) -> Ticket {
@@ -476,38 +456,59 @@ impl Device for SimulatedDevice {
     }
 
     fn flush(&self) -> Result<(), DeviceError> {
-        let under_way = {
+        self.inner.settle();
+        let (under_way, served) = {
             let mut state = self.inner.state.lock();
             state.begin_io()?;
             state.counters.flushes += 1;
-            if let Some(fault) = state.faults.iter().position(|fault| *fault == Fault::FailFlush) {
+            let served = Inner::serve(&mut state, RequestKind::Flush, 0, 0);
+            let once = state.faults.iter().position(|fault| *fault == Fault::FailFlush);
+            let failed = once.map(|fault| {
                 state.faults.remove(fault);
-                let State { cache, abandoned, .. } = &mut *state;
-                for Cached { offset, payload } in cache.drain(..) {
-                    payload.for_each_sector(offset, |at, sector| {
-                        abandoned.insert(at, *sector);
-                    });
+                Effect::Fail(libc::EIO)
+            });
+            match failed.or_else(|| state.strike(On::Flush, &(0..u64::MAX))) {
+                Some(Effect::Fail(errno)) => {
+                    state.fail_flush();
+                    return Err(DeviceError::Io { operation: Operation::Flush, offset: 0, length: 0, errno });
                 }
-                return Err(DeviceError::Io { operation: Operation::Flush, offset: 0, length: 0, errno: libc::EIO });
+                Some(Effect::Lie) => {}
+                _ => state.flush(),
             }
-            let State { cache, abandoned, medium, .. } = &mut *state;
-            for Cached { offset, payload } in cache.drain(..) {
-                payload.apply(offset, medium);
-                abandoned.retain(|at, _| *at < offset || *at >= offset.saturating_add(payload.len()));
-            }
-            state.under_way.len()
+            (state.under_way.len(), served)
         };
-        // Not covered: they complete into the cache.
-        self.poll(under_way);
+        match served {
+            Some((clock, done_ns)) => {
+                clock.advance_to(done_ns);
+                self.inner.settle();
+            }
+            // Not covered: they complete into the cache.
+            None => {
+                self.inner.complete(under_way, u64::MAX);
+            }
+        }
         Ok(())
     }
 
     fn discard(&self, offset: u64, len: u64) -> Result<(), DeviceError> {
-        check_range(&self.inner.geometry, Operation::Discard, offset, len)?;
-        let mut state = self.inner.state.lock();
-        state.begin_io()?;
-        state.counters.discards += 1;
-        state.put(offset, Payload::Zeros(len), false);
+        let operation = Operation::Discard;
+        check_range(&self.inner.geometry, operation, offset, len)?;
+        self.inner.settle();
+        let served = {
+            let mut state = self.inner.state.lock();
+            state.begin_io()?;
+            Inner::check_end(&state, operation, offset, len)?;
+            state.counters.discards += 1;
+            match state.strike(On::Discard, &(offset..offset + len)) {
+                Some(Effect::Fail(errno)) => return Err(DeviceError::Io { operation, offset, length: len, errno }),
+                Some(Effect::Lie) => {}
+                _ => state.put(offset, Payload::Zeros(len), false),
+            }
+            Inner::serve(&mut state, RequestKind::Discard, offset, len)
+        };
+        if let Some((clock, done_ns)) = served {
+            clock.advance_to(done_ns);
+        }
         Ok(())
     }
 

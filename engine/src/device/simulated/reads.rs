@@ -1,35 +1,58 @@
-//! Reads under way on the simulated device: done while the caller waits, in an order drawn from the seed. Each sees
+//! Reads under way on the simulated device: done while the caller waits, in an order drawn from the seed, or in the order of virtual time. Each sees
 //! what the device holds when it is done, not when it was submitted.
 
 use super::super::reads::{DeviceReads, ReadDone};
-use super::super::{AlignedBuf, Device as _};
-use super::SimulatedDevice;
+use super::super::{AlignedBuf, widen};
+use super::{SimulatedDevice, VirtualClock};
+use std::sync::Arc;
 
 pub(super) struct Reads {
     device: SimulatedDevice,
-    queued: Vec<(u64, u64, AlignedBuf)>,
+    queued: Vec<Queued>,
+}
+
+struct Queued {
+    tag: u64,
+    offset: u64,
+    buffer: AlignedBuf,
+    /// In virtual time, if there is any.
+    due: Option<(Arc<VirtualClock>, u64)>,
 }
 
 impl Reads {
     pub(super) fn new(device: SimulatedDevice) -> Reads {
         Reads { device, queued: Vec::new() }
     }
+
+    /// Which is done next; without need, only what is done by now.
+    fn next(&self, needed: bool) -> Option<usize> {
+        let due = |read: &Queued| read.due.as_ref().map(|(clock, done_ns)| (*done_ns, clock.now_ns()));
+        let timed = self.queued.iter().enumerate().filter_map(|(index, read)| Some((due(read)?, index)));
+        match timed.min() {
+            Some(((done_ns, now_ns), index)) => (needed || done_ns <= now_ns).then_some(index),
+            None if needed && !self.queued.is_empty() => Some(self.device.draw(self.queued.len())),
+            None => None,
+        }
+    }
 }
 
 impl DeviceReads for Reads {
     fn submit(&mut self, tag: u64, offset: u64, into: AlignedBuf) {
-        self.queued.push((tag, offset, into));
+        let due = self.device.serve_read(offset, widen(into.len()));
+        self.queued.push(Queued { tag, offset, buffer: into, due });
     }
 
     fn wait(&mut self, min: usize, done: &mut Vec<ReadDone>) {
-        for _ in 0..min {
-            if self.queued.is_empty() {
-                return;
+        let mut count = 0;
+        while let Some(chosen) = self.next(count < min) {
+            let Queued { tag, offset, mut buffer, due } = self.queued.swap_remove(chosen);
+            if let Some((clock, done_ns)) = due {
+                clock.advance_to(done_ns);
             }
-            let chosen = self.device.draw(self.queued.len());
-            let (tag, offset, mut buffer) = self.queued.swap_remove(chosen);
-            let outcome = self.device.read(offset, &mut buffer);
+            self.device.inner.settle();
+            let outcome = self.device.inner.read(offset, &mut buffer);
             done.push(ReadDone { tag, buffer, outcome });
+            count += 1;
         }
     }
 

@@ -1,5 +1,7 @@
 //! What the simulation keeps, loses and tears.
 
+mod timed;
+
 use super::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -314,4 +316,110 @@ fn a_durable_write_that_the_device_loses_or_that_is_under_way_is_not_durable() {
         dropped += i32::from(block(&device.crash(seed), 0).unwrap() == [0; 4096]);
     }
     assert!(dropped > 5);
+}
+
+#[test]
+fn rules_strike_the_nth_operation_in_their_range_and_say_so() {
+    let device = device();
+    device.rule(Rule::new(On::Write, When::Nth(1), Effect::Fail(libc::EIO)).within(BLOCK..2 * BLOCK));
+    device.rule(Rule::new(On::Read, When::From(2), Effect::Fail(libc::ENODATA)));
+    write(&device, BLOCK, 1).unwrap();
+    write(&device, 0, 1).unwrap();
+    assert!(matches!(write(&device, BLOCK, 2), Err(DeviceError::Io { errno: libc::EIO, .. })));
+    write(&device, BLOCK, 3).unwrap();
+    block(&device, 0).unwrap();
+    block(&device, 0).unwrap();
+    for _ in 0..3 {
+        assert!(matches!(block(&device, 0), Err(DeviceError::Io { errno: libc::ENODATA, .. })));
+    }
+    let fired = device.fired();
+    assert_eq!(fired.len(), 4);
+    assert_eq!((fired[0].rule, fired[0].on, fired[0].offset), (0, On::Write, BLOCK));
+    device.clear_rules();
+    assert_eq!(block(&device, BLOCK).unwrap(), [3; 4096]);
+}
+
+#[test]
+fn a_chance_is_drawn_from_the_seed() {
+    let run = |seed| {
+        let device = SimulatedDevice::new(64 * BLOCK, 512, seed);
+        device.rule(Rule::new(On::Write, When::Chance(6554), Effect::Lie));
+        (0..400_u64).for_each(|index| write(&device, index % 64 * BLOCK, 1).unwrap());
+        device.fired()
+    };
+    assert_eq!(run(1), run(1));
+    assert_ne!(run(1), run(2));
+    assert!((15..80).contains(&run(3).len()), "{}", run(3).len());
+}
+
+#[test]
+fn a_lying_flush_acknowledges_and_keeps_nothing() {
+    let (mut lost, mut forced) = (0, 0);
+    for seed in 0..100 {
+        let device = device();
+        device.rule(Rule::new(On::Flush, When::From(0), Effect::Lie));
+        write(&device, 0, 1).unwrap();
+        device.flush().unwrap();
+        write_durably(&device, BLOCK, 2).unwrap();
+        device.rule(Rule::new(On::Write, When::From(0), Effect::Volatile));
+        write_durably(&device, 2 * BLOCK, 3).unwrap();
+        device.flush().unwrap();
+        let after = device.crash(seed);
+        lost += i32::from(block(&after, 0).unwrap() == [0; 4096]);
+        forced += i32::from(block(&after, 2 * BLOCK).unwrap() == [0; 4096]);
+        assert_eq!(block(&after, BLOCK).unwrap(), [2; 4096]);
+    }
+    assert!(lost > 20 && forced > 20, "{lost} {forced}");
+}
+
+#[test]
+fn lost_misdirected_torn_and_flipped_writes_are_acknowledged() {
+    let struck = |effect| {
+        let device = device();
+        (0..64).for_each(|index| write(&device, index * BLOCK, 1).unwrap());
+        device.rule(Rule::new(On::Write, When::Nth(0), effect));
+        write(&device, 5 * BLOCK, 2).unwrap();
+        let bytes = device.image().to_bytes();
+        let there = bytes[5 * 4096..6 * 4096].to_vec();
+        let changed = bytes.iter().filter(|byte| **byte != 1).count();
+        (there, changed)
+    };
+    assert_eq!(struck(Effect::Lie).1, 0);
+    let (there, changed) = struck(Effect::Misdirect);
+    assert!(changed == 4096 && there != [2; 4096]);
+    let (there, changed) = struck(Effect::Tear);
+    assert!(changed % 512 == 0 && changed < 4096 && there[changed..].iter().all(|byte| *byte == 1));
+    let (there, _) = struck(Effect::Flip);
+    assert_eq!(there.iter().map(|byte| (byte ^ 2).count_ones()).sum::<u32>(), 1);
+}
+
+#[test]
+fn reads_may_be_stale_flipped_or_not_done() {
+    let device = device();
+    write(&device, 0, 1).unwrap();
+    device.flush().unwrap();
+    write(&device, 0, 2).unwrap();
+    for (nth, effect) in [(0, Effect::Stale), (1, Effect::Flip), (2, Effect::Lie)] {
+        device.rule(Rule::new(On::Read, When::Nth(nth), effect));
+    }
+    assert_eq!(block(&device, 0).unwrap(), [1; 4096]);
+    let flipped: u32 = block(&device, 0).unwrap().iter().map(|byte| (byte ^ 2).count_ones()).sum();
+    assert_eq!(flipped, 1);
+    assert_eq!(block(&device, 0).unwrap(), [0; 4096]);
+    assert_eq!(block(&device, 0).unwrap(), [2; 4096]);
+}
+
+#[test]
+fn bit_rot_is_stored_and_a_short_device_ends_early() {
+    let device = device();
+    let hit = device.rot(BLOCK..2 * BLOCK, 5, 9);
+    assert!(hit.iter().all(|at| (BLOCK..2 * BLOCK).contains(at)));
+    let bytes = block(&device.crash(1), BLOCK).unwrap();
+    assert_eq!(bytes.iter().map(|byte| byte.count_ones()).sum::<u32>(), 5);
+    let device = self::device();
+    device.end_at(10 * BLOCK);
+    assert!(write(&device, 9 * BLOCK, 1).is_ok());
+    assert!(matches!(write(&device, 10 * BLOCK, 1), Err(DeviceError::ShortDevice { size: 40960, .. })));
+    assert!(matches!(block(&device, 10 * BLOCK), Err(DeviceError::ShortDevice { .. })));
+    assert_eq!(device.geometry().size_bytes, 64 * BLOCK);
 }
