@@ -139,19 +139,25 @@ impl Engine {
         drop(objects);
         stage.next(&stages.clean);
         let mut candidates = self.candidates(space);
-        let mut moves = self.clean(writer, &candidates, hurry)?;
-        for kind in [StreamKind::Nodes, StreamKind::Data, StreamKind::Payload, StreamKind::Survivors] {
-            space.stream(kind).checkpoint(space)?;
+        let mut cleaning = writer.cleaning.hold();
+        if hurry {
+            self.clean_now(writer, &mut cleaning)?;
         }
+        let mut moves = cleaning.take_moves();
+        space.each_stream(|stream| stream.checkpoint(space))?;
         stage.next(&stages.data);
         if sabotage::on(Rule::MovesInstalledEarly) {
-            self.install(std::mem::take(&mut moves))?;
+            self.install(&std::mem::take(&mut moves))?;
         }
         writer.wal.wait_data(frozen.freeze)?;
         space.wait_writes()?;
         stage.next(&stages.pages);
 
-        self.install(moves)?;
+        self.install(&moves)?;
+        #[cfg(test)]
+        if let Some(look) = &*self.after_install.lock() {
+            look(self);
+        }
         let mut releasable: BTreeSet<u32> = {
             let state = self.state.lock();
             let objects = candidates.iter().filter(|(c, s)| **s != ContainerState::System && state.live_in(**c) == 0);
@@ -239,6 +245,8 @@ impl Engine {
         self.state.lock().trim(self.options.settings.segment_cache_bytes);
         self.reader.readers.wait_for_earlier();
         releasable.iter().for_each(|container| space.release(*container));
+        cleaning.published(&writer.cleaning, &releasable);
+        drop(cleaning);
         stage.stop();
         stages.published.increment();
         stages.number.set(frozen.number);
@@ -277,11 +285,11 @@ impl Engine {
     /// Free containers that the cleaner works towards.
     pub(crate) fn clean_target(&self, writer: &Writer) -> u32 {
         let floor = writer.admission.budget.floor_containers(crate::store::Tier::Writer);
-        (floor + floor / 4 + 2).min(self.shape.containers)
+        (floor + floor / 8 + 2).min(self.shape.containers)
     }
 
     /// Containers that nothing writes to any more and nothing unpublished lies in: they may be cleaned, and released once nothing in them lives.
-    fn candidates(&self, space: &Space) -> BTreeMap<u32, ContainerState> {
+    pub(crate) fn candidates(&self, space: &Space) -> BTreeMap<u32, ContainerState> {
         let open = space.open_containers();
         let pinned = space.pinned();
         space.with_containers(|containers| {

@@ -10,17 +10,18 @@
 //! memory matters.
 
 use crate::StoreError;
+use crate::cleaner::Cleaning;
 use crate::device::{AlignedBuf, Device, Ticket};
 use crate::hlc::Clock;
 use crate::metrics::Metrics;
 use crate::sabotage::{self, Rule};
 use crate::settings::Settings;
-use crate::space::admission::{Budget, Ledger, Short, data_charge};
-use crate::space::{Reader, RowOf, Shape, Space, StreamKind, check_blocks};
+use crate::space::admission::{Budget, Free, Ledger, Short, data_charge};
+use crate::space::{Reader, RowOf, Shape, Space, StreamKind, Wish, WrittenData, check_blocks};
 use crate::state::{Segment, State, Unstored};
 use crate::store::{
-    Appended, Batch, Changes, Counter, DataObject, Draft, Frozen, Limits, Need, OnDurable, Permit, PermitInner, Reason,
-    Replayed, Result, Roots, Store, Tier, Usage,
+    Appended, Batch, Changes, Counter, DataHint, DataObject, Draft, Frozen, Limits, Need, OnDurable, Permit,
+    PermitInner, Reason, Replayed, Result, Roots, Store, Tier, Usage,
 };
 use crate::unsaved::Unsaved;
 use crate::wal::{Committer, LogRoom, NewRecord, Wal};
@@ -144,6 +145,7 @@ pub(crate) struct Writer {
     pub(crate) published: Mutex<Published>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) counters: Counters,
+    pub(crate) cleaning: Cleaning,
     /// The published checkpoint's freeze LSN and number, to be looked at without waiting for a checkpoint under way.
     pub(crate) freeze: AtomicU64,
     pub(crate) number: AtomicU64,
@@ -173,7 +175,14 @@ pub struct Engine {
     pub(crate) end: Lsn,
     /// Of a read-only mount.
     pub(crate) checkpoint: u64,
+    /// Called when a checkpoint has installed the cleaner's copies, before it does anything else.
+    #[cfg(test)]
+    pub(crate) after_install: AfterInstall,
 }
+
+/// See [`Engine::after_install`].
+#[cfg(test)]
+pub(crate) type AfterInstall = Mutex<Option<Box<dyn Fn(&Engine) + Send>>>;
 
 struct EnginePermit {
     admission: Arc<Admission>,
@@ -235,8 +244,14 @@ impl Writer {
             published: Mutex::new(published),
             admission: Arc::new(admission),
             counters,
+            cleaning: Cleaning::default(),
             committer: Mutex::new(committer),
         })
+    }
+
+    /// Containers that are free, and that the cleaner has emptied.
+    pub(crate) fn free(&self) -> Free {
+        Free { now: self.space.free_containers(), coming: self.cleaning.coming() }
     }
 
     /// Data that a record names becomes part of the current batch.
@@ -314,6 +329,9 @@ pub(crate) const fn extent(oid: Oid, birth: Hlc, stored_bytes: u32) -> Reference
 pub(crate) fn combine(crcs: &[u32], stored_bytes: u32) -> u32 {
     let (mut whole, mut left) = (0, stored_bytes as usize);
     for crc in crcs {
+        if left == 0 {
+            break;
+        }
         let bytes = left.min(BLOCK as usize);
         whole = crc32c::crc32c_combine(whole, *crc, bytes);
         left -= bytes;
@@ -489,6 +507,9 @@ impl Engine {
                 return Some(Reason::Log);
             }
         }
+        if self.is_release_due(writer) {
+            return Some(Reason::Reclaim);
+        }
         if let Some(state) = self.state.try_lock()
             && !state.queue().is_empty()
         {
@@ -555,12 +576,13 @@ impl Store for Engine {
                 self.wait_for_checkpoint(writer, Reason::Log, "log space")?;
                 continue;
             };
-            let free = writer.space.free_containers();
+            let free = writer.free();
             let short = {
                 let mut ledger = admission.ledger.lock();
                 match ledger.admit(&admission.budget, free, need.tier, data, dirty) {
                     Ok(()) => {
                         self.metrics.admission.permits.increment();
+                        writer.cleaning.admitted(data + dirty);
                         let permit =
                             EnginePermit { admission: Arc::clone(admission), room, tier: need.tier, data, dirty };
                         return Ok(Permit::new(Box::new(permit)));
@@ -586,13 +608,15 @@ impl Store for Engine {
         }
     }
 
-    fn append_data(&self, permit: &mut Permit, _after: Option<(Oid, u32)>, data: &[u8]) -> Result<DataObject> {
-        let bytes = length("data object", data.len(), self.limits().extent_bytes_max)?;
-        let mut buffer = self.buffer(bytes);
-        if let Some(head) = buffer.as_mut_slice().get_mut(..data.len()) {
-            head.copy_from_slice(data);
-        }
-        self.append_buffer(permit, buffer, bytes)
+    fn append_data(&self, permit: &mut Permit, after: Option<(Oid, u32)>, data: &[u8]) -> Result<DataObject> {
+        let hint = DataHint { after, ..DataHint::default() };
+        let (buffer, bytes) = self.filled(data)?;
+        self.write_object(permit, buffer, bytes, &hint, false)
+    }
+
+    fn append_part(&self, permit: &mut Permit, hint: &DataHint, data: &[u8]) -> Result<DataObject> {
+        let (buffer, bytes) = self.filled(data)?;
+        self.write_object(permit, buffer, bytes, hint, true)
     }
 
     fn abandon_data(&self, object: &DataObject) {
@@ -622,6 +646,7 @@ impl Store for Engine {
         for object in draft.data {
             batches.written.remove(&object.oid);
             writer.name(&mut batches, object, position.hlc.birth());
+            writer.space.name_row(object.oid, position.hlc.birth());
         }
         drop(batches);
         let mut ledger = writer.admission.ledger.lock();
@@ -753,6 +778,9 @@ impl Store for Engine {
                 }
                 return Some(reason);
             }
+            if self.clean_ahead().unwrap_or(false) {
+                continue;
+            }
             if left.is_zero() || !self.options.threads {
                 return None;
             }
@@ -803,7 +831,7 @@ impl Store for Engine {
         };
         let containers = writer.space.free_containers();
         let free = u64::from(containers) * segment;
-        let available = writer.admission.ledger.lock().available(&writer.admission.budget, containers, Tier::Writer);
+        let available = writer.admission.ledger.lock().available(&writer.admission.budget, writer.free(), Tier::Writer);
         let room = writer.wal.room();
         Usage {
             capacity,
@@ -840,11 +868,31 @@ impl Engine {
         buffer
     }
 
+    fn filled(&self, data: &[u8]) -> Result<(AlignedBuf, u32)> {
+        let bytes = length("data object", data.len(), self.limits().extent_bytes_max)?;
+        let mut buffer = self.buffer(bytes);
+        if let Some(head) = buffer.as_mut_slice().get_mut(..data.len()) {
+            head.copy_from_slice(data);
+        }
+        Ok((buffer, bytes))
+    }
+
     /// As [`Store::append_data`], of the first `bytes` of a buffer from [`Engine::buffer`], without a copy: the device writes from it.
     ///
     /// # Errors
     /// As [`Store::append_data`]; [`StoreError::Misuse`] if the buffer has no room for whole logical blocks.
-    pub fn append_buffer(&self, permit: &mut Permit, mut buffer: AlignedBuf, bytes: u32) -> Result<DataObject> {
+    pub fn append_buffer(&self, permit: &mut Permit, buffer: AlignedBuf, bytes: u32) -> Result<DataObject> {
+        self.write_object(permit, buffer, bytes, &DataHint::default(), false)
+    }
+
+    fn write_object(
+        &self,
+        permit: &mut Permit,
+        mut buffer: AlignedBuf,
+        bytes: u32,
+        hint: &DataHint,
+        may_split: bool,
+    ) -> Result<DataObject> {
         let writer = self.writer()?;
         let permit = permit_of(permit)?;
         length("data object", bytes as usize, self.limits().extent_bytes_max)?;
@@ -866,14 +914,21 @@ impl Engine {
         if let Some(tail) = buffer.as_mut_slice().get_mut(bytes as usize..) {
             tail.fill(0);
         }
-        let crcs = checksum::blocks(buffer.as_slice().get(..stored_bytes as usize).unwrap_or_default());
-        let row = RowOf { kind: ReferenceKind::Extent, birth: Hlc::ZERO, crc: combine(&crcs, stored_bytes), owner: 0 };
+        let mut crcs = checksum::blocks(buffer.as_slice().get(..stored_bytes as usize).unwrap_or_default());
+        let row = |stored_bytes| RowOf {
+            kind: ReferenceKind::Extent,
+            birth: Hlc::ZERO,
+            crc: combine(&crcs, stored_bytes),
+            owner: hint.owner,
+        };
         let floor = match permit.tier {
-            Tier::Writer => writer.admission.budget.floor_containers(Tier::Writer).saturating_sub(2),
+            Tier::Writer => writer.admission.budget.floor_containers(Tier::Shrinking).saturating_sub(1),
             _ => 2,
         };
-        // The stream ends where its last object ends, rounded up to a block: what follows it without another writer in between is behind it by itself.
-        let (segment, slot, ticket) = writer.space.write_data(Arc::new(buffer), stored_bytes, row, floor)?;
+        let wish = Wish { after: hint.after, replaces: hint.replaces, may_split };
+        let written = writer.space.write_data(buffer, stored_bytes, row, &wish, floor)?;
+        let WrittenData { segment, slot, stored_bytes, ticket } = written;
+        crcs.truncate(stored_bytes.div_ceil(BLOCK) as usize);
         let oid = Oid::new(self.shape.volume, segment, u16::try_from(slot).unwrap_or(u16::MAX));
         writer.batches.lock().written.insert(oid, ticket);
         let used = data_charge(stored_bytes.into()).min(permit.data);

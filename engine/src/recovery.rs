@@ -159,6 +159,8 @@ impl Engine {
             unsaved: crate::unsaved::Unsaved::default(),
             end,
             checkpoint: start.adopted.as_ref().map_or(directory.entry.checkpoint.number, |adopted| adopted.body.number),
+            #[cfg(test)]
+            after_install: Mutex::default(),
         };
         if engine.read_only.is_empty() {
             engine.writer = Some(engine.take_over(superblock, directory.entry, containers, &ring, &found, &start)?);

@@ -95,6 +95,17 @@ pub struct DataObject {
     pub crcs: Vec<u32>,
 }
 
+/// What a client knows about data that it appends: for locality and repair, never for correctness.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DataHint {
+    /// Place it right behind the end of this object (id and stored bytes) if the stream still ends there.
+    pub after: Option<(Oid, u32)>,
+    /// Whose data it is (an inode number, say): repair finds it by that, and the cleaner keeps together what has one owner.
+    pub owner: u64,
+    /// An object that it overwrites, whole or in part: how long that one lived tells how long this one will.
+    pub replaces: Option<Oid>,
+}
+
 /// Exactly-once identity of a request from another host; absent for local callers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
@@ -273,6 +284,11 @@ pub trait Store: Send + Sync + 'static {
     /// Starts writing a data object and returns at once (waits only while more than 16 MiB are in flight). `data` is at most `extent_bytes_max`; the tail is padded to 512.
     /// `after`: place it right behind that object's end if the stream still ends there.
     fn append_data(&self, permit: &mut Permit, after: Option<(Oid, u32)>, data: &[u8]) -> Result<DataObject>;
+    /// As `append_data`, with what the client knows beside. It may take only the first blocks of the data (whole blocks of 4 KiB, as `stored_bytes` says), where a
+    /// container ends: the caller appends the rest as an object of its own.
+    fn append_part(&self, permit: &mut Permit, hint: &DataHint, data: &[u8]) -> Result<DataObject> {
+        self.append_data(permit, hint.after, data)
+    }
     /// Gives up a data object that no record will name.
     fn abandon_data(&self, object: &DataObject);
     /// Appends a record. Under the freeze lock (shared). Never blocks. Data objects become part of the current batch, with birth `hlc.birth()`.

@@ -229,10 +229,11 @@ impl TableRow {
     pub const fn units(&self) -> u32 {
         self.stored_bytes / UNIT
     }
-    /// Its share in a segment's digest: independent of where it lies.
+    /// Its share in a segment's digest: independent of where it lies, and of what is a hint (birth, owner) and may be known too late for the row (INV-39).
     #[must_use]
     pub fn digest(&self) -> u64 {
-        crate::checksum::hash64(RawRow { offset: 0.into(), ..self.raw() }.as_bytes())
+        let raw = RawRow { offset: 0.into(), birth: 0.into(), owner: 0.into(), ..self.raw() };
+        crate::checksum::hash64(raw.as_bytes())
     }
     fn raw(&self) -> RawRow {
         RawRow {

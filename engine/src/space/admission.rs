@@ -1,7 +1,8 @@
 //! Admission: who may start an operation, in bytes of data and of what the next checkpoint will write (INV-25, INV-26). Pure accounting; waiting is the engine's.
 //!
 //! ```text
-//! free containers >= R + data promised           R = 2(D + P) + C/(1-u) + (O + 2)S      for writers
+//! free containers >= R/2 + data promised         R = 2(D + P) + C/(1-u) + (O + 2)S      for writers
+//! free and coming containers >= R + data promised                                       coming: emptied by the cleaner, released by the next publication
 //! nodes and payloads admitted since a freeze <= D + P                                   for everybody
 //! ```
 //!
@@ -105,6 +106,15 @@ pub struct Ledger {
     pub records: u64,
 }
 
+/// Free containers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Free {
+    /// Free.
+    pub now: u32,
+    /// Emptied by the cleaner: free after the next publication.
+    pub coming: u32,
+}
+
 /// Why an operation has to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Short {
@@ -123,30 +133,31 @@ pub const fn data_charge(bytes: u64) -> u64 {
 impl Ledger {
     /// Bytes that a tier may still promise.
     #[must_use]
-    pub const fn available(&self, budget: &Budget, free_containers: u32, tier: Tier) -> u64 {
-        let free = free_containers as u64 * budget.container_bytes;
-        free.saturating_sub(budget.floor(tier)).saturating_sub(self.data)
+    pub fn available(&self, budget: &Budget, free: Free, tier: Tier) -> u64 {
+        let now = u64::from(free.now) * budget.container_bytes;
+        let then = now + u64::from(free.coming) * budget.container_bytes;
+        let above = match tier {
+            // What the next publication releases counts, as long as what that publication itself needs is there.
+            Tier::Writer => {
+                then.saturating_sub(budget.floor(tier)).min(now.saturating_sub(budget.floor(Tier::Shrinking)))
+            }
+            Tier::Shrinking | Tier::Last => now.saturating_sub(budget.floor(tier)),
+        };
+        above.saturating_sub(self.data)
     }
 
     /// Takes the bytes if the operation may start.
-    pub fn admit(
-        &mut self,
-        budget: &Budget,
-        free_containers: u32,
-        tier: Tier,
-        data: u64,
-        dirty: u64,
-    ) -> Result<(), Short> {
+    pub fn admit(&mut self, budget: &Budget, free: Free, tier: Tier, data: u64, dirty: u64) -> Result<(), Short> {
         let present = self.pending + self.current;
         if dirty > 0 && present > 0 && present + dirty > budget.dirty_max {
             return Err(Short::Dirty);
         }
-        let available = self.available(budget, free_containers, tier);
+        let available = self.available(budget, free, tier);
         // What only names or removes needs no data space, but a writer of names stops with the writers of data.
         let needed = if tier == Tier::Writer { data.max(1) } else { data };
         if needed > available {
             if self.best_free == 0 {
-                self.best_free = free_containers.max(1);
+                self.best_free = free.now.max(1);
             }
             return Err(Short::Space(available));
         }
@@ -184,6 +195,10 @@ impl Ledger {
 mod tests {
     use super::*;
 
+    fn now(now: u32) -> Free {
+        Free { now, coming: 0 }
+    }
+
     #[test]
     fn reserve_agrees_with_the_design_table() {
         for (size, segment, dirty, reserve) in
@@ -200,22 +215,34 @@ mod tests {
         let budget = Budget::new(256 * MIB, 1 << 20);
         let mut ledger = Ledger::default();
         let none = budget.floor_containers(Tier::Writer);
-        assert!(matches!(ledger.admit(&budget, none, Tier::Writer, 0, 100), Err(Short::Space(0))));
-        assert_eq!(ledger.admit(&budget, none, Tier::Shrinking, 4096, 100), Ok(()));
-        assert!(ledger.admit(&budget, 0, Tier::Shrinking, 4096, 100).is_err());
-        assert_eq!(ledger.admit(&budget, 0, Tier::Last, 0, 100), Ok(()));
-        assert_eq!(ledger.admit(&budget, 200, Tier::Writer, 0, budget.dirty_max), Err(Short::Dirty));
+        assert!(matches!(ledger.admit(&budget, now(none), Tier::Writer, 0, 100), Err(Short::Space(0))));
+        assert_eq!(ledger.admit(&budget, now(none), Tier::Shrinking, 4096, 100), Ok(()));
+        assert!(ledger.admit(&budget, now(0), Tier::Shrinking, 4096, 100).is_err());
+        assert_eq!(ledger.admit(&budget, now(0), Tier::Last, 0, 100), Ok(()));
+        assert_eq!(ledger.admit(&budget, now(200), Tier::Writer, 0, budget.dirty_max), Err(Short::Dirty));
         ledger.frozen = ledger.pending;
         ledger.pending = 0;
         ledger.published(200, false);
-        assert_eq!(ledger.admit(&budget, 200, Tier::Writer, 0, budget.dirty_max), Ok(()));
+        assert_eq!(ledger.admit(&budget, now(200), Tier::Writer, 0, budget.dirty_max), Ok(()));
+    }
+
+    #[test]
+    fn a_writer_counts_on_what_is_coming_but_not_below_what_its_publication_needs() {
+        let budget = Budget::new(256 * MIB, 1 << 20);
+        let ledger = Ledger::default();
+        let (all, half) = (budget.floor_containers(Tier::Writer), budget.floor_containers(Tier::Shrinking));
+        let of = |now, coming| ledger.available(&budget, Free { now, coming }, Tier::Writer);
+        assert_eq!(of(all, 0), 0);
+        assert!(of(all - 2, 4) > budget.container_bytes);
+        assert_eq!(of(all + 3, 0), of(all, 3));
+        assert_eq!(of(half, 100), 0);
     }
 
     #[test]
     fn waiting_ends_after_two_publications_that_gave_nothing() {
         let budget = Budget::new(256 * MIB, 1 << 20);
         let mut ledger = Ledger::default();
-        assert!(ledger.admit(&budget, 5, Tier::Writer, 4096, 0).is_err());
+        assert!(ledger.admit(&budget, now(5), Tier::Writer, 4096, 0).is_err());
         // What one publication takes and the next gives back is no gain.
         for free in [4, 5] {
             assert!(!ledger.hopeless());

@@ -4,6 +4,7 @@
 //! checkpoint calls after publication (INV-13). If power fails, containers are what the published segment table says, and what SEGMENT_PLACED says after it.
 
 pub mod admission;
+pub mod heat;
 mod in_flight;
 mod reader;
 mod readers;
@@ -21,7 +22,8 @@ use crate::store::Result;
 use crate::wal::{NewRecord, Wal};
 use envoyfs_layout::directory_page::{ContainerRow, ContainerState};
 use envoyfs_layout::wal::{SegmentOpened, SegmentPlaced, SegmentSealed, kind};
-use envoyfs_layout::{Hlc, UNIT};
+use envoyfs_layout::{Hlc, Oid, UNIT};
+use heat::Heat;
 use in_flight::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -89,6 +91,10 @@ pub struct Container {
     pub birth_low: Hlc,
     /// Largest birth.
     pub birth_high: Hlc,
+    /// How soon what lies in it is expected to die; memory of this mount only.
+    pub heat: Heat,
+    /// Containers opened before it was closed; the cleaner's clock. 0: before this mount.
+    pub closed_at: u64,
 }
 
 impl Container {
@@ -101,6 +107,8 @@ impl Container {
         last_part: 0,
         birth_low: Hlc::ZERO,
         birth_high: Hlc::ZERO,
+        heat: Heat::UNKNOWN,
+        closed_at: 0,
     };
 }
 
@@ -114,6 +122,7 @@ impl From<&ContainerRow> for Container {
             last_part: row.last_part,
             birth_low: row.birth_low,
             birth_high: row.birth_high,
+            ..Self::FREE
         }
     }
 }
@@ -170,13 +179,41 @@ pub struct Numbers {
     pub opening: AtomicU64,
 }
 
+/// What a writer of data wishes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wish {
+    /// Right behind the end of this object: id and stored bytes.
+    pub after: Option<(Oid, u32)>,
+    /// An object that this one overwrites.
+    pub replaces: Option<Oid>,
+    /// If the container's end is near: what fits of it there, in whole blocks.
+    pub may_split: bool,
+}
+
+/// A data object on its way to the device.
+pub struct WrittenData {
+    /// Segment.
+    pub segment: u32,
+    /// First unit.
+    pub slot: u32,
+    /// Bytes taken.
+    pub stored_bytes: u32,
+    /// Its write.
+    pub ticket: Ticket,
+}
+
 /// See the module.
 pub struct Space {
     device: Arc<dyn Device>,
     reader: Arc<Reader>,
     wal: Arc<Wal>,
     containers: Mutex<Containers>,
-    streams: [Mutex<Stream>; 5],
+    /// Nodes, payloads, system pages.
+    streams: [Mutex<Stream>; 3],
+    /// Data and survivors, by heat.
+    data: Vec<Mutex<Stream>>,
+    survivors: Vec<Mutex<Stream>>,
+    heats: heat::Scale,
     pins: Mutex<HashMap<u32, u32>>,
     under_way: Mutex<VecDeque<Ticket>>,
     data_under_way: Mutex<(VecDeque<(Ticket, u64)>, u64)>,
@@ -194,12 +231,17 @@ impl Space {
         numbers: Numbers,
     ) -> Self {
         use StreamKind::{Data, Nodes, Payload, Survivors, System};
+        let heats = heat::Scale::new(reader.shape().containers);
+        let by_heat = |kind| heats.all().map(|heat| Mutex::new(Stream::new(kind, heat))).collect();
         Self {
+            data: by_heat(Data),
+            survivors: by_heat(Survivors),
+            heats,
             device,
             reader,
             wal,
             containers: Mutex::new(containers),
-            streams: [Nodes, Data, Payload, Survivors, System].map(|kind| Mutex::new(Stream::new(kind))),
+            streams: [Nodes, Payload, System].map(|kind| Mutex::new(Stream::new(kind, Heat::UNKNOWN))),
             pins: Mutex::default(),
             under_way: Mutex::default(),
             data_under_way: Mutex::default(),
@@ -223,17 +265,44 @@ impl Space {
     pub fn metrics(&self) -> &Metrics {
         self.reader.metrics()
     }
-    /// A stream, locked.
+    /// The stream of nodes, payloads or system pages, locked; of data or survivors, the one for what nothing is known of.
     pub fn stream(&self, kind: StreamKind) -> MutexGuard<'_, Stream> {
-        let [nodes, data, payload, survivors, system] = &self.streams;
+        let [nodes, payload, system] = &self.streams;
         match kind {
-            StreamKind::Nodes => nodes,
-            StreamKind::Data => data,
-            StreamKind::Payload => payload,
-            StreamKind::Survivors => survivors,
-            StreamKind::System => system,
+            StreamKind::Nodes => nodes.lock(),
+            StreamKind::Payload => payload.lock(),
+            StreamKind::System => system.lock(),
+            StreamKind::Data => self.data(Heat::UNKNOWN),
+            StreamKind::Survivors => self.survivors(Heat::UNKNOWN),
         }
-        .lock()
+    }
+    /// The stream of data of this heat, locked.
+    pub fn data(&self, heat: Heat) -> MutexGuard<'_, Stream> {
+        self.heats.pick(&self.data, heat).unwrap_or(&self.streams[0]).lock()
+    }
+    /// The stream of survivors of this heat, locked.
+    pub fn survivors(&self, heat: Heat) -> MutexGuard<'_, Stream> {
+        self.heats.pick(&self.survivors, heat).unwrap_or(&self.streams[0]).lock()
+    }
+    /// Every stream but that of system pages, one after the other.
+    pub fn each_stream(&self, mut act: impl FnMut(&mut Stream) -> Result<()>) -> Result<()> {
+        let [nodes, payload, _] = &self.streams;
+        [nodes, payload]
+            .into_iter()
+            .chain(&self.data)
+            .chain(&self.survivors)
+            .try_for_each(|stream| act(&mut stream.lock()))
+    }
+    /// How heat is told apart.
+    pub const fn heats(&self) -> &heat::Scale {
+        &self.heats
+    }
+    /// The heat of the container that an object lies in, and its age in containers opened since it was written; nothing if its segment is not known.
+    pub fn heat_of(&self, oid: Oid) -> Option<(Heat, u64)> {
+        let container = self.reader.container_of(oid)?;
+        let heat = self.containers.lock().get(container)?.heat;
+        let now = u64::from(self.numbers.segment.load(Ordering::Relaxed));
+        Some((heat, now.saturating_sub(oid.segment().into())))
     }
     /// Containers that are free.
     pub fn free_containers(&self) -> u32 {
@@ -269,23 +338,27 @@ impl Space {
         Ok(())
     }
 
-    /// Writes a data object at once; readable at once. Returns {segment, slot} and the ticket. `buffer` holds the bytes padded to a block.
+    /// Writes a data object at once; readable at once. `buffer` holds the bytes padded to a block; `row` makes the table row's contents for so many bytes of it, fewer than all only if `wish` allows.
     pub fn write_data(
         &self,
-        buffer: Arc<AlignedBuf>,
+        mut buffer: AlignedBuf,
         stored_bytes: u32,
-        row: RowOf,
+        row: impl Fn(u32) -> RowOf,
+        wish: &Wish,
         floor: u32,
-    ) -> Result<(u32, u32, Ticket)> {
+    ) -> Result<WrittenData> {
         self.wait_for_budget(u64::from(stored_bytes));
-        let (segment, container, slot) = {
-            let mut stream = self.stream(StreamKind::Data);
-            let at = stream.place(self, stored_bytes, row, floor)?;
-            self.pin(at.0);
-            at
+        let (placed, container) = {
+            let mut stream = self.stream_behind(wish.after).unwrap_or_else(|| self.data(self.heat_for(wish)));
+            let (segment, container, slot, bytes) = stream.place(self, stored_bytes, row, wish.may_split, floor)?;
+            self.pin(segment);
+            ((segment, slot, bytes), container)
         };
-        self.reader.in_flight.insert(segment, slot, stored_bytes / UNIT, Bytes::Buffer(Arc::clone(&buffer)));
+        let (segment, slot, stored_bytes) = placed;
         let length = (stored_bytes as usize).next_multiple_of(self.shape().block_bytes as usize);
+        buffer.set_len(length);
+        let buffer = Arc::new(buffer);
+        self.reader.in_flight.insert(segment, slot, stored_bytes / UNIT, Bytes::Buffer(Arc::clone(&buffer)));
         let ticket = self.submit(self.shape().offset(container, slot), buffer, length, vec![(segment, slot)]);
         let mut under_way = self.data_under_way.lock();
         under_way.0.push_back((ticket.clone(), stored_bytes.into()));
@@ -294,7 +367,31 @@ impl Space {
         streams.data_in_flight.set(under_way.1);
         streams.data_objects.increment();
         streams.data_bytes.add(stored_bytes.into());
-        Ok((segment, slot, ticket))
+        Ok(WrittenData { segment, slot, stored_bytes, ticket })
+    }
+
+    /// The stream that ends where this object ends.
+    fn stream_behind(&self, after: Option<(Oid, u32)>) -> Option<MutexGuard<'_, Stream>> {
+        let (oid, stored_bytes) = after?;
+        let (heat, _) = self.heat_of(oid)?;
+        let stream = self.data(heat);
+        let end = u32::from(oid.slot()) + stored_bytes.div_ceil(UNIT);
+        let here = stream.open_container().is_some_and(|open| open.segment == oid.segment() && open.next == end);
+        here.then_some(stream)
+    }
+
+    fn heat_for(&self, wish: &Wish) -> Heat {
+        let before = wish.replaces.and_then(|oid| self.heat_of(oid));
+        before.map_or(Heat::UNKNOWN, |(heat, lived)| self.heats.of_successor(heat, lived))
+    }
+
+    /// A record named the object: its row says when it was born, if the row is not on the device yet. A hint: whoever finds the stream busy goes on without.
+    pub fn name_row(&self, oid: Oid, birth: Hlc) {
+        let Some((heat, _)) = self.heat_of(oid) else { return };
+        let stream = self.heats.pick(&self.data, heat).and_then(Mutex::try_lock);
+        if let Some(mut stream) = stream {
+            stream.name_row(oid, birth);
+        }
     }
 
     fn wait_for_budget(&self, more: u64) {
@@ -343,7 +440,7 @@ impl Space {
     }
 
     /// A free container for a stream, as long as more than `floor` are free. Logs the opening of a segment before anything can name data in it (INV-22).
-    fn take_container(&self, kind: StreamKind, floor: u32) -> Result<(u32, u32, u64)> {
+    fn take_container(&self, kind: StreamKind, heat: Heat, floor: u32) -> Result<(u32, u32, u64)> {
         let mut containers = self.containers.lock();
         let free = containers.free();
         let no_space = || StoreError::NoSpace {
@@ -371,7 +468,7 @@ impl Space {
             StreamKind::Survivors => ContainerState::Survivors,
             _ => ContainerState::Open,
         };
-        containers.set(container, Container { state, stream: kind.code(), segment, ..Container::FREE });
+        containers.set(container, Container { state, stream: kind.code(), segment, heat, ..Container::FREE });
         self.metrics().streams.containers_opened.increment();
         self.metrics().streams.containers_free.set(containers.free().into());
         if segment != 0 {
@@ -400,14 +497,22 @@ impl Space {
             last_part: open.last_part,
             birth_low: if births { open.birth_low } else { Hlc::ZERO },
             birth_high: open.birth_high,
+            closed_at: if state.is_some() { self.openings() } else { 0 },
             ..row
         };
         containers.set(open.container, row);
     }
 
+    /// Containers opened so far: the cleaner's clock.
+    pub fn openings(&self) -> u64 {
+        self.numbers.opening.load(Ordering::SeqCst)
+    }
+
     /// Containers that streams are filling.
     pub fn open_containers(&self) -> BTreeSet<u32> {
-        self.streams.iter().filter_map(|stream| stream.lock().open_container().map(|open| open.container)).collect()
+        let [nodes, payload, system] = &self.streams;
+        let all = [nodes, payload, system].into_iter().chain(&self.data).chain(&self.survivors);
+        all.filter_map(|stream| stream.lock().open_container().map(|open| open.container)).collect()
     }
 
     /// A container holds nothing any more. Only the checkpoint calls this, after publication and after [`Reader::readers`] of before have left (INV-13).

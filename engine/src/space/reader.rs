@@ -254,6 +254,19 @@ impl Reader {
         }
     }
 
+    /// The container that the first unit of an object lies in, if that is known without reading a page.
+    pub fn container_of(&self, oid: Oid) -> Option<u32> {
+        let locations = self.locations.read();
+        let location = locations.get(&oid.segment())?;
+        let slot = u32::from(oid.slot());
+        let pieces = match &location.slots {
+            Slots::None => return location.home,
+            Slots::Cached(_, map, _) | Slots::Pinned(map) => locate(location.home, map, &(slot..slot + 1)),
+            Slots::OnPage(_) => return None,
+        };
+        pieces.first().and_then(|(container, ..)| *container)
+    }
+
     /// Whether the segment is known (INV-22).
     pub fn knows(&self, segment: u32) -> bool {
         self.locations.read().contains_key(&segment)

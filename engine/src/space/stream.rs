@@ -7,6 +7,7 @@
 //! A block is submitted once: what is buffered is padded to a logical block when it is flushed, and the stream goes on behind it. If power fails, what was appended since
 //! the last published checkpoint is found through the log (data) or not needed (nodes).
 
+use super::heat::Heat;
 use super::in_flight::{Bytes, bytes_of};
 use super::{Space, StreamKind};
 use crate::StoreError;
@@ -23,6 +24,9 @@ pub const HEADER_UNITS: u32 = 8;
 pub const FOOTER_UNITS: u32 = 8;
 /// Buffered bytes that are worth a write.
 const CHUNK_UNITS: u32 = 256 * 1024 / UNIT;
+
+/// Smallest head of an object that is split off.
+const HEAD_UNITS_MIN: u32 = 16 * 1024 / UNIT;
 
 /// A container being filled.
 pub struct Open {
@@ -61,6 +65,7 @@ pub struct RowOf {
 /// See the module.
 pub struct Stream {
     kind: StreamKind,
+    heat: Heat,
     open: Option<Open>,
 }
 
@@ -108,11 +113,21 @@ impl Open {
     }
 
     /// Where `units` fit, if the table part and the footer still fit behind them.
-    fn fits(&self, units: u32, align: u32, space: &Space) -> Option<u32> {
+    fn fits(&self, units: u32, align: u32, rows: usize, space: &Space) -> Option<u32> {
         let block = space.shape().block_units();
         let start = self.next.next_multiple_of(align);
-        let end = self.end_with_part(start.checked_add(units)?, self.rows.len() + 1, block)?;
+        let end = self.end_with_part(start.checked_add(units)?, self.rows.len() + rows, block)?;
         (end + FOOTER_UNITS <= space.shape().units()).then_some(start)
+    }
+
+    /// Whole blocks of an object of `wanted` units that fit although the object does not, if they are worth it.
+    fn head_that_fits(&self, wanted: u32, space: &Space) -> Option<u32> {
+        let block = space.shape().block_units();
+        let start = self.next.next_multiple_of(HEADER_UNITS);
+        let part = u32::try_from(TablePart::units(self.rows.len() + 1)).ok()?.next_multiple_of(block);
+        let end = space.shape().units().checked_sub(FOOTER_UNITS + part)?;
+        let room = end.saturating_sub(start) / HEADER_UNITS * HEADER_UNITS;
+        (room < wanted && room >= HEAD_UNITS_MIN).then_some(room)
     }
 
     fn end_with_part(&self, end: u32, rows: usize, block: u32) -> Option<u32> {
@@ -176,8 +191,8 @@ impl Open {
 
 impl Stream {
     /// An empty stream.
-    pub const fn new(kind: StreamKind) -> Self {
-        Self { kind, open: None }
+    pub const fn new(kind: StreamKind, heat: Heat) -> Self {
+        Self { kind, heat, open: None }
     }
 
     /// The container being filled.
@@ -185,22 +200,24 @@ impl Stream {
         self.open.as_ref()
     }
 
-    fn allocate(&mut self, space: &Space, units: u32, align: u32, floor: u32) -> Result<(&mut Open, u32)> {
-        let fits = self.open.as_ref().is_some_and(|open| open.fits(units, align, space).is_some());
+    fn allocate(&mut self, space: &Space, units: u32, align: u32, rows: usize, floor: u32) -> Result<(&mut Open, u32)> {
+        let fits = self.open.as_ref().is_some_and(|open| open.fits(units, align, rows, space).is_some());
         if !fits {
+            // The new one first: without room for it, what still fits into the old one goes there.
+            let next = self.start(space, floor)?;
             self.seal(space)?;
-            self.open = Some(self.start(space, floor)?);
+            self.open = Some(next);
         }
         let limit = u64::from(space.shape().segment_bytes);
         let too_large = StoreError::TooLarge { what: "object", bytes: u64::from(units) * u64::from(UNIT), limit };
         let open = self.open.as_mut().ok_or(too_large.clone())?;
-        let unit = open.fits(units, align, space).ok_or(too_large)?;
+        let unit = open.fits(units, align, rows, space).ok_or(too_large)?;
         open.next = unit + units;
         Ok((open, unit))
     }
 
     fn start(&self, space: &Space, floor: u32) -> Result<Open> {
-        let (segment, container, opening) = space.take_container(self.kind, floor)?;
+        let (segment, container, opening) = space.take_container(self.kind, self.heat, floor)?;
         let shape = space.shape();
         let header = SegmentHeader {
             seed: shape.seed,
@@ -227,12 +244,34 @@ impl Stream {
         Ok(Open::new(segment, container, opening))
     }
 
-    /// A place for an object that the caller submits itself, block-aligned. `unit` is its slot.
-    pub fn place(&mut self, space: &Space, stored_bytes: u32, row: RowOf, floor: u32) -> Result<(u32, u32, u32)> {
+    /// A place for an object that the caller submits itself, block-aligned: {segment, container, unit, bytes}. If it may be split, what fits into the container that is
+    /// open, so that its end is not wasted.
+    pub fn place(
+        &mut self,
+        space: &Space,
+        stored_bytes: u32,
+        row: impl Fn(u32) -> RowOf,
+        may_split: bool,
+        floor: u32,
+    ) -> Result<(u32, u32, u32, u32)> {
         let volume = space.shape().volume;
-        let (open, unit) = self.allocate(space, stored_bytes / UNIT, HEADER_UNITS, floor)?;
-        open.add_row(row_at(volume, open.segment, unit, stored_bytes, row));
-        Ok((open.segment, open.container, unit))
+        let wanted = stored_bytes / UNIT;
+        let head = self.open.as_ref().filter(|_| may_split).and_then(|open| open.head_that_fits(wanted, space));
+        let units = head.unwrap_or(wanted);
+        let (open, unit) = self.allocate(space, units, HEADER_UNITS, 1, floor)?;
+        open.add_row(row_at(volume, open.segment, unit, units * UNIT, row(units * UNIT)));
+        Ok((open.segment, open.container, unit, units * UNIT))
+    }
+
+    /// Puts the birth into the row of an object that was placed here, if the row is not in a table part yet.
+    pub fn name_row(&mut self, oid: Oid, birth: Hlc) {
+        let Some(open) = self.open.as_mut().filter(|open| open.segment == oid.segment()) else { return };
+        let Ok(at) = open.rows.binary_search_by_key(&u32::from(oid.slot()), |row| row.offset_units) else { return };
+        if let Some(row) = open.rows.get_mut(at) {
+            row.birth = birth;
+            open.birth_low = open.birth_low.min(birth);
+            open.birth_high = open.birth_high.max(birth);
+        }
     }
 
     /// Buffers an object; readable at once. Returns {segment, container, unit}.
@@ -247,7 +286,7 @@ impl Stream {
         let stored_bytes = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let volume = space.shape().volume;
         let kind = self.kind;
-        let (open, unit) = self.allocate(space, stored_bytes / UNIT, align, floor)?;
+        let (open, unit) = self.allocate(space, stored_bytes / UNIT, align, 1, floor)?;
         let in_log = kind.has_segments();
         if in_log {
             space.reader().in_flight.insert(open.segment, unit, stored_bytes / UNIT, Bytes::Shared(Arc::clone(&bytes)));
@@ -263,25 +302,31 @@ impl Stream {
         Ok(at)
     }
 
-    /// Buffers a fragment that the cleaner moves: `oid` is the id that its first unit had at birth. Returns {container, unit}.
+    /// Buffers a fragment that the cleaner moves; `rows` (at least one) count their units from its start. Returns {container, unit}.
     pub fn append_fragment(
         &mut self,
         space: &Space,
         bytes: Arc<[u8]>,
         align: u32,
-        oid: Oid,
-        row: RowOf,
+        rows: &[TableRow],
+        floor: u32,
     ) -> Result<(u32, u32)> {
-        let stored_bytes = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        let (open, unit) = self.allocate(space, stored_bytes / UNIT, align, 0)?;
-        let RowOf { kind, birth, crc, owner } = row;
-        open.add_row(TableRow { oid, birth, stored_bytes, crc, offset_units: unit, kind, owner });
+        let units = u32::try_from(bytes.len()).unwrap_or(u32::MAX) / UNIT;
+        let (open, unit) = self.allocate(space, units, align, rows.len(), floor)?;
+        for row in rows {
+            open.add_row(TableRow { offset_units: unit + row.offset_units, ..*row });
+        }
         let at = (open.container, unit);
         open.pending.push((unit, Bytes::Shared(bytes), false));
         if open.pending.first().is_some_and(|(from, ..)| open.next - from >= CHUNK_UNITS) {
             open.flush(space);
         }
         Ok(at)
+    }
+
+    /// Whether this fits without another container.
+    pub fn has_room(&self, space: &Space, units: u32, align: u32, rows: usize) -> bool {
+        self.open.as_ref().is_some_and(|open| open.fits(units, align, rows, space).is_some())
     }
 
     /// Submits what is buffered.

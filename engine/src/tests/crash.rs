@@ -23,6 +23,9 @@ fn run_until_crash(client: &mut Client, rng: &mut Rng, steps: u64) -> Result<()>
                 client.clock.advance(Duration::from_millis(1500));
                 client.engine.pump()?;
             }
+            9 | 10 => {
+                client.engine.clean_anyway()?;
+            }
             _ => {}
         }
     }

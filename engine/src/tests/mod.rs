@@ -1,7 +1,8 @@
 //! The whole engine on a simulated device, driven by a small client that checks it.
 #![expect(clippy::cast_possible_truncation, reason = "tests compute with small numbers")]
 
-pub mod client;
+mod cleaning;
+pub(crate) mod client;
 mod crash;
 mod faults;
 mod sharing;

@@ -6,7 +6,7 @@ use crate::file::{Edit, FILE_BYTES_MAX, split};
 use crate::inode::{Inode, Place};
 use crate::namespace::Namespace;
 use crate::operation::RECORD_BYTES;
-use envoyfs_engine::store::{DataObject, OnDurable, Permit, Tier};
+use envoyfs_engine::store::{DataHint, DataObject, OnDurable, Permit, Tier};
 use envoyfs_layout::operation::Operation;
 use envoyfs_layout::{BLOCK, Lsn};
 use std::sync::Arc;
@@ -193,9 +193,15 @@ impl Namespace {
         let block_of = |position: usize| offset.saturating_add(u64::try_from(position).unwrap_or(0)) / u64::from(BLOCK);
         let mut after = inode.read().file()?.content.last_object(block_of(split.direct.start));
         for range in split.objects(self.store.limits().extent_bytes_max) {
-            let object = self.store.append_data(permit, after, data.get(range.clone()).unwrap_or_default())?;
-            after = Some((object.oid, object.stored_bytes));
-            objects.push((block_of(range.start), object));
+            let mut at = range.start;
+            while at < range.end {
+                let hint = DataHint { after, owner: inode.number, replaces: None };
+                let object = self.store.append_part(permit, &hint, data.get(at..range.end).unwrap_or_default())?;
+                after = Some((object.oid, object.stored_bytes));
+                let taken = usize::try_from(object.stored_bytes).unwrap_or(usize::MAX);
+                objects.push((block_of(at), object));
+                at = at.saturating_add(taken);
+            }
         }
         Ok(())
     }

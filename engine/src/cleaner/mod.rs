@@ -1,0 +1,406 @@
+//! The cleaner: copies what lives in victims to containers of survivors, so that the victims can be released. Takes no shared record (INV-39).
+//!
+//! ```text
+//! idle --choose--> job (a victim's pieces) --copy*, paced--> emptied --publish: installed, released--> free
+//!                                                 \--writers wait, or too little is free: at full speed inside the checkpoint
+//! ```
+//! Copies are made *between* checkpoints, an amount for every byte that writers were admitted with; the next checkpoint installs them: after all their writes are done,
+//! before its pages are written (INV-13: the sources are reused only when it is published). Whatever died meanwhile is left out then. If power fails, the sources are
+//! what counts.
+
+mod pieces;
+mod policy;
+
+use crate::StoreError;
+use crate::engine::{Engine, Writer};
+use crate::space::heat::Heat;
+use crate::state::{Fragment, State};
+use crate::store::{Result, Tier};
+use envoyfs_layout::UNIT;
+use envoyfs_layout::directory_page::ContainerState;
+use parking_lot::Mutex;
+use pieces::{Copied, Piece, Table};
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Most bytes copied between two looks at the clock and at those who wait: what is in flight for the cleaner.
+const STEP_BYTES: u64 = 1 << 20;
+/// Victims chosen at a time: a choice looks at every container.
+const CHOICE: usize = 8;
+
+/// What the cleaner is at. One thread at a time; a checkpoint holds it to its end.
+#[derive(Default)]
+pub(crate) struct Cleaning {
+    progress: Mutex<Progress>,
+    /// Bytes admitted that no copying answers yet.
+    credit: AtomicU64,
+    /// Containers that the next publication releases: what writers count on.
+    coming: AtomicU64,
+}
+
+#[derive(Default)]
+pub(crate) struct Progress {
+    chosen: Vec<u32>,
+    job: Option<Job>,
+    moves: Vec<Moved>,
+    emptied: BTreeSet<u32>,
+    /// Holds something that cannot be read: left alone until the next mount.
+    damaged: BTreeSet<u32>,
+    /// This checkpoint took a container that it should have kept.
+    deep: bool,
+}
+
+struct Job {
+    container: u32,
+    live: u32,
+    heat: Heat,
+    table: Table,
+    /// In order of their units, the last first.
+    pieces: Vec<Piece>,
+    complete: bool,
+}
+
+/// Units copied from one place to another.
+pub(crate) struct Moved {
+    piece: Piece,
+    to: Fragment,
+}
+
+/// How hard to work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pace {
+    /// As much as was admitted.
+    Paced,
+    /// Until the target is reached or room ends.
+    Hurry,
+}
+
+impl Cleaning {
+    /// Writers were let in with so many bytes.
+    pub(crate) fn admitted(&self, bytes: u64) {
+        self.credit.fetch_add(bytes, Ordering::Relaxed);
+    }
+    /// Containers that the next publication releases.
+    pub(crate) fn coming(&self) -> u32 {
+        u32::try_from(self.coming.load(Ordering::Relaxed)).unwrap_or(u32::MAX)
+    }
+}
+
+impl Progress {
+    /// What was copied and waits to be installed.
+    pub(crate) fn take_moves(&mut self) -> Vec<Moved> {
+        std::mem::take(&mut self.moves)
+    }
+
+    /// A checkpoint has been published: what it released is not coming any more.
+    pub(crate) fn published(&mut self, cleaning: &Cleaning, released: &BTreeSet<u32>) {
+        self.deep = false;
+        self.emptied.retain(|container| !released.contains(container));
+        // Emptied, installed, and still not released: not to be counted on.
+        cleaning.coming.store(0, Ordering::Relaxed);
+        self.damaged.append(&mut self.emptied);
+        if self.job.as_ref().is_some_and(|job| released.contains(&job.container)) {
+            self.job = None;
+        }
+    }
+}
+
+impl Cleaning {
+    /// Waits for a step under way and keeps the cleaner still.
+    pub(crate) fn hold(&self) -> parking_lot::MutexGuard<'_, Progress> {
+        self.progress.lock()
+    }
+}
+
+impl Engine {
+    /// Copies ahead of the next checkpoint what admitted bytes are due; true if it did something. Called while waiting for a checkpoint to be due
+    /// ([`Store::wait_checkpoint`](crate::Store::wait_checkpoint)); a store without threads calls it where it likes.
+    ///
+    /// # Errors
+    /// [`StoreError::ReadOnly`], [`StoreError::Poisoned`]. What cannot be read is left where it is and told in the log.
+    pub fn clean_ahead(&self) -> Result<bool> {
+        let writer = self.writer()?;
+        if let Some(why) = writer.wal.poisoned() {
+            return Err(StoreError::Poisoned { why });
+        }
+        match writer.cleaning.progress.try_lock() {
+            Some(mut progress) => self.clean(writer, &mut progress, Pace::Paced),
+            None => Ok(false),
+        }
+    }
+
+    /// Copies everything that lives in the best victim, whether space is wanted or not.
+    #[cfg(test)]
+    pub(crate) fn clean_anyway(&self) -> Result<bool> {
+        let writer = self.writer()?;
+        let mut progress = writer.cleaning.progress.lock();
+        if progress.job.is_none() && !self.next_job(writer, &mut progress, self.shape.units()) {
+            return Ok(false);
+        }
+        while progress.job.is_some() && self.step(writer, &mut progress, STEP_BYTES, Pace::Hurry)? > 0 {}
+        Ok(true)
+    }
+
+    /// The cleaner's part of a checkpoint: what is missing, if writers wait or will have to.
+    pub(crate) fn clean_now(&self, writer: &Writer, progress: &mut Progress) -> Result<()> {
+        self.clean(writer, progress, Pace::Hurry).map(|_| ())
+    }
+
+    /// Whether a publication is due only to release what was emptied: what is free now nears what writers must leave.
+    pub(crate) fn is_release_due(&self, writer: &Writer) -> bool {
+        let free = writer.free();
+        let floor = writer.admission.budget.floor_containers(Tier::Shrinking);
+        free.coming > floor / 8 && free.now <= floor + floor / 8 + 1
+    }
+
+    /// Containers still to be gained, and the largest live share that a victim may have.
+    fn debt(&self, writer: &Writer) -> (u32, u32) {
+        let ahead = writer.space.free_containers().saturating_add(writer.cleaning.coming());
+        let target = self.clean_target(writer);
+        let units = self.shape.units();
+        let debt = target.saturating_sub(ahead);
+        self.metrics.cleaner.debt.set(debt.into());
+        if debt > 0 {
+            (debt, units - units / 32)
+        } else if ahead < self.shape.containers / 5 {
+            // There is room, but not plenty: only what costs next to nothing.
+            (1, units / 8)
+        } else {
+            (0, 0)
+        }
+    }
+
+    fn clean(&self, writer: &Writer, progress: &mut Progress, pace: Pace) -> Result<bool> {
+        let (mut worked, mut owed) = (false, 0_u64);
+        loop {
+            let (debt, live_max) = self.debt(writer);
+            if debt == 0 {
+                writer.cleaning.credit.store(0, Ordering::Relaxed);
+                return Ok(worked);
+            }
+            if progress.job.is_none() && !self.next_job(writer, progress, live_max) {
+                writer.cleaning.credit.store(0, Ordering::Relaxed);
+                return Ok(worked);
+            }
+            let Some(job) = &progress.job else { return Ok(worked) };
+            let step = match pace {
+                Pace::Hurry => STEP_BYTES,
+                Pace::Paced => {
+                    if owed == 0 {
+                        let credit = writer.cleaning.credit.swap(0, Ordering::Relaxed);
+                        owed = due(credit, job.live, self.shape.units(), debt, self.clean_target(writer));
+                    }
+                    if owed == 0 {
+                        return Ok(worked);
+                    }
+                    owed.min(STEP_BYTES)
+                }
+            };
+            let copied = self.step(writer, progress, step, pace)?;
+            if copied == 0 {
+                return Ok(worked);
+            }
+            worked = true;
+            owed = owed.saturating_sub(copied);
+            if pace == Pace::Paced && owed == 0 {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Takes the next victim; false if there is none.
+    fn next_job(&self, writer: &Writer, progress: &mut Progress, live_max: u32) -> bool {
+        let mut chose = false;
+        loop {
+            let Some(container) = progress.chosen.pop() else {
+                if chose {
+                    return false;
+                }
+                chose = true;
+                progress.chosen = self.choose(writer, progress, live_max);
+                continue;
+            };
+            let Some(row) = writer.space.with_containers(|containers| containers.get(container).copied()) else {
+                continue;
+            };
+            let free = matches!(row.state, ContainerState::Free | ContainerState::Open | ContainerState::System);
+            if free || progress.emptied.contains(&container) || progress.damaged.contains(&container) {
+                continue;
+            }
+            let Some((table, pieces)) = self.pieces_of(container, &row) else {
+                progress.damaged.insert(container);
+                continue;
+            };
+            let live = pieces.iter().map(|piece| piece.units).sum();
+            self.metrics.cleaner.victims.increment();
+            progress.job = Some(Job { container, live, heat: row.heat, table, pieces, complete: true });
+            return true;
+        }
+    }
+
+    fn choose(&self, writer: &Writer, progress: &Progress, live_max: u32) -> Vec<u32> {
+        self.metrics.cleaner.runs.increment();
+        let space = &writer.space;
+        let now = space.openings();
+        let closed = self.candidates(space);
+        let state = self.state.lock();
+        let candidates = closed.iter().filter(|(container, kind)| {
+            **kind != ContainerState::System
+                && !progress.emptied.contains(container)
+                && !progress.damaged.contains(container)
+        });
+        space.with_containers(|containers| {
+            let candidates = candidates.map(|(container, _)| policy::Candidate {
+                container: *container,
+                live: state.live_in(*container),
+                age: now.saturating_sub(containers.get(*container).map_or(now, |row| row.closed_at)),
+            });
+            policy::best(candidates, self.shape.units(), live_max, CHOICE)
+        })
+    }
+
+    /// Copies about so many bytes of the job; 0 if there is no room for the copies.
+    fn step(&self, writer: &Writer, progress: &mut Progress, bytes: u64, pace: Pace) -> Result<u64> {
+        let Some(job) = &mut progress.job else { return Ok(0) };
+        let mut batch = Vec::new();
+        let mut left = bytes / u64::from(UNIT);
+        while let Some(piece) = job.pieces.pop() {
+            left = left.saturating_sub(piece.units.into());
+            batch.push(piece);
+            if left == 0 {
+                break;
+            }
+        }
+        let mut done = 0_u64;
+        let mut copies = self.read_pieces(job.container, &job.table, &batch);
+        job.complete &= copies.len() == batch.len();
+        copies.sort_by_key(|copy| (copy.rows.first().map_or(0, |row| row.owner), copy.piece.segment, copy.piece.slot));
+        let mut copies = copies.into_iter();
+        let counts = &self.metrics.cleaner;
+        for copy in copies.by_ref() {
+            let (piece, heat) = (copy.piece, self.heat_of_survivor(writer, job.heat, copy.piece.segment));
+            let Some(to) = self.append_survivor(writer, heat, &copy, pace, &mut progress.deep)? else {
+                job.pieces.push(piece);
+                break;
+            };
+            done += u64::from(piece.units) * u64::from(UNIT);
+            counts.moved.increment();
+            counts.moved_bytes.add(u64::from(piece.units) * u64::from(UNIT));
+            progress.moves.push(Moved { piece, to });
+        }
+        job.pieces.extend(copies.map(|copy| copy.piece));
+        job.pieces.sort_unstable_by_key(|piece| std::cmp::Reverse(piece.unit));
+        if job.pieces.is_empty() {
+            if job.complete {
+                progress.emptied.insert(job.container);
+                writer.cleaning.coming.store(progress.emptied.len() as u64, Ordering::Relaxed);
+            } else {
+                progress.damaged.insert(job.container);
+            }
+            progress.job = None;
+            return Ok(done.max(1));
+        }
+        Ok(done)
+    }
+
+    fn heat_of_survivor(&self, writer: &Writer, heat: Heat, segment: u32) -> Heat {
+        let now = writer.space.numbers.segment.load(Ordering::Relaxed);
+        writer.space.heats().of_survivor(heat, now.saturating_sub(segment).into())
+    }
+
+    /// Appends a copy to the survivors of its heat, or to any that have room; none if a checkpoint may need what is free.
+    fn append_survivor(
+        &self,
+        writer: &Writer,
+        heat: Heat,
+        copy: &Copied,
+        pace: Pace,
+        deep: &mut bool,
+    ) -> Result<Option<Fragment>> {
+        let space = &writer.space;
+        let units = copy.piece.units;
+        let align = if units >= 8 { 8 } else { 1 };
+        let place = |(container, offset_units)| Some(Fragment { units, container, offset_units });
+        let free = space.free_containers();
+        let floor = self.survivors_floor(writer, pace, free, *deep);
+        let mut stream = space.survivors(heat);
+        match stream.append_fragment(space, Arc::clone(&copy.bytes), align, &copy.rows, floor) {
+            Ok(at) => {
+                *deep |= space.free_containers() < free && floor < self.survivors_floor(writer, pace, free, true);
+                return Ok(place(at));
+            }
+            Err(StoreError::NoSpace { .. }) => drop(stream),
+            Err(error) => return Err(error),
+        }
+        for other in space.heats().all() {
+            let mut stream = space.survivors(other);
+            if stream.has_room(space, units, align, copy.rows.len()) {
+                let at = stream.append_fragment(space, Arc::clone(&copy.bytes), align, &copy.rows, u32::MAX)?;
+                return Ok(place(at));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Free containers that survivors leave alone.
+    fn survivors_floor(&self, writer: &Writer, pace: Pace, free: u32, deep: bool) -> u32 {
+        let budget = &writer.admission.budget;
+        match pace {
+            Pace::Paced => budget.floor_containers(Tier::Shrinking),
+            Pace::Hurry => {
+                // The rest of this checkpoint and the next one's nodes come first; but one container can always be turned over.
+                let keep =
+                    u32::try_from(budget.dirty_max / budget.container_bytes).unwrap_or(u32::MAX).saturating_add(2);
+                if free <= keep && free > 2 && !deep { free - 1 } else { keep }
+            }
+        }
+    }
+
+    /// The copies are on the device: from now on they are found there. What died, or lies elsewhere by now, is left out.
+    pub(crate) fn install(&self, moves: &[Moved]) -> Result<()> {
+        let touched: BTreeSet<u32> = moves.iter().map(|moved| moved.piece.segment).collect();
+        self.load_segments(&touched)?;
+        let mut state = self.state.lock();
+        for Moved { piece, to } in moves {
+            for part in living_parts(&state, piece) {
+                let offset_units = to.offset_units + (part.start - piece.slot);
+                let to = Fragment { units: part.end - part.start, container: to.container, offset_units };
+                let moved = state.move_units(piece.segment, part.start, to);
+                moved.map_err(|error| StoreError::Misuse(error.to_string()))?;
+            }
+        }
+        for number in touched {
+            if let Some(segment) = state.segment(number) {
+                self.reader.set_moved(number, segment.moved.clone());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What of a piece still lives where it was read.
+fn living_parts(state: &State, piece: &Piece) -> Vec<Range<u32>> {
+    let range = piece.slot..piece.slot + piece.units;
+    let Some(segment) = state.segment(piece.segment) else { return Vec::new() };
+    let mut parts = Vec::new();
+    for live in segment.live.inside(&range) {
+        let mut slot = live.start;
+        for (container, unit, units) in state.locate(piece.segment, &live) {
+            if container == Some(piece.container) && unit == piece.unit + (slot - piece.slot) {
+                parts.push(slot..slot + units);
+            }
+            slot += units;
+        }
+    }
+    parts
+}
+
+/// Bytes to copy for `credit` bytes admitted: what keeps the free space as it is, and more the less there is.
+fn due(credit: u64, live: u32, units: u32, debt: u32, target: u32) -> u64 {
+    let gain = u64::from(units.saturating_sub(live).max(1));
+    let holds = u128::from(credit) * u128::from(live) / u128::from(gain);
+    let boosted = holds + holds * u128::from(debt) * 4 / u128::from(target.max(1));
+    u64::try_from(boosted).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,235 @@
+//! What lives in a victim: found through its own table, read in large reads or many at once, verified row by row.
+
+use crate::device::open_reads;
+use crate::engine::Engine;
+use crate::space::{Container, check};
+use crate::state::State;
+use envoyfs_layout::UNIT;
+use envoyfs_layout::checksum::crc32c;
+use envoyfs_layout::directory_page::ContainerState;
+use envoyfs_layout::segment::{TablePart, TableRow};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+/// Largest piece: what is copied at a time.
+const PIECE_UNITS: u32 = 256 * 1024 / UNIT;
+/// Largest read.
+const RUN_UNITS: u32 = 1024 * 1024 / UNIT;
+/// Dead units that are read along, rather than start another read.
+const GAP_UNITS: u32 = 32 * 1024 / UNIT;
+/// Reads on the device at a time.
+const DEPTH: u32 = 8;
+
+/// Rows of a container by unit.
+pub(super) type Table = BTreeMap<u32, TableRow>;
+
+/// Live units of one segment, side by side in a victim.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Piece {
+    pub(crate) segment: u32,
+    pub(crate) slot: u32,
+    pub(crate) units: u32,
+    pub(crate) container: u32,
+    pub(crate) unit: u32,
+}
+
+/// A piece with its bytes and the rows that it takes along: `offset_units` counts from the piece.
+pub(crate) struct Copied {
+    pub(crate) piece: Piece,
+    pub(crate) bytes: std::sync::Arc<[u8]>,
+    pub(crate) rows: Vec<TableRow>,
+}
+
+impl Engine {
+    /// Table and pieces of a victim, the last unit first; nothing if the table cannot be read (then `fsck` is due).
+    pub(super) fn pieces_of(&self, container: u32, row: &Container) -> Option<(Table, Vec<Piece>)> {
+        let table = self.table_of(container, row.last_part);
+        let homes = row.state != ContainerState::Survivors;
+        if !homes && table.is_empty() {
+            tracing::error!(container, "the cleaner cannot read the table of a container of survivors");
+            return None;
+        }
+        let segments: BTreeSet<u32> =
+            if homes { BTreeSet::from([row.segment]) } else { table.values().map(|row| row.oid.segment()).collect() };
+        let mut pieces = Vec::new();
+        if let Err(error) = self.load_segments(&segments) {
+            tracing::error!(container, %error, "the cleaner cannot tell what lives in a container");
+            return None;
+        }
+        let state = self.state.lock();
+        for number in segments {
+            pieces_in(&state, number, container, &mut pieces);
+        }
+        drop(state);
+        pieces.sort_unstable_by_key(|piece| std::cmp::Reverse(piece.unit));
+        Some((table, pieces))
+    }
+
+    /// Rows of a container's table; parts that cannot be read are left out, their objects are then copied unverified (their references still verify them).
+    fn table_of(&self, container: u32, last_part: u32) -> Table {
+        let mut rows = BTreeMap::new();
+        let mut part = last_part;
+        while part != 0 {
+            let Some(found) = self.table_part(container, part) else { break };
+            rows.extend(found.rows.iter().map(|row| (row.offset_units, *row)));
+            // Parts chain backwards; anything else would not end.
+            part = if found.previous < part { found.previous } else { 0 };
+        }
+        rows
+    }
+
+    pub(crate) fn table_part(&self, container: u32, unit: u32) -> Option<TablePart> {
+        let mut head = vec![0; UNIT as usize];
+        self.reader.read_device(container, unit, &mut head).ok()?;
+        let units = TablePart::units_of(&head).ok()?;
+        if units > (self.shape.units().checked_sub(unit)?) as usize {
+            return None;
+        }
+        let mut bytes = vec![0; units * UNIT as usize];
+        self.reader.read_device(container, unit, &mut bytes).ok()?;
+        TablePart::decode(&bytes).ok()
+    }
+
+    /// Reads pieces of a victim; leaves out what cannot be read or does not verify, and says so.
+    pub(super) fn read_pieces(&self, container: u32, table: &Table, pieces: &[Piece]) -> Vec<Copied> {
+        let _reading = self.reader.readers.enter();
+        let runs = runs(pieces);
+        let bytes = match self.read_runs(container, &runs) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                tracing::error!(container, %error, "the cleaner cannot read");
+                self.metrics.cleaner.unreadable.increment();
+                return Vec::new();
+            }
+        };
+        let mut copies = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            let at = runs.partition_point(|run| run.end <= piece.unit);
+            let run = runs.get(at).zip(bytes.get(at));
+            let found = run.and_then(|(run, bytes)| {
+                let start = (piece.unit - run.start) as usize * UNIT as usize;
+                bytes.as_ref()?.get(start..start + piece.units as usize * UNIT as usize)
+            });
+            let Some(found) = found else {
+                self.metrics.cleaner.unreadable.increment();
+                tracing::error!(container, unit = piece.unit, "the cleaner leaves what it cannot read");
+                continue;
+            };
+            let rows = rows_inside(table, piece);
+            if let Some(error) = rows.iter().find_map(|row| verify(row, piece, found).err()) {
+                self.metrics.cleaner.damaged.increment();
+                tracing::error!(container, unit = piece.unit, %error, "the cleaner leaves what does not verify");
+                continue;
+            }
+            copies.push(Copied {
+                piece: *piece,
+                bytes: found.into(),
+                rows: rows_to_keep(&rows, piece, found, self.shape.volume),
+            });
+        }
+        copies
+    }
+
+    /// One buffer a run, none for what the device does not give.
+    fn read_runs(
+        &self,
+        container: u32,
+        runs: &[Range<u32>],
+    ) -> Result<Vec<Option<Vec<u8>>>, crate::device::DeviceError> {
+        let mut reads = open_reads(&self.device, DEPTH)?;
+        let mut out: Vec<Option<Vec<u8>>> = vec![None; runs.len()];
+        for (tag, run) in (0_u64..).zip(runs) {
+            let bytes = (run.end - run.start) as usize * UNIT as usize;
+            let (start, _, length) = self.shape.around(self.shape.offset(container, run.start), bytes);
+            reads.submit(tag, start, self.device.buffers().take(length));
+        }
+        let mut done = Vec::new();
+        while reads.under_way() > 0 {
+            reads.wait(1, &mut done);
+        }
+        for read in done {
+            let Some((slot, run)) =
+                usize::try_from(read.tag).ok().and_then(|at| Some((out.get_mut(at)?, runs.get(at)?)))
+            else {
+                continue;
+            };
+            let bytes = (run.end - run.start) as usize * UNIT as usize;
+            let (_, skip, _) = self.shape.around(self.shape.offset(container, run.start), bytes);
+            self.metrics.cleaner.read_bytes.add(bytes as u64);
+            if read.outcome.is_ok() {
+                *slot = read.buffer.as_slice().get(skip..skip + bytes).map(<[u8]>::to_vec);
+            }
+        }
+        Ok(out)
+    }
+}
+
+fn pieces_in(state: &State, number: u32, victim: u32, pieces: &mut Vec<Piece>) {
+    let Some(segment) = state.segment(number) else { return };
+    for range in segment.live.iter() {
+        let mut slot = range.start;
+        for (container, unit, units) in state.locate(number, &range) {
+            if container == Some(victim) {
+                let mut done = 0;
+                while done < units {
+                    let part = (units - done).min(PIECE_UNITS);
+                    pieces.push(Piece {
+                        segment: number,
+                        slot: slot + done,
+                        units: part,
+                        container: victim,
+                        unit: unit + done,
+                    });
+                    done += part;
+                }
+            }
+            slot += units;
+        }
+    }
+}
+
+/// Reads that cover the pieces, in order; small gaps are read along.
+fn runs(pieces: &[Piece]) -> Vec<Range<u32>> {
+    let mut ranges: Vec<Range<u32>> = pieces.iter().map(|piece| piece.unit..piece.unit + piece.units).collect();
+    ranges.sort_unstable_by_key(|range| range.start);
+    let mut runs: Vec<Range<u32>> = Vec::new();
+    for range in ranges {
+        match runs.last_mut() {
+            Some(run) if range.start <= run.end + GAP_UNITS && range.end - run.start <= RUN_UNITS => {
+                run.end = run.end.max(range.end);
+            }
+            _ => runs.push(range),
+        }
+    }
+    runs
+}
+
+fn rows_inside<'a>(table: &'a Table, piece: &Piece) -> Vec<&'a TableRow> {
+    let end = piece.unit + piece.units;
+    table.range(piece.unit..end).map(|(_, row)| row).filter(|row| row.offset_units + row.units() <= end).collect()
+}
+
+fn verify(row: &TableRow, piece: &Piece, bytes: &[u8]) -> Result<(), envoyfs_layout::LayoutError> {
+    let start = (row.offset_units - piece.unit) as usize * UNIT as usize;
+    let stored = bytes.get(start..start + row.stored_bytes as usize).unwrap_or_default();
+    check("object named by a segment's table", row.crc, crc32c(stored))
+}
+
+/// Rows of the copy: those of the source where they cover it, so that what was verified stays verifiable; else one for the whole.
+fn rows_to_keep(rows: &[&TableRow], piece: &Piece, bytes: &[u8], volume: u16) -> Vec<TableRow> {
+    let covered: u32 = rows.iter().map(|row| row.units()).sum();
+    if covered == piece.units {
+        return rows.iter().map(|row| TableRow { offset_units: row.offset_units - piece.unit, ..**row }).collect();
+    }
+    let first = rows.first();
+    let slot = u16::try_from(piece.slot).unwrap_or(u16::MAX);
+    vec![TableRow {
+        oid: envoyfs_layout::Oid::new(volume, piece.segment, slot),
+        birth: rows.iter().map(|row| row.birth).max().unwrap_or(envoyfs_layout::Hlc::ZERO),
+        stored_bytes: piece.units * UNIT,
+        crc: crc32c(bytes),
+        offset_units: 0,
+        kind: first.map_or(envoyfs_layout::ReferenceKind::Extent, |row| row.kind),
+        owner: first.map_or(0, |row| row.owner),
+    }]
+}

@@ -1,0 +1,149 @@
+use super::client::*;
+use crate::device::Fault;
+use crate::store::*;
+use envoyfs_layout::Oid;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Containers of which every fourth object lives.
+fn fragmented(slow: bool) -> (crate::device::SimulatedDevice, Client) {
+    let (device, mut client) = fresh(16, 512, 3);
+    for key in 0..120 {
+        client.run(&Op::Write { tree: 0, key, seed: u64::from(key), len: 20_000 }).unwrap();
+    }
+    client.checkpoint().unwrap();
+    for key in (0..120).filter(|key| key % 4 != 0) {
+        client.run(&Op::Delete { tree: 0, key }).unwrap();
+    }
+    client.checkpoint().unwrap();
+    (device.slow(slow), client)
+}
+
+fn living(client: &Client) -> Vec<(u32, Oid, Vec<u32>)> {
+    (0..120).step_by(4).map(|key| (key, client.extent_of(0, key))).map(|(key, (oid, crcs))| (key, oid, crcs)).collect()
+}
+
+#[test]
+fn copies_are_installed_only_when_they_are_written() {
+    let (_, mut client) = fragmented(true);
+    let objects = living(&client);
+    let looks = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&looks);
+    *client.engine.after_install.lock() = Some(Box::new(move |engine| {
+        for (key, oid, crcs) in &objects {
+            // Nothing drives a slow device here: what is not written yet cannot be read.
+            let mut bytes = vec![0; 20_480];
+            engine.read_data(*oid, 0, crcs, &mut bytes).unwrap_or_else(|error| panic!("key {key}: {error}"));
+            assert_eq!(bytes[..20_000], content(u64::from(*key), 0, 20_000));
+        }
+        counted.fetch_add(1, Ordering::Relaxed);
+    }));
+    let mut victims = 0;
+    while client.engine.clean_anyway().unwrap() {
+        victims += 1;
+        assert!(victims < 100);
+    }
+    assert!(victims > 3, "{victims} victims");
+    client.checkpoint().unwrap();
+    assert_eq!(looks.load(Ordering::Relaxed), 1);
+    let moved = client.engine.metrics().cleaner.moved.get();
+    assert!(moved >= 20, "{moved} moved");
+    client.verify();
+    client.quiesce_and_check();
+}
+
+#[test]
+fn what_does_not_verify_is_not_copied_and_can_still_be_repaired() {
+    let (device, mut client) = fragmented(false);
+    let want = content(8, 4096, 512);
+    let image = device.image();
+    let mut held = vec![0; 512];
+    let at = (0..image.size_bytes()).step_by(512).find(|at| {
+        image.read(*at, &mut held);
+        held == want
+    });
+    let flip = Fault::FlipBits { offset: at.unwrap() + 100, mask: 4 };
+    device.inject(flip);
+    while client.engine.clean_anyway().unwrap() {}
+    client.checkpoint().unwrap();
+    assert_eq!(client.engine.metrics().cleaner.damaged.get(), 1);
+    let (oid, crcs) = client.extent_of(0, 8);
+    let mut into = vec![0; 4096];
+    let result = client.engine.read_data(oid, 4096, &crcs[1..2], &mut into);
+    assert!(matches!(result, Err(crate::StoreError::Damaged { oid: found, .. }) if found == oid), "{result:?}");
+    // The bytes are where they were: what heals them there heals the object.
+    device.inject(flip);
+    client.verify();
+    // And nobody looks at that container again and again.
+    while client.engine.clean_anyway().unwrap() {}
+    assert_eq!(client.engine.metrics().cleaner.damaged.get(), 1);
+    client.quiesce_and_check();
+}
+
+#[test]
+fn what_dies_or_is_cleaned_twice_between_copying_and_installing_is_left_out() {
+    let (_, mut client) = fragmented(false);
+    while client.engine.clean_anyway().unwrap() {}
+    for key in (0..120).step_by(8) {
+        client.run(&Op::Delete { tree: 0, key }).unwrap();
+    }
+    for key in (4..120).step_by(16) {
+        client.run(&Op::Punch { tree: 0, key }).unwrap();
+    }
+    client.checkpoint().unwrap();
+    client.verify();
+    // Copies lie in containers that are cleaned in their turn.
+    for _ in 0..3 {
+        while client.engine.clean_anyway().unwrap() {}
+        client.checkpoint().unwrap();
+        client.verify();
+    }
+    client.quiesce_and_check();
+}
+
+#[test]
+fn rows_of_survivors_say_owner_and_birth() {
+    let (_, mut client) = fresh(16, 512, 3);
+    let need = Need { log_bytes: 100, node_bytes: 1, payload_bytes: 0, data_bytes: 8192, tier: Tier::Writer };
+    let mut permit = client.engine.reserve(need).unwrap();
+    let hint = DataHint { owner: 77, ..DataHint::default() };
+    let object = client.engine.append_part(&mut permit, &hint, &[1; 8192]).unwrap();
+    let draft = Draft { kind: 300, territory: 1, origin: None, data: std::slice::from_ref(&object), body: &[7; 21] };
+    let appended = client.engine.append(&mut permit, draft).unwrap();
+    client.checkpoint().unwrap();
+    let container = client.engine.reader.container_of(object.oid).unwrap();
+    let writer = client.engine.writer().unwrap();
+    let part = writer.space.with_containers(|containers| containers.get(container).unwrap().last_part);
+    let part = client.engine.table_part(container, part).unwrap();
+    let row = part.rows.iter().find(|row| row.oid == object.oid).unwrap();
+    assert_eq!((row.owner, row.birth), (77, appended.hlc.birth()));
+}
+
+#[test]
+fn the_end_of_a_container_is_filled_with_the_head_of_an_object() {
+    let (_, mut client) = fresh(16, 512, 3);
+    let mut written: u64 = 0;
+    let mut last: Option<(Oid, u32)> = None;
+    let mut segments = std::collections::BTreeSet::new();
+    while segments.len() < 6 {
+        let need = Need { log_bytes: 100, node_bytes: 1, payload_bytes: 0, data_bytes: 65536, tier: Tier::Writer };
+        let mut permit = client.engine.reserve(need).unwrap();
+        let data = vec![1; 65536];
+        let mut at = 0;
+        while at < data.len() {
+            let hint = DataHint { after: last, ..DataHint::default() };
+            let object = client.engine.append_part(&mut permit, &hint, &data[at..]).unwrap();
+            at += object.stored_bytes as usize;
+            written += u64::from(object.stored_bytes);
+            if let Some((before, bytes)) = last.filter(|(before, _)| before.segment() == object.oid.segment()) {
+                assert_eq!(object.oid.0, before.0 + u64::from(bytes / 512), "one writer's objects are adjacent");
+            }
+            last = Some((object.oid, object.stored_bytes));
+            segments.insert(object.oid.segment());
+            client.engine.abandon_data(&object);
+        }
+    }
+    let full = 5 * client.engine.shape.segment_bytes as u64;
+    assert!(written * 100 >= full * 93, "{written} of {full} bytes");
+    client.checkpoint().unwrap();
+}
