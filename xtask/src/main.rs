@@ -7,6 +7,7 @@ mod crash;
 mod kill;
 mod models;
 mod setup;
+mod store_bench;
 mod test;
 
 use clap::{Parser, Subcommand};
@@ -32,6 +33,8 @@ enum Task {
     Kill(kill::Arguments),
     /// Measures envoyfs beside ext4, both on images in one directory, and prints a table. Needs root.
     Compare(compare::Arguments),
+    /// Measures every bar of the object store beside fio and ext4, and prints a table. Needs root.
+    BenchStore(store_bench::Arguments),
     /// Installs what this machine lacks (Debian, Ubuntu), or says what to install.
     Setup(setup::Arguments),
 }
@@ -44,6 +47,7 @@ fn main() -> anyhow::Result<()> {
         Task::Crash(arguments) => crash::run(&arguments),
         Task::Kill(arguments) => kill::run(&arguments),
         Task::Compare(arguments) => compare::run(&arguments),
+        Task::BenchStore(arguments) => store_bench::run(&arguments),
         Task::Setup(arguments) => setup::run(&arguments),
     }
 }

@@ -202,6 +202,14 @@ impl Disk {
     /// # Errors
     /// As of writes.
     pub fn fill(&self, start: u64, bytes: u64) -> Result<()> {
+        self.fill_with(start, bytes, self.shared.extent_blocks)
+    }
+
+    /// The same with extents of at most so many blocks.
+    ///
+    /// # Errors
+    /// As of writes.
+    pub fn fill_with(&self, start: u64, bytes: u64, extent_blocks: usize) -> Result<()> {
         let block = u64::from(BLOCK);
         let (first, last) = (start / block, (start + bytes).div_ceil(block));
         let mut end = Lsn(0);
@@ -214,7 +222,11 @@ impl Disk {
                     .filter(|run| entries.get(run.start).is_some_and(|entry| entry.blocks == 0))
                     .collect()
             };
-            for run in empty {
+            let pieces = empty.into_iter().flat_map(|run| {
+                let end = run.end;
+                run.step_by(extent_blocks.max(1)).map(move |at| at..end.min(at + extent_blocks.max(1)))
+            });
+            for run in pieces {
                 let run = blocks.start + run.start..blocks.start + run.end;
                 let length = run.len() * BLOCK as usize;
                 let mut buffer = self.shared.engine.buffer(u32::try_from(length)?);

@@ -1,0 +1,188 @@
+//! Bars that are ratios to fio: verified reads, sequential throughput, durable appends.
+
+use super::Sizes;
+use super::stage::{Medium, Stage};
+use super::table::{Bar, Row, short};
+use anyhow::Context;
+use serde_json::Value;
+
+/// MiB of a device with a store in which 1 GiB is read and written, and of that region.
+const STORE_MIB: u64 = 2304;
+const REGION: &str = "--size=1g";
+
+/// A number of the first job.
+fn number(report: &Value, direction: &str, key: &str) -> anyhow::Result<f64> {
+    let job = report.get("jobs").and_then(|jobs| jobs.get(0)).context("no job in the report")?;
+    job.get(direction)
+        .and_then(|flow| flow.get(key))
+        .and_then(Value::as_f64)
+        .with_context(|| format!("no {key} in the report"))
+}
+
+struct Sides {
+    ours: Vec<f64>,
+    theirs: Vec<f64>,
+}
+
+/// Runs both in turns.
+fn in_turns(
+    sizes: &Sizes,
+    ours: impl Fn() -> anyhow::Result<f64>,
+    theirs: impl Fn() -> anyhow::Result<f64>,
+) -> anyhow::Result<Sides> {
+    let mut sides = Sides { ours: Vec::new(), theirs: Vec::new() };
+    for round in 0..sizes.rounds {
+        if round % 2 == 0 {
+            sides.ours.push(ours()?);
+            sides.theirs.push(theirs()?);
+        } else {
+            sides.theirs.push(theirs()?);
+            sides.ours.push(ours()?);
+        }
+    }
+    Ok(sides)
+}
+
+impl Sides {
+    fn row(&self, name: &str, conditions: String, bar: f64, unit: &str) -> Row {
+        let values: Vec<f64> = self.ours.iter().zip(&self.theirs).map(|(own, peer)| own / peer).collect();
+        let median = |values: &[f64]| {
+            let mut values = values.to_vec();
+            values.sort_by(f64::total_cmp);
+            short(values.get(values.len() / 2).copied().unwrap_or(f64::NAN))
+        };
+        let detail = format!("{} {unit} beside {}", median(&self.ours), median(&self.theirs));
+        Row { name: name.into(), conditions, unit: "of the peer's", values, bar: Bar::AtLeast(bar), detail }
+    }
+}
+
+pub fn random_read(stage: &Stage, sizes: &Sizes) -> anyhow::Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    let time = format!("--runtime={}", sizes.seconds);
+    for medium in Medium::BOTH {
+        let device = stage.loop_device(medium, STORE_MIB)?;
+        let file = format!("--filename={}", device.device);
+        for depth in [1, 32] {
+            let depth_option = format!("--iodepth={depth}");
+            let job = ["--name=r", "--rw=randread", "--bs=4k", &file, &depth_option, REGION];
+            // The first run makes the disk and writes it.
+            stage.bench(&[&job[..], &["--runtime=1", "--time_based"]].concat())?;
+            let job = [&job[..], &[&time, "--time_based"]].concat();
+            let sides = in_turns(
+                sizes,
+                || number(&stage.bench(&job)?, "read", "iops"),
+                || {
+                    number(
+                        &stage.fio(&[&job[..], &["--ioengine=io_uring", "--direct=1", "--readonly"]].concat())?,
+                        "read",
+                        "iops",
+                    )
+                },
+            )?;
+            let conditions = format!("{}, 4 KiB, depth {depth}, verified, beside fio io_uring", medium.name());
+            rows.push(sides.row("random read", conditions, 0.85, "IO/s"));
+        }
+    }
+    Ok(rows)
+}
+
+const fn sequential_bar(medium: Medium) -> f64 {
+    match medium {
+        Medium::Memory => 0.85,
+        Medium::Disk => 0.95,
+    }
+}
+
+pub fn sequential_read(stage: &Stage, sizes: &Sizes) -> anyhow::Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    let time = format!("--runtime={}", sizes.seconds);
+    for medium in Medium::BOTH {
+        let device = stage.loop_device(medium, STORE_MIB)?;
+        let file = format!("--filename={}", device.device);
+        let job = ["--name=r", "--rw=read", "--bs=1m", &file, "--iodepth=8", REGION, "--time_based"];
+        stage.bench(&[&job[..], &["--runtime=1"]].concat())?;
+        let job = [&job[..], &[&time]].concat();
+        let sides = in_turns(
+            sizes,
+            || Ok(number(&stage.bench(&job)?, "read", "bw_bytes")? / 1e6),
+            || {
+                Ok(number(
+                    &stage.fio(&[&job[..], &["--ioengine=io_uring", "--direct=1", "--readonly"]].concat())?,
+                    "read",
+                    "bw_bytes",
+                )? / 1e6)
+            },
+        )?;
+        let conditions = format!("{}, 1 MiB, depth 8, verified, beside fio io_uring", medium.name());
+        rows.push(sides.row("sequential read", conditions, sequential_bar(medium), "MB/s"));
+    }
+    Ok(rows)
+}
+
+pub fn sequential_write(stage: &Stage, sizes: &Sizes) -> anyhow::Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    let time = format!("--runtime={}", sizes.seconds);
+    for medium in Medium::BOTH {
+        let (store, raw) = (stage.loop_device(medium, STORE_MIB)?, stage.loop_device(medium, 1024)?);
+        let (own, peer) = (format!("--filename={}", store.device), format!("--filename={}", raw.device));
+        let job = ["--name=w", "--rw=write", "--bs=1m", "--iodepth=8", REGION, "--time_based", &time];
+        let sides = in_turns(
+            sizes,
+            || Ok(number(&stage.bench(&[&job[..], &[&own]].concat())?, "write", "bw_bytes")? / 1e6),
+            || {
+                // The store's number has its last sync in it; fio's too.
+                let options = [&job[..], &[&peer, "--ioengine=io_uring", "--direct=1", "--end_fsync=1"]].concat();
+                Ok(number(&stage.fio(&options)?, "write", "bw_bytes")? / 1e6)
+            },
+        )?;
+        let conditions = format!("{}, 1 MiB, depth 8, beside fio io_uring on a raw device", medium.name());
+        rows.push(sides.row("sequential write", conditions, sequential_bar(medium), "MB/s"));
+    }
+    Ok(rows)
+}
+
+pub fn append(stage: &Stage, sizes: &Sizes) -> anyhow::Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    let time = format!("--runtime={}", sizes.seconds);
+    for medium in Medium::BOTH {
+        let (store, raw) = (stage.loop_device(medium, STORE_MIB)?, stage.loop_device(medium, STORE_MIB)?);
+        let (own, at) = (format!("--filename={}", store.device), stage.mount_ext4(&raw)?);
+        let directory = format!("--directory={at}");
+        for (clients, bar) in [(1, 1.5), (8, 3.0), (64, 3.0)] {
+            let jobs = format!("--numjobs={clients}");
+            let job = [
+                "--name=a",
+                "--rw=write",
+                "--bs=4k",
+                "--fdatasync=1",
+                &jobs,
+                "--group_reporting",
+                "--time_based",
+                &time,
+            ];
+            let sides = in_turns(
+                sizes,
+                || {
+                    let region = ["--size=16m", "--offset_increment=16m", &own];
+                    number(&stage.bench(&[&job[..], &region].concat())?, "write", "iops")
+                },
+                || {
+                    // A new file that grows: an append.
+                    let file = ["--size=256m", "--fallocate=none", "--unlink=1", "--ioengine=psync", &directory];
+                    number(&stage.fio(&[&job[..], &file].concat())?, "write", "iops")
+                },
+            );
+            let sides = match sides {
+                Ok(sides) => sides,
+                Err(error) => {
+                    stage.umount()?;
+                    return Err(error);
+                }
+            };
+            let conditions = format!("{}, 4 KiB + sync, {clients} clients, beside ext4", medium.name());
+            rows.push(sides.row("durable append", conditions, bar, "IO/s"));
+        }
+        stage.umount()?;
+    }
+    Ok(rows)
+}

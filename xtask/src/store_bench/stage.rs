@@ -1,0 +1,187 @@
+//! Loop devices over shared memory and over files on disk, and their end.
+//!
+//! A shell in a process group of its own waits for the end of a pipe from this process and then takes away whatever lies in the two directories: so it also happens when this process
+//! is interrupted or killed.
+
+use anyhow::{Context, bail, ensure};
+use serde_json::Value;
+use std::cell::Cell;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// `$1` and `$2`: directories of images, with a mount point `mnt` in the first.
+const CLEANER: &str = r#"
+trap '' INT TERM HUP
+cat > /dev/null
+cd /
+umount "$1/mnt" 2> /dev/null || umount -l "$1/mnt" 2> /dev/null
+for image in "$1"/*.img "$2"/*.img; do
+    [ -e "$image" ] || continue
+    for device in $(losetup -n -O NAME -j "$image" 2> /dev/null); do losetup -d "$device"; done
+    rm -f "$image"
+done
+rmdir "$1/mnt" "$1" "$2"
+"#;
+
+/// What a loop device lies on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Medium {
+    /// A file in shared memory.
+    Memory,
+    /// A file on disk, with direct IO.
+    Disk,
+}
+
+impl Medium {
+    pub const BOTH: [Self; 2] = [Self::Memory, Self::Disk];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "loop over tmpfs",
+            Self::Disk => "loop over a file on disk",
+        }
+    }
+}
+
+/// The place where all is measured. Dropping it takes everything away.
+pub struct Stage {
+    disk: PathBuf,
+    memory: PathBuf,
+    binaries: PathBuf,
+    made: Cell<u32>,
+    cleaner: Child,
+}
+
+/// A loop device. Dropping it takes it and its image away.
+pub struct Loop {
+    pub device: String,
+    image: PathBuf,
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        // The cleaner does it again at the end.
+        let _ = call("losetup", &["-d", &self.device]);
+        let _ = std::fs::remove_file(&self.image);
+    }
+}
+
+impl Stage {
+    pub fn build(parent: &Path, binaries: &Path) -> anyhow::Result<Self> {
+        for program in ["fio", "losetup", "mkfs.ext4", "mount", "umount", "truncate", "dd"] {
+            let found = Command::new("sh").args(["-c", "command -v \"$0\" > /dev/null", program]).status();
+            ensure!(
+                found.is_ok_and(|s| s.success()),
+                "{program} is not installed (apt-get install fio e2fsprogs mount)"
+            );
+        }
+        let name = format!("envoyfs-bench-store-{}", std::process::id());
+        let (disk, memory) = (parent.join(&name), Path::new("/dev/shm").join(&name));
+        for directory in [&disk, &memory] {
+            std::fs::create_dir(directory).with_context(|| format!("cannot create {}", directory.display()))?;
+        }
+        std::fs::create_dir(disk.join("mnt"))?;
+        let cleaner = Command::new("sh")
+            .args(["-c", CLEANER, "cleaner"])
+            .args([&disk, &memory])
+            .stdin(Stdio::piped())
+            .process_group(0)
+            .spawn()?;
+        Ok(Self { disk, memory, binaries: binaries.to_path_buf(), made: Cell::new(0), cleaner })
+    }
+
+    fn image(&self, medium: Medium) -> PathBuf {
+        self.made.set(self.made.get() + 1);
+        let directory = if medium == Medium::Memory { &self.memory } else { &self.disk };
+        directory.join(format!("{}.img", self.made.get()))
+    }
+
+    /// A loop device whose every block has been written.
+    pub fn loop_device(&self, medium: Medium, mib: u64) -> anyhow::Result<Loop> {
+        let image = self.image(medium);
+        let shown = image.display().to_string();
+        let mut arguments =
+            vec!["if=/dev/zero".to_owned(), format!("of={shown}"), "bs=1M".into(), format!("count={mib}")];
+        if medium == Medium::Disk {
+            arguments.push("oflag=direct".into());
+        }
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        call("dd", &arguments)?;
+        self.attach(medium, image)
+    }
+
+    /// A loop device over a file of holes.
+    pub fn sparse(&self, medium: Medium, mib: u64) -> anyhow::Result<Loop> {
+        let image = self.image(medium);
+        call("truncate", &["-s", &format!("{mib}M"), &image.display().to_string()])?;
+        self.attach(medium, image)
+    }
+
+    fn attach(&self, medium: Medium, image: PathBuf) -> anyhow::Result<Loop> {
+        let direct = if medium == Medium::Disk { "--direct-io=on" } else { "--direct-io=off" };
+        let device = call("losetup", &["--find", "--show", direct, &image.display().to_string()])?;
+        Ok(Loop { device: device.trim().to_owned(), image })
+    }
+
+    /// ext4 on a loop device, mounted.
+    pub fn mount_ext4(&self, device: &Loop) -> anyhow::Result<String> {
+        // Written now, not by a thread of the kernel while the others measure.
+        call("mkfs.ext4", &["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", &device.device])?;
+        let at = self.disk.join("mnt").display().to_string();
+        call("mount", &[&device.device, &at])?;
+        Ok(at)
+    }
+
+    pub fn umount(&self) -> anyhow::Result<()> {
+        call("umount", &[&self.disk.join("mnt").display().to_string()]).map(drop)
+    }
+
+    /// fio's report.
+    pub fn fio(&self, options: &[&str]) -> anyhow::Result<Value> {
+        let all: Vec<&str> = ["--output-format=json"].into_iter().chain(options.iter().copied()).collect();
+        report(&call("fio", &all)?)
+    }
+
+    /// `envoyfs bench`'s report: the same layout.
+    pub fn bench(&self, options: &[&str]) -> anyhow::Result<Value> {
+        let program = self.binaries.join("envoyfs").display().to_string();
+        let own = ["bench", "--output-format=json", "--ioengine=envoyfs"];
+        let all: Vec<&str> = own.into_iter().chain(options.iter().copied()).collect();
+        report(&call(&program, &all)?)
+    }
+
+    /// A probe's answer.
+    pub fn probe(&self, arguments: &[&str]) -> anyhow::Result<Value> {
+        report(&call(&self.binaries.join("store-probe").display().to_string(), arguments)?)
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        drop(self.cleaner.stdin.take());
+        match self.cleaner.wait() {
+            Ok(status) if status.success() => {}
+            _ => eprintln!("xtask: look at {} and {}", self.disk.display(), self.memory.display()),
+        }
+    }
+}
+
+fn report(text: &str) -> anyhow::Result<Value> {
+    // fio may say something in front of it.
+    let start = text.find('{').context("no report")?;
+    serde_json::from_str(text.get(start..).unwrap_or_default()).context("a report that is no JSON")
+}
+
+/// Runs a program that must succeed; what it wrote to standard output.
+fn call(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("{program} could not be started"))?;
+    if !output.status.success() {
+        bail!("{program} {} failed: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
