@@ -70,11 +70,11 @@ pub fn clone(path: &Path, existing: &[u32], samples: u32) -> Result<Value> {
 /// # Errors
 /// What the store reports.
 pub fn drop_queue(path: &Path, trees: u32) -> Result<Value> {
-    let tree = Tree::open(&scratch::on(path)?, false)?;
+    let tree = Tree::open(&scratch::on(path)?, true)?;
     let all = tree.directory(InodeId::ROOT, "all")?;
     for index in 0..trees {
-        let small = waiting(&tree, || tree.directory(all, &format!("tree-{index}")))?;
-        waiting(&tree, || tree.file(small, "file", 4096))?;
+        let small = tree.directory(all, &format!("tree-{index}"))?;
+        tree.file(small, "file", 4096)?;
         tree.namespace.forget(small, 1);
     }
     tree.namespace.checkpoint()?;
@@ -100,17 +100,6 @@ pub fn drop_queue(path: &Path, trees: u32) -> Result<Value> {
         "trees": trees, "delete_us": micros(delete), "seconds": took.as_secs_f64(), "checkpoints": checkpoints,
         "trees_per_second": f64::from(trees) / took.as_secs_f64(), "freed_bytes": freed,
     }))
-}
-
-/// Does it again after a checkpoint, when it would have to wait for one: no thread makes them here.
-fn waiting<T>(tree: &Tree, mut act: impl FnMut() -> Result<T>) -> Result<T> {
-    match act() {
-        Err(error) if format!("{error:#}").contains("wait") => {
-            tree.namespace.checkpoint()?;
-            act()
-        }
-        other => other,
-    }
 }
 
 /// Seconds to open a store whose log is as long as it gets before a checkpoint is due: records of files that were made, replayed by the namespace.
