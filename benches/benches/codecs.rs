@@ -112,6 +112,7 @@ fn tables(c: &mut Criterion) {
         live: (0..500).map(|index| (index * 16, 8)).collect(),
         extra: (0..100).map(|index| (index * 64, 1)).collect(),
         moved: Vec::new(),
+        deferred: Vec::new(),
     };
     let page_bytes = page.encode();
     let mut group = c.benchmark_group("table");

@@ -53,7 +53,7 @@ fn apply(c: &mut Criterion) {
         b.iter_batched(
             empty,
             |mut state| {
-                state.apply(black_box(&batch)).unwrap();
+                state.apply(black_box(&batch), None).unwrap();
                 state
             },
             BatchSize::LargeInput,

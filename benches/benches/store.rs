@@ -12,7 +12,7 @@ use envoyfs_benches::{now, scratch};
 use envoyfs_engine::Engine;
 use envoyfs_engine::hlc::SystemClock;
 use envoyfs_engine::metrics::Metrics;
-use envoyfs_engine::space::{Location, Reader, Shape};
+use envoyfs_engine::space::{Reader, Shape};
 use envoyfs_engine::store::{Changes, Draft, Need, Roots, Store as _, Tier};
 use envoyfs_layout::Oid;
 use envoyfs_namespace::api::InodeId;
@@ -77,9 +77,9 @@ fn lookup(c: &mut Criterion) {
         segments_offset: 1 << 20,
         block_bytes: 4096,
     };
-    let reader = Reader::new(device, shape, Metrics::new(Arc::new(SystemClock::new())));
+    let reader = Reader::new(device, shape, Metrics::new(Arc::new(SystemClock::new())), 16 << 20);
     for segment in 0..65_536 {
-        reader.set_location(segment, Location { home: Some(segment), ..Location::default() });
+        reader.set_home(segment, Some(segment));
     }
     let mut group = c.benchmark_group("look-up");
     group.bench_function("place of 4 KiB", |b| {

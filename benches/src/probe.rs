@@ -5,7 +5,7 @@ use crate::{now, scratch};
 use anyhow::{Context as _, Result, bail, ensure};
 use envoyfs_engine::device::Device;
 use envoyfs_engine::store::{Draft, Need, Store as _, Tier};
-use envoyfs_namespace::api::InodeId;
+use envoyfs_namespace::api::{InodeId, SetAttributes};
 use envoyfs_tools::bench::disk::Disk;
 use serde_json::{Value, json};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -102,28 +102,38 @@ pub fn drop_queue(path: &Path, trees: u32) -> Result<Value> {
     }))
 }
 
-/// Seconds to open a store whose log is as long as it gets before a checkpoint is due: records of files that were made, replayed by the namespace.
+/// Seconds to open a store whose log is as long as it gets before a checkpoint is due: changes of attributes, replayed by the namespace. (They change the same entries again and again,
+/// so that the log becomes due before what is dirty in memory does.)
 ///
 /// # Errors
 /// What the store reports.
 pub fn recovery(path: &Path) -> Result<Value> {
+    const FILES: u32 = 1000;
     let device = scratch::on(path)?;
-    let (ring, log_bytes, files);
+    let (ring, log_bytes, records);
     {
         let tree = Tree::open(&device, false)?;
+        let directory = tree.directory(InodeId::ROOT, "directory")?;
+        let mut files = Vec::new();
+        for index in 0..FILES {
+            tree.file(directory, &format!("file-{index}"), 200)?;
+            files.push(tree.namespace.lookup(&CX, directory, format!("file-{index}").as_bytes())?.id);
+        }
         tree.namespace.checkpoint()?;
-        let mut made = 0_u32;
-        let mut parent = InodeId::ROOT;
-        while tree.engine.wait_checkpoint(0).is_none_or(|reason| reason != envoyfs_engine::store::Reason::Log) {
-            if made.is_multiple_of(1000) {
-                parent = tree.directory(InodeId::ROOT, &format!("directory-{made}"))?;
+        let mut made = 0_u64;
+        'full: loop {
+            for (index, file) in (0_u16..).zip(&files) {
+                if index % 64 == 0 && tree.engine.wait_checkpoint(0).is_some() {
+                    break 'full;
+                }
+                let set = SetAttributes { permissions: Some(index % 512), ..SetAttributes::default() };
+                tree.namespace.setattr(&CX, *file, &set)?;
+                made += 1;
             }
-            tree.file(parent, &format!("file-{made}"), 200)?;
-            made += 1;
         }
         tree.namespace.sync()?;
         let usage = tree.engine.usage();
-        (ring, log_bytes, files) = (usage.ring_bytes, usage.log_bytes, made);
+        (ring, log_bytes, records) = (usage.ring_bytes, usage.log_bytes, made);
         // Without closing: as after a power cut, but for what the device would lose.
     }
     let start = now();
@@ -131,11 +141,11 @@ pub fn recovery(path: &Path) -> Result<Value> {
     let opened = start.elapsed();
     let tree = Tree::on(Arc::clone(&engine), false)?;
     let replayed = start.elapsed();
-    ensure!(tree.namespace.lookup(&CX, InodeId::ROOT, b"directory-0").is_ok(), "the replay lost what was synced");
+    ensure!(tree.namespace.lookup(&CX, InodeId::ROOT, b"directory").is_ok(), "the replay lost what was synced");
     drop(tree);
     drop(engine);
     Ok(json!({
-        "ring_bytes": ring, "log_bytes": log_bytes, "files": files,
+        "ring_bytes": ring, "log_bytes": log_bytes, "records": records,
         "engine_seconds": opened.as_secs_f64(), "seconds": replayed.as_secs_f64(),
     }))
 }

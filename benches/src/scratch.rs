@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use envoyfs_engine::device::{Device, OpenMode, UringDevice};
 use envoyfs_engine::format::{FormatOptions, format};
 use envoyfs_engine::hlc::{Clock as _, SystemClock};
-use envoyfs_engine::{Engine, Options, signature};
+use envoyfs_engine::{Engine, Options, Settings, signature};
 use envoyfs_tools::bench::disk::{LABEL, is_scratch};
 use std::path::Path;
 use std::sync::Arc;
@@ -68,6 +68,12 @@ fn make(device: &Arc<dyn Device>) -> Result<()> {
 /// # Errors
 /// What opening reports.
 pub fn engine(device: &Arc<dyn Device>) -> Result<Arc<Engine>> {
-    let options = Options { read_only: false, threads: true, accept_loss: false, clock: Arc::new(SystemClock::new()) };
+    let options = Options {
+        read_only: false,
+        threads: true,
+        accept_loss: false,
+        clock: Arc::new(SystemClock::new()),
+        settings: Settings::default(),
+    };
     Ok(Arc::new(Engine::open(Arc::clone(device), options)?))
 }

@@ -83,9 +83,9 @@ pub fn recovery(stage: &Stage, sizes: &Sizes) -> anyhow::Result<Vec<Row>> {
         stage.probe(&["recovery", &device.device])
     })?;
     let log = values(&answers, &["log_bytes"])?.into_iter().fold(0.0, f64::max) / f64::from(1 << 20);
-    let files = values(&answers, &["files"])?.into_iter().fold(0.0, f64::max);
+    let records = values(&answers, &["records"])?.into_iter().fold(0.0, f64::max);
     let conditions =
-        |what: &str| format!("{what}, log of {} MiB at its trigger, {} files made, disk", short(log), short(files));
+        |what: &str| format!("{what}, log of {} MiB at its trigger, {} records, disk", short(log), short(records));
     let (all, engine) = (values(&answers, &["seconds"])?, values(&answers, &["engine_seconds"])?);
     Ok(vec![
         row("recovery", conditions("engine and namespace"), "s", all, Bar::AtMost(3.0)),
