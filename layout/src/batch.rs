@@ -312,6 +312,7 @@ impl Batch {
     }
 
     fn add_rows(&mut self, raw: &RawHeader, mut rest: &[u8]) -> Result<(), LayoutError> {
+        let rows_bytes = rest.len();
         let mut section = |rows: U32, bytes: usize| {
             let need = rows.get() as usize * bytes;
             let (head, tail) = rest.split_at_checked(need).ok_or(LayoutError::Short {
@@ -361,7 +362,8 @@ impl Batch {
         if !edges.is_empty() {
             return Err(field("drop edges", edges.len() as u64));
         }
-        if rest.len() >= UNIT as usize || rest.iter().any(|b| *b != 0) {
+        let whole = (size_of::<RawHeader>() + rows_bytes).is_multiple_of(UNIT as usize);
+        if !whole || rest.len() >= UNIT as usize || rest.iter().any(|b| *b != 0) {
             return Err(field("padding", rest.len() as u64));
         }
         Ok(())
@@ -435,6 +437,9 @@ impl HistoryStep {
             return Err(field("reserved", 1));
         }
         let (checkpoint, value) = (raw.checkpoint.get(), raw.value.get());
+        if raw.action != 1 && raw.wall_ns.get() != 0 || raw.action == 2 && value != 0 {
+            return Err(field("history step", value));
+        }
         match raw.action {
             1 => {
                 let segment_bound = u32::try_from(value).map_err(|_| field("segment bound", value))?;

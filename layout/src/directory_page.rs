@@ -466,7 +466,12 @@ impl VolumeEntry {
             return field(NAME, "reserved", 1);
         }
         let listed = usize::try_from(raw.cut_count.get()).unwrap_or(usize::MAX);
-        let Some(cuts) = raw.cuts.get(..listed) else { return field(NAME, "cuts", raw.cut_count.get().into()) };
+        let Some((cuts, unused)) = raw.cuts.split_at_checked(listed) else {
+            return field(NAME, "cuts", raw.cut_count.get().into());
+        };
+        if !zeros(unused.as_bytes()) || cuts.iter().any(|cut| cut.reserved.get() != 0) {
+            return field(NAME, "reserved", 1);
+        }
         let cuts: Vec<Cut> = cuts
             .iter()
             .map(|cut| Cut {

@@ -626,6 +626,15 @@ impl Attributes {
         let (mode, uid, gid) = (from.u32()?, from.u32()?, from.u32()?);
         let (atime, mtime) = (Timestamp::read(from)?, Timestamp::read(from)?);
         let has = |bit: u8| mask & bit != 0;
+        let zero = Timestamp::default();
+        let unset = (has(1) || mode == 0)
+            && (has(2) || uid == 0)
+            && (has(4) || gid == 0)
+            && (has(8) || atime == zero)
+            && (has(16) || mtime == zero);
+        if !unset {
+            return Err(from.field("attribute that the mask leaves out", mask.into()));
+        }
         Ok(Self {
             mode: has(1).then_some(mode),
             uid: has(2).then_some(uid),

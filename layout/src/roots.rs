@@ -93,7 +93,7 @@ impl RootsObject {
         if blob.len() > BLOB_BYTES_MAX {
             return Err(field("client bytes", blob.len() as u64));
         }
-        if rest.len() >= UNIT as usize || rest.iter().any(|b| *b != 0) {
+        if !bytes.len().is_multiple_of(UNIT as usize) || rest.len() >= UNIT as usize || rest.iter().any(|b| *b != 0) {
             return Err(field("padding", rest.len() as u64));
         }
         Ok(Self {

@@ -21,6 +21,10 @@ pub const FOOTER_MAGIC: u64 = u64::from_le_bytes(*b"EVSEGEND");
 /// "EVTP".
 pub const PART_MAGIC: u32 = u32::from_le_bytes(*b"EVTP");
 
+/// Fields of a header or footer, in front of zeros.
+const FIELDS_BYTES: usize = 64;
+/// Flags of a header: survivors of cleaning, system pages.
+const FLAGS_KNOWN: u8 = 3;
 /// Bytes of header and footer.
 pub const UNIT_BYTES: usize = UNIT as usize;
 
@@ -93,6 +97,17 @@ impl SegmentHeader {
         let (raw, _) = RawHeader::read_from_prefix(bytes).map_err(|_| short(structure, 64, bytes.len()))?;
         if raw.format.get() != 1 {
             return Err(LayoutError::Unknown { structure, what: "format", found: raw.format.get().into() });
+        }
+        if raw.flags & !FLAGS_KNOWN != 0 {
+            return Err(LayoutError::Unknown { structure, what: "flags", found: raw.flags.into() });
+        }
+        check_reserved(structure, raw.reserved, bytes)?;
+        if raw.seed != *seed {
+            return Err(LayoutError::Field {
+                structure,
+                field: "seed of the store",
+                found: raw.seed.map(u64::from).iter().sum(),
+            });
         }
         Ok(Self {
             seed: raw.seed,
@@ -172,6 +187,7 @@ impl SegmentFooter {
         let structure = "segment footer";
         check_unit(bytes, structure, FOOTER_MAGIC, 8, seed, position)?;
         let (raw, _) = RawFooter::read_from_prefix(bytes).map_err(|_| short(structure, 64, bytes.len()))?;
+        check_reserved(structure, raw.reserved, bytes)?;
         Ok(Self {
             segment: raw.segment.get(),
             last_part: raw.last_part.get(),
@@ -392,6 +408,15 @@ impl TablePart {
 
 fn short(structure: &'static str, expected: usize, found: usize) -> LayoutError {
     LayoutError::Short { structure, expected, found }
+}
+
+/// The reserved field, and all of the unit behind the fields.
+fn check_reserved(structure: &'static str, reserved: U32, unit: &[u8]) -> Result<(), LayoutError> {
+    let behind = unit.get(FIELDS_BYTES..UNIT_BYTES).unwrap_or_default();
+    if reserved.get() != 0 || behind.iter().any(|byte| *byte != 0) {
+        return Err(LayoutError::Field { structure, field: "reserved", found: 1 });
+    }
+    Ok(())
 }
 
 /// Puts `fields` into a unit and its seeded checksum at `crc_at`.

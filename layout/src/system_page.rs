@@ -139,7 +139,7 @@ impl SegmentPage {
         let (extra, rest) = rows(structure, rest, extra, 8)?;
         let (moved, rest) = rows(structure, rest, moved, 12)?;
         let (deferred, rest) = rows(structure, rest, deferred, 4)?;
-        check_padding(structure, rest)?;
+        check_padding(structure, bytes, rest)?;
         let mut page = Self { segment: raw.key.get(), ..Self::default() };
         page.live = runs(live).map_err(|slot| bad("live run", slot))?;
         page.deferred = runs(deferred).map_err(|slot| bad("deferred run", slot))?;
@@ -295,7 +295,10 @@ impl ListPage {
         let (raw, rest) = read_header(structure, LIST_MAGIC, bytes)?;
         let (next, rest) = rows(structure, rest, U32::new(1), Place::BYTES)?;
         let next = decode_place(next)?;
-        let [count, ..] = raw.counts;
+        let [count, unused @ ..] = raw.counts;
+        if let Some(used) = unused.iter().find(|used| used.get() != 0) {
+            return Err(LayoutError::Field { structure, field: "counts", found: used.get().into() });
+        }
         let (page, rest) = match raw.key.get() {
             key @ (1 | 6) => {
                 let (body, rest) = rows(structure, rest, count, Reference::BYTES)?;
@@ -330,7 +333,7 @@ impl ListPage {
             }
             found => return Err(LayoutError::Unknown { structure, what: "list", found: found.into() }),
         };
-        check_padding(structure, rest)?;
+        check_padding(structure, bytes, rest)?;
         Ok((page, next))
     }
 }
@@ -461,8 +464,9 @@ fn rows<'a>(
     bytes.split_at_checked(need).ok_or(LayoutError::Short { structure, expected: need, found: bytes.len() })
 }
 
-fn check_padding(structure: &'static str, rest: &[u8]) -> Result<(), LayoutError> {
-    if rest.len() >= UNIT as usize || rest.iter().any(|b| *b != 0) {
+/// Whole units, of which only the last has padding.
+fn check_padding(structure: &'static str, bytes: &[u8], rest: &[u8]) -> Result<(), LayoutError> {
+    if !bytes.len().is_multiple_of(UNIT as usize) || rest.len() >= UNIT as usize || rest.iter().any(|b| *b != 0) {
         return Err(LayoutError::Field { structure, field: "padding", found: rest.len() as u64 });
     }
     Ok(())

@@ -4,6 +4,7 @@ mod ci;
 mod command;
 mod compare;
 mod crash;
+mod fuzz;
 mod kill;
 mod models;
 mod setup;
@@ -29,6 +30,8 @@ enum Task {
     Models(models::Arguments),
     /// Power cuts under the whole stack, on simulated and recorded devices.
     Crash(crash::Arguments),
+    /// Fuzzes every decoder of the on-disk format. Needs a nightly toolchain and cargo-fuzz.
+    Fuzz(fuzz::Arguments),
     /// Kills daemons of real mounts at any moment and looks what is left. Needs root.
     Kill(kill::Arguments),
     /// Measures envoyfs beside ext4, both on images in one directory, and prints a table. Needs root.
@@ -45,6 +48,7 @@ fn main() -> anyhow::Result<()> {
         Task::Ci => ci::run(),
         Task::Models(arguments) => models::run(&arguments),
         Task::Crash(arguments) => crash::run(&arguments),
+        Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Kill(arguments) => kill::run(&arguments),
         Task::Compare(arguments) => compare::run(&arguments),
         Task::BenchStore(arguments) => store_bench::run(&arguments),
