@@ -15,6 +15,7 @@ pub mod memory;
 pub mod metrics;
 mod queue;
 mod recovery;
+pub mod repair;
 #[cfg_attr(not(feature = "sabotage"), doc(hidden))]
 pub mod sabotage;
 pub mod settings;

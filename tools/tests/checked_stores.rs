@@ -191,7 +191,7 @@ fn whatever_was_done_the_published_checkpoint_is_clean() {
             } else {
                 mounted.unmount();
             }
-            let answer = unchanged(&path, || fsck(&["-n", &path]));
+            let answer = unchanged(&path, || fsck(&["-nf", &path]));
             assert_eq!(
                 answer.code, 0,
                 "STORE_SEED={seed}, mount {mount_number}:\n{}\n{}",
@@ -228,12 +228,13 @@ fn sample(images: &Images) -> String {
 fn a_store_with_forks_and_snapshots_is_clean_and_counted() {
     let images = Images::new();
     let path = sample(&images);
-    let answer = fsck(&["--json", &path]);
+    let answer = fsck(&["-f", "--json", &path]);
     assert_eq!(answer.code, 0, "{}", answer.stdout);
     let report: serde_json::Value = serde_json::from_str(&answer.stdout).unwrap();
     let statistics = &report["statistics"];
     assert_eq!((&statistics["realms"], &statistics["snapshots"]), (&3.into(), &1.into()), "{statistics}");
-    assert!(statistics["data_bytes"].as_u64().unwrap() >= 3_000_000 + 50 * 20_480, "{statistics}");
+    // Every block once, whoever shares it; of the file of zeros the last block is short.
+    assert!(statistics["data_bytes"].as_u64().unwrap() >= 3_000_000 + 49 * 20_480, "{statistics}");
     assert!(statistics["shared_objects"].as_u64().unwrap() > 0, "{statistics}");
 }
 
@@ -257,10 +258,10 @@ fn damaged_file_data_is_named_by_path_and_offset() {
     let path = sample(&images);
     // The blocks of "file 7" are all sevens.
     assert!(damage(&path, &[7; 4096]) >= 4);
-    let answer = unchanged(&path, || fsck(&["-n", &path]));
+    let answer = unchanged(&path, || fsck(&["-nf", &path]));
     assert_eq!(answer.code, 4, "{answer:?}");
     assert!(answer.stdout.contains("F500: /top/file 7 at byte 4096"), "{}", answer.stdout);
-    let answer = fsck(&["-n", "--no-data", &path]);
+    let answer = fsck(&["-nf", "--no-data", &path]);
     assert_eq!(answer.code, 0, "{answer:?}");
 }
 
@@ -269,7 +270,7 @@ fn a_damaged_node_is_named_and_nothing_is_called_leaked() {
     let images = Images::new();
     let path = sample(&images);
     assert!(damage(&path, b"EVND\x01\x01") > 0);
-    let answer = unchanged(&path, || fsck(&["-n", &path]));
+    let answer = unchanged(&path, || fsck(&["-nf", &path]));
     assert_eq!(answer.code, 4, "{answer:?}");
     assert!(answer.stdout.contains("F401"), "{}", answer.stdout);
     assert!(!answer.stdout.contains("F602") && !answer.stdout.contains("F600"), "{}", answer.stdout);
@@ -296,11 +297,11 @@ fn one_damaged_roots_object_leaves_the_other() {
     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
     let [first, twin] = roots_positions(&path);
     file.write_all_at(&[0xff], first + 60).unwrap();
-    let answer = unchanged(&path, || fsck(&["-n", &path]));
+    let answer = unchanged(&path, || fsck(&["-nf", &path]));
     assert_eq!(answer.code, 4, "{answer:?}");
     assert!(answer.stdout.contains("F406") && answer.stdout.contains("3 trees (1 snapshots)"), "{}", answer.stdout);
     file.write_all_at(&[0xff], twin + 60).unwrap();
-    let answer = unchanged(&path, || fsck(&["-n", &path]));
+    let answer = unchanged(&path, || fsck(&["-nf", &path]));
     assert_eq!(answer.code, 8, "{answer:?}");
     assert!(answer.stdout.contains("F407"), "{}", answer.stdout);
 }
@@ -313,7 +314,7 @@ fn a_log_with_records_is_a_note() {
     mounted.namespace.checkpoint().unwrap();
     mounted.file(InodeId::ROOT, "unstored", &[1; 9000]);
     mounted.abandon();
-    let answer = unchanged(&path, || fsck(&["-n", &path]));
+    let answer = unchanged(&path, || fsck(&["-nf", &path]));
     assert_eq!(answer.code, 0, "{answer:?}");
     assert!(answer.stdout.contains("F200"), "{}", answer.stdout);
 }

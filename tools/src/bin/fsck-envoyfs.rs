@@ -1,39 +1,49 @@
-//! `fsck.envoyfs`: checks a store that is not mounted. Installed under that name (a cargo target cannot have a dot in its name).
+//! `fsck.envoyfs`: checks and repairs a store that is not mounted. Installed under that name (a cargo target cannot have a dot in its name).
 
+use anyhow::Result;
 use clap::Parser;
 use clap::error::ErrorKind;
-use envoyfs_tools::fsck::report::{EXIT_CLEAN, EXIT_OPERATIONAL, EXIT_USAGE};
-use envoyfs_tools::fsck::{Options, check};
+use envoyfs_tools::fsck::repair::{Settings, repair};
+use envoyfs_tools::fsck::report::{EXIT_CANCELED, EXIT_CLEAN, EXIT_OPERATIONAL, EXIT_USAGE, Report};
+use envoyfs_tools::fsck::{Options, check, interrupt, looks_clean};
+use envoyfs_tools::mkfs::size::Size;
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Check an envoyfs store that is not mounted. Changes nothing.
+/// Check an envoyfs store that is not mounted, and repair it.
 ///
 /// Verifies superblocks, volume directory, log, every node and every block of file data that the published checkpoint leads to, and compares counts, free space, totals and
-/// link counts with what it found. Repair is not offered by this version: -p and -y say so and do nothing.
+/// link counts with what it found. Without -p or -y nothing is changed.
 #[derive(Debug, Parser)]
 #[command(
     name = "fsck.envoyfs",
     bin_name = "fsck.envoyfs",
     version,
-    after_help = "Exit status: 0 clean, 4 errors were found and left, 8 the check could not be made, 16 wrong usage."
+    after_help = "Exit status, a sum: 0 clean, 1 errors were corrected, 4 errors were left, 8 the check could not be made, 16 wrong usage, 32 stopped by the user."
 )]
 struct Arguments {
     /// Check only; the default.
     #[arg(short = 'n', long)]
     no_changes: bool,
-    /// Repair what is safe without asking: not offered by this version.
+    /// Repair what is safe without asking: nothing that was stored is given up.
     #[arg(short = 'p', short_alias = 'a', long, conflicts_with = "no_changes")]
     preen: bool,
-    /// Repair everything without asking: not offered by this version.
-    #[arg(short = 'y', long, conflicts_with = "no_changes")]
+    /// Repair everything without asking; what cannot be read is given up.
+    #[arg(short = 'y', long, conflicts_with_all = ["no_changes", "preen"])]
     yes: bool,
-    /// Accepted for fsck(8); a check is always a full one.
+    /// Check also a store that was unmounted and looks clean.
     #[arg(short = 'f', long)]
     force: bool,
+    /// Show progress, also if standard error is no terminal. A descriptor behind it, as fsck(8) gives one, is accepted and not used.
+    #[arg(short = 'C')]
+    progress: bool,
     /// Do not read file data, only metadata.
     #[arg(long)]
     no_data: bool,
+    /// Memory for marks and checksums; with less, the trees are walked more often.
+    #[arg(long, value_name = "SIZE", default_value = "256MiB")]
+    memory: Size,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -41,20 +51,30 @@ struct Arguments {
     path: PathBuf,
 }
 
-fn run(arguments: &Arguments) -> u8 {
+fn examine(arguments: &Arguments) -> Result<Report> {
+    let progress = !arguments.json && (arguments.progress || std::io::stderr().is_terminal());
+    let options = Options { data: !arguments.no_data, progress, memory_bytes: arguments.memory.0 };
+    if !arguments.force
+        && let Some(report) = looks_clean(&arguments.path)?
+    {
+        return Ok(report);
+    }
     if arguments.preen || arguments.yes {
-        eprintln!(
-            "fsck.envoyfs: repair is not offered by this version; nothing was changed. To check: fsck.envoyfs -n {}",
-            arguments.path.display()
-        );
+        return repair(&arguments.path, &Settings::new(arguments.yes, options));
+    }
+    check(&arguments.path, options)
+}
+
+fn run(arguments: &Arguments) -> u8 {
+    if let Err(error) = interrupt::watch() {
+        eprintln!("fsck.envoyfs: signals cannot be watched: {error}");
         return EXIT_OPERATIONAL;
     }
-    let options = Options { data: !arguments.no_data, progress: !arguments.json };
-    let report = match check(&arguments.path, options) {
+    let report = match examine(arguments) {
         Ok(report) => report,
         Err(error) => {
             eprintln!("fsck.envoyfs: {error:#}");
-            return EXIT_OPERATIONAL;
+            return if interrupt::requested() { EXIT_CANCELED } else { EXIT_OPERATIONAL };
         }
     };
     if arguments.json {
@@ -65,11 +85,21 @@ fn run(arguments: &Arguments) -> u8 {
     } else {
         println!("{report}");
     }
+    if interrupt::requested() {
+        eprintln!("fsck.envoyfs: stopped by the user; the check is not complete");
+        return report.exit_code() | EXIT_CANCELED;
+    }
     report.exit_code()
 }
 
+/// fsck(8) says `-C4`; clap would take the 4 for an option.
+fn without_descriptor(argument: std::ffi::OsString) -> std::ffi::OsString {
+    let is_descriptor = |text: &str| text.strip_prefix("-C").is_some_and(|fd| fd.parse::<i32>().is_ok());
+    if argument.to_str().is_some_and(is_descriptor) { "-C".into() } else { argument }
+}
+
 fn main() -> ExitCode {
-    let code = match Arguments::try_parse() {
+    let code = match Arguments::try_parse_from(std::env::args_os().map(without_descriptor)) {
         Ok(arguments) => run(&arguments),
         Err(error) => {
             // A closed terminal is no reason to fail.

@@ -30,6 +30,34 @@ impl fmt::Display for Severity {
     }
 }
 
+/// What puts it right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum By {
+    /// Nothing can, or nothing needs to.
+    Nothing,
+    /// The next mount does.
+    Mount,
+    /// `-p` and `-y`: nothing that anybody stored is given up.
+    Preen,
+    /// `-y`: something that somebody stored is given up, or was lost already.
+    Yes,
+    /// `--rebuild`.
+    Rebuild,
+}
+
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nothing => "",
+            Self::Mount => "mount",
+            Self::Preen => "-p",
+            Self::Yes => "-y",
+            Self::Rebuild => "--rebuild",
+        })
+    }
+}
+
 /// A kind of finding.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Kind {
@@ -39,6 +67,8 @@ pub struct Kind {
     pub severity: Severity,
     /// What was found, in one sentence.
     pub what: &'static str,
+    /// What puts it right.
+    pub by: By,
     /// What a repair does about it.
     pub repair: &'static str,
 }
@@ -64,8 +94,9 @@ impl fmt::Display for Finding {
 }
 
 macro_rules! kinds {
-    ($($(#[$doc:meta])* $name:ident = $number:literal $severity:ident $what:literal, $repair:literal;)*) => {
-        $($(#[$doc])* pub const $name: &Kind = &Kind { number: $number, severity: Severity::$severity, what: $what, repair: $repair };)*
+    ($($(#[$doc:meta])* $name:ident = $number:literal $severity:ident $by:ident $what:literal, $repair:literal;)*) => {
+        $($(#[$doc])* pub const $name: &Kind =
+            &Kind { number: $number, severity: Severity::$severity, by: By::$by, what: $what, repair: $repair };)*
         /// Every kind, ascending.
         pub const ALL: &[&Kind] = &[$($name),*];
     };
@@ -74,92 +105,100 @@ macro_rules! kinds {
 kinds! {
     // 1-99: superblocks.
     /// No copy opens.
-    NO_SUPERBLOCK = 1 Fatal "no superblock copy opens the store", "none; restore from a backup";
+    NO_SUPERBLOCK = 1 Fatal Rebuild "no superblock copy opens the store", "made again from what the segments say";
     /// A copy does not verify.
-    SUPERBLOCK_COPY = 2 Warning "a superblock copy is damaged", "the next mount writes it again";
+    SUPERBLOCK_COPY = 2 Warning Preen "a superblock copy is damaged", "written again";
     /// A copy is older.
-    SUPERBLOCK_STALE = 3 Note "a superblock copy is one publication behind", "the next mount writes it again";
+    SUPERBLOCK_STALE = 3 Note Mount "a superblock copy is one publication behind", "written again";
     /// The device is smaller than the store.
-    TRUNCATED = 4 Fatal "the device is smaller than the store", "none; bring back the missing end";
+    TRUNCATED = 4 Fatal Nothing "the device is smaller than the store", "none; bring back the missing end";
     /// The device is larger than the store.
-    LARGER_DEVICE = 5 Note "the device is larger than the store", "none needed; growing is not offered yet";
+    LARGER_DEVICE = 5 Note Nothing "the device is larger than the store", "none needed; growing is not offered yet";
     /// Unknown features.
-    FEATURES = 6 Fatal "the store uses features that this version does not know", "none; use a newer envoyfs";
+    FEATURES = 6 Fatal Nothing "the store uses features that this version does not know", "none; use a newer envoyfs";
     // 100-199: volume directory and segment table.
     /// Neither copy verifies.
-    NO_DIRECTORY = 100 Fatal "no copy of the volume directory verifies", "rebuild from the segments' own tables";
+    NO_DIRECTORY = 100 Fatal Rebuild "no copy of the volume directory verifies", "made again from what the segments say";
     /// One copy does not verify.
-    DIRECTORY_COPY = 101 Warning "a copy of the volume directory is damaged", "the next checkpoint writes both copies";
+    DIRECTORY_COPY = 101 Warning Preen "a copy of the volume directory is damaged", "both copies are written anew, in the other slot";
     /// A row contradicts the store's geometry.
-    TABLE_ROW = 102 Error "a row of the segment table makes no sense", "rebuild the row from the segment's header and tables";
+    TABLE_ROW = 102 Error Preen "a row of the segment table makes no sense", "set to what its segment holds";
     /// Two containers claim one segment.
-    SEGMENT_TWICE = 103 Error "two containers claim the same segment", "keep the one whose header verifies";
+    SEGMENT_TWICE = 103 Error Rebuild "two containers claim the same segment", "the newest opening is kept";
     /// Live units differ.
-    TABLE_LIVE = 104 Error "live units of a container differ from its segment's page", "count again from the page";
+    TABLE_LIVE = 104 Error Preen "live units of a container differ from its segments' pages", "counted again";
     // 200-299: log.
     /// Records wait for replay.
-    LOG_DIRTY = 200 Note "the log holds records since the checkpoint", "none needed; a mount replays them";
+    LOG_DIRTY = 200 Note Mount "the log holds records since the checkpoint", "replayed; by a repair too, before it changes anything";
     /// A record that must be there is bad.
-    LOG_CORRUPT = 201 Error "the log is damaged below what had been acknowledged", "mount read-only, or writable with --accept-loss";
+    LOG_CORRUPT = 201 Error Yes "the log is damaged below what had been acknowledged", "replayed up to there, the rest is given up";
     /// A checkpoint is in the log but not published.
-    LOG_UNPUBLISHED = 202 Note "the log holds a checkpoint that was not yet published", "none needed; a mount adopts it";
+    LOG_UNPUBLISHED = 202 Note Mount "the log holds a checkpoint that was not yet published", "adopted";
+    /// The records do not fit the trees that are left.
+    LOG_DROPPED = 203 Error Yes "records in the log cannot be replayed on what is left of the trees", "given up";
     // 300-399: system pages.
     /// A page does not verify.
-    SYSTEM_PAGE = 300 Error "a system page is damaged", "rebuild from the segments' own tables and a walk of the trees";
+    SYSTEM_PAGE = 300 Error Preen "a system page is damaged", "made again from a walk of the trees";
     /// Pages overlap or lie in a container that is not for system pages.
-    SYSTEM_PLACE = 301 Error "a system page lies outside a system container", "rebuild from a walk of the trees";
+    SYSTEM_PLACE = 301 Error Preen "a system page lies outside a system container", "written again elsewhere";
     // 400-499: objects and nodes.
     /// An object's place cannot be found.
-    UNRESOLVED = 400 Error "an object lies in no segment of the store", "drop what refers to it";
+    UNRESOLVED = 400 Error Yes "an object lies in no segment of the store", "what refers to it is cut";
     /// A node's bytes do not verify.
-    NODE_CHECKSUM = 401 Error "the checksum of a node does not match", "drop what is below it";
+    NODE_CHECKSUM = 401 Error Yes "the checksum of a node does not match", "what is below it is cut; a directory becomes empty, a file keeps its other parts";
     /// A node does not parse.
-    NODE_FORMAT = 402 Error "a node does not follow the format", "drop what is below it";
+    NODE_FORMAT = 402 Error Yes "a node does not follow the format", "what is below it is cut; a directory becomes empty, a file keeps its other parts";
     /// INV-02.
-    BIRTH_ORDER = 403 Error "an object is younger than the node that refers to it (INV-02)", "raise the birth of the parent";
+    BIRTH_ORDER = 403 Error Preen "an object is younger than the node that refers to it (INV-02)", "the parent's birth is raised";
     /// A tree is not a search tree.
-    TREE_ORDER = 404 Error "the keys of a tree are out of order or in the wrong node", "rebuild the tree from its leaves";
+    TREE_ORDER = 404 Error Yes "the keys of a tree are out of order or in the wrong node", "the tree is made again from its items";
     /// An item does not decode.
-    ITEM = 405 Error "an entry, slice or record does not decode", "drop it";
-    /// The roots object does not verify.
-    ROOTS = 406 Error "a copy of the roots object does not verify", "the next checkpoint writes both copies";
+    ITEM = 405 Error Yes "an entry, slice or record does not decode", "removed";
+    /// One copy of the roots object does not verify.
+    ROOTS = 406 Error Preen "a copy of the roots object does not verify", "both copies are written anew";
     /// Both copies are bad.
-    NO_ROOTS = 407 Fatal "no copy of the roots object verifies", "find an older one by a scan of the segments";
+    NO_ROOTS = 407 Fatal Rebuild "no copy of the roots object verifies", "an older one is looked for in the segments";
+    /// The tables at the top cannot be read.
+    NO_TOP = 408 Fatal Rebuild "the table at the top of all trees cannot be read", "an older one is looked for in the segments";
     // 500-599: file data.
     /// A block does not verify.
-    DATA_CHECKSUM = 500 Error "the checksum of a block of file data does not match", "none; restore the file from a backup";
+    DATA_CHECKSUM = 500 Error Yes "the checksum of a block of file data does not match", "the block is cut: it reads as zeros";
     /// Device error.
-    DATA_UNREADABLE = 501 Error "file data cannot be read", "none; restore the file from a backup";
+    DATA_UNREADABLE = 501 Error Yes "file data cannot be read", "the block is cut: it reads as zeros";
     /// Slices overlap or are out of order.
-    SLICES = 502 Error "slices of a file overlap or reach outside their extent", "drop the later slice";
+    SLICES = 502 Error Yes "slices of a file overlap or reach outside their extent", "the later slice is cut";
     /// Inline data.
-    INLINE_CHECKSUM = 503 Error "the checksum of inline file data does not match", "none; restore the file from a backup";
+    INLINE_CHECKSUM = 503 Error Yes "the checksum of inline file data does not match", "the file is removed";
     // 600-699: counts and liveness.
     /// INV-06.
-    COUNT = 600 Error "an object's count differs from the references to it (INV-06)", "set it to the number found";
+    COUNT = 600 Error Preen "an object's count differs from the references to it (INV-06)", "set to the number found";
     /// Referenced but not live.
-    NOT_LIVE = 601 Error "referenced space is not marked live and may be overwritten (INV-10)", "mark it live";
+    NOT_LIVE = 601 Error Preen "referenced space is not marked live and may be overwritten (INV-10)", "marked live";
     /// Live but unreachable: whole object.
-    LEAKED = 602 Error "space is marked live but no reference leads there (INV-12)", "free it";
+    LEAKED = 602 Error Preen "space is marked live but no reference leads there (INV-12)", "freed";
     /// Live, object is referenced, range is not.
-    RECLAIMABLE = 603 Note "ranges of shared extents are live but no file uses them", "the online mark frees them";
+    RECLAIMABLE = 603 Note Mount "ranges of shared extents are live but no file uses them", "freed, by a repair or the online mark";
     /// Drop queue.
-    DROP_QUEUE = 604 Note "deleted trees wait to be freed", "none needed; the store frees them while it is mounted";
+    DROP_QUEUE = 604 Note Mount "deleted trees wait to be freed", "freed, while it is mounted or by a repair";
     /// Counted but not referenced.
-    COUNT_ORPHAN = 605 Error "a count is kept for an object that nothing refers to", "remove it";
+    COUNT_ORPHAN = 605 Error Preen "a count is kept for an object that nothing refers to", "removed";
+    /// List of unreadable nodes.
+    UNREADABLE = 606 Error Yes "deleted trees cannot be freed, because their nodes cannot be read", "freed, with all that only they led to";
     // 700-799: names.
     /// INV-27.
-    TOTALS = 700 Error "the totals of a directory differ from what is in it (INV-27)", "set them to what was found";
+    TOTALS = 700 Error Preen "the totals of a directory differ from what is in it (INV-27)", "set to what was found";
     /// INV-50.
-    FLAGS = 701 Error "the flags of a reference differ from what is below it (INV-50)", "set them to what was found";
+    FLAGS = 701 Error Preen "the flags of a reference differ from what is below it (INV-50)", "set to what was found";
     /// INV-49.
-    LINK_COUNT = 702 Error "a file's link count differs from its names (INV-49)", "set it to the number of names";
+    LINK_COUNT = 702 Error Preen "a file's link count differs from its names (INV-49)", "set to the number of names; a file without any is removed";
     /// Link entry is missing.
-    DANGLING_LINK = 703 Error "a name leads to a link entry that does not exist", "remove the name";
+    DANGLING_LINK = 703 Error Yes "a name leads to a link entry that does not exist", "the name is removed";
     /// Orphans.
-    ORPHAN = 704 Note "an unlinked file was still open", "none needed; a mount drops it";
+    ORPHAN = 704 Note Mount "an unlinked file was still open", "dropped";
     /// The name's hash is not its key.
-    NAME_HASH = 706 Error "a name is filed under the wrong hash: lookups do not find it", "insert it again";
+    NAME_HASH = 706 Error Preen "a name is filed under the wrong hash: lookups do not find it", "the directory is made again from its names";
+    /// INV-30.
+    NUMBER_TWICE = 707 Error Preen "two names in a realm have the same inode number (INV-30)", "the later one gets a new number";
 }
 
 #[cfg(test)]

@@ -1,13 +1,12 @@
 //! What the items of leaves mean: names, files, slices, snapshots, territories; and the file data that they lead to.
 
 use super::findings;
-use super::space::ReadError;
-use super::walk::{At, Sum, Visit, Walk};
+use super::walk::{At, Purpose, Sum, Visit, Walk};
 use envoyfs_layout::key::{self, DirectoryKey, RealmItemKind, RealmKey};
 use envoyfs_layout::node::{NodeHeader, NodeView, TreeKind};
 use envoyfs_layout::{
     BLOCK, Body, DirectoryAttributes, Entry, Hlc, Inode, LayoutError, Oid, RealmRecord, Reference, ReferenceKind,
-    Slice, SnapshotItem, TerritoryRecord, Totals, UNIT, checksum,
+    Slice, SnapshotItem, TerritoryRecord, Totals,
 };
 use siphasher::sip::SipHasher13;
 use std::hash::Hasher as _;
@@ -27,6 +26,8 @@ pub fn hash_key(view: &NodeView<'_>) -> Option<[u8; 16]> {
 pub struct Leaf<'a> {
     /// Header of the node.
     pub header: &'a NodeHeader,
+    /// The leaf.
+    pub node: Oid,
     /// Key of the hash of names.
     pub hash_key: Option<[u8; 16]>,
     /// Where.
@@ -46,7 +47,7 @@ pub fn leaf(
     value: &[u8],
     references: &[Reference],
 ) -> Result<Sum, LayoutError> {
-    let Leaf { header, hash_key, at: here, next_key } = *leaf;
+    let Leaf { header, node, hash_key, at: here, next_key } = *leaf;
     let birth = header.birth;
     let sum = |totals, flags| Sum { totals, items: 1, flags };
     match header.tree {
@@ -57,6 +58,14 @@ pub fn leaf(
             walk.report.statistics.names += 1;
             if hash_key.is_some_and(|hash_key| name_hash(&hash_key, &name.name) != name.hash) {
                 walk.report.add(findings::NAME_HASH, &at, "");
+            }
+            let number = entry.inode().map(|inode| inode.number).or(match &entry {
+                Entry::Directory(directory) => Some(directory.number),
+                _ => None,
+            });
+            if let Some(number) = number.filter(|number| !walk.number(*number)) {
+                walk.report.add(findings::NUMBER_TWICE, &at, format_args!("inode {number}"));
+                walk.twice.insert((node, key.to_vec()));
             }
             name_leads_to(walk, &entry, birth, &at);
             let (totals, flags) = entry.summary();
@@ -176,7 +185,7 @@ fn body(walk: &mut Walk<'_>, inode: &Inode, birth: Hlc, at: &Rc<At>) {
     }
 }
 
-/// One slice: marks its blocks, and verifies them.
+/// One slice: marks its blocks, and notes what they must be.
 fn data(walk: &mut Walk<'_>, slice: &Slice, extent: &Reference, at: &At) {
     let units = slice.units();
     if extent.kind != ReferenceKind::Extent || units.end > extent.units() {
@@ -184,37 +193,48 @@ fn data(walk: &mut Walk<'_>, slice: &Slice, extent: &Reference, at: &At) {
         walk.report.add(findings::SLICES, at, detail);
         return;
     }
-    walk.space.mark_reached(extent.oid, units.clone());
-    if !walk.data {
-        return;
-    }
-    let mut bytes = vec![0; usize::try_from(slice.stored_bytes()).unwrap_or(0)];
-    let place = |block: u64| format!("{at} at byte {}", block * u64::from(BLOCK));
-    match walk.space.read(walk.source, extent.oid, units.start * UNIT, &mut bytes) {
-        Ok(offset) => {
-            walk.progress.inc(bytes.len() as u64);
-            walk.report.statistics.data_bytes += bytes.len() as u64;
-            let blocks = bytes.chunks(BLOCK as usize).zip(&slice.crcs).zip(slice.file_block..);
-            for ((bytes, expected), block) in blocks {
-                let found = checksum::crc32c(bytes);
-                if found != *expected {
-                    let at_device = offset + (block - slice.file_block) * u64::from(BLOCK);
-                    let detail = wrong(extent.oid, found, *expected, at_device);
-                    walk.report.add(findings::DATA_CHECKSUM, place(block), detail);
+    if let Purpose::Blame(bad) = walk.purpose {
+        for (index, block) in (0..slice.crcs.len()).zip(slice.file_block..) {
+            let Some(found) = bad.of(slice, extent, index) else { continue };
+            let place = format!("{at} at byte {}", block * u64::from(BLOCK));
+            let offset = found.offset;
+            match &found.found {
+                Ok(crc) => {
+                    let expected = slice.crcs.get(index).copied().unwrap_or(0);
+                    let oid = extent.oid;
+                    let detail =
+                        format!("{crc:#010x}, expected {expected:#010x}; object {oid}, device offset {offset}");
+                    walk.report.add(findings::DATA_CHECKSUM, place, detail);
                 }
+                Err(why) => walk.report.add(findings::DATA_UNREADABLE, place, why),
             }
         }
-        Err(ReadError::Unresolved(why)) => walk.report.add(findings::UNRESOLVED, place(slice.file_block), why),
-        Err(ReadError::Device(error)) => walk.report.add(findings::DATA_UNREADABLE, place(slice.file_block), error),
+        return;
+    }
+    walk.space.mark_reached(extent.oid, units);
+    if let Some(expectations) = &mut walk.data
+        && walk.space.in_pass(extent.oid.segment())
+    {
+        expectations.add(slice, extent);
     }
 }
 
-fn wrong(oid: Oid, found: u32, expected: u32, offset: u64) -> String {
-    format!("{found:#010x}, expected {expected:#010x}; object {oid}, device offset about {offset}")
+/// What an item of a leaf adds to the sums above, without following it.
+///
+/// # Errors
+/// It does not decode.
+pub fn summary(tree: TreeKind, value: &[u8], references: &[Reference]) -> Result<(Totals, u8), LayoutError> {
+    let bytes = |bytes| Totals { bytes, ..Totals::ZERO };
+    Ok(match tree {
+        TreeKind::Directory => Entry::summarize(value, references)?,
+        TreeKind::Links => (Totals { files: 1, ..bytes(Inode::allocated_of(value)?) }, 0),
+        TreeKind::Extents => (bytes(Slice::stored_bytes_of(value)?), 0),
+        TreeKind::RealmTable | TreeKind::TerritoryTable => (Totals::ZERO, 0),
+    })
 }
 
 /// As the namespace files names: 55 bits of SipHash-1-3 above a byte for collisions, never below 256.
-fn name_hash(hash_key: &[u8; 16], name: &[u8]) -> u64 {
+pub fn name_hash(hash_key: &[u8; 16], name: &[u8]) -> u64 {
     let mut hasher = SipHasher13::new_with_key(hash_key);
     hasher.write(name);
     ((hasher.finish() >> 1) & !0xff).max(0x100)

@@ -6,8 +6,8 @@ use super::findings;
 use super::walk::{At, Walk, interior};
 use envoyfs_layout::key::LinkKey;
 use envoyfs_layout::node::{NodeView, TreeKind};
-use envoyfs_layout::{Entry, Inode, LinkEntry, RealmEntry, Reference, flags};
-use std::collections::HashMap;
+use envoyfs_layout::{Entry, Inode, LinkEntry, Oid, RealmEntry, Reference, flags};
+use std::collections::{HashMap, HashSet};
 
 /// Nodes kept, since forks share most of theirs.
 const CACHED_NODES_MAX: usize = 4096;
@@ -29,9 +29,22 @@ impl Cache {
     }
 }
 
-/// Checks every realm that the walk met. Only of use when the walk read every node.
-pub fn check(walk: &mut Walk<'_>) {
+/// How a realm's names and link table disagree.
+#[derive(Debug, Default)]
+pub struct Disagreement {
+    /// Names found, of link entries that say otherwise; 0: the entry has no name.
+    pub counts: HashMap<LinkKey, u32>,
+    /// Link entries that names lead to and that do not exist.
+    pub missing: HashSet<LinkKey>,
+}
+
+/// What tells a realm apart here: its root and its link table.
+pub type RealmRoots = (Oid, Option<Oid>);
+
+/// Checks every realm that the walk met. Only of use when the walk read every node. Returns the realms that disagree.
+pub fn check(walk: &mut Walk<'_>) -> HashMap<RealmRoots, Disagreement> {
     let mut cache = Cache::default();
+    let mut found = HashMap::new();
     for (realm, at) in std::mem::take(&mut walk.realms) {
         let has_names = realm.root.flags & flags::LINKS != 0;
         if !has_names && realm.links.is_none() {
@@ -41,17 +54,15 @@ pub fn check(walk: &mut Walk<'_>) {
         if has_names {
             count_names(walk, &mut cache, &realm, &at, &mut names);
         }
-        compare(walk, &mut cache, &realm, &at, names);
+        let disagreement = compare(walk, &mut cache, &realm, &at, names);
+        if !(disagreement.counts.is_empty() && disagreement.missing.is_empty()) {
+            found.insert((realm.root.oid, realm.links.map(|links| links.oid)), disagreement);
+        }
     }
+    found
 }
 
-fn count_names(
-    walk: &mut Walk<'_>,
-    cache: &mut Cache,
-    realm: &RealmEntry,
-    at: &At,
-    names: &mut HashMap<(u64, u64), u32>,
-) {
+fn count_names(walk: &mut Walk<'_>, cache: &mut Cache, realm: &RealmEntry, at: &At, names: &mut HashMap<LinkKey, u32>) {
     let mut stack = vec![realm.root];
     while let Some(reference) = stack.pop() {
         let Some(bytes) = cache.read(walk, &reference, at) else { continue };
@@ -64,7 +75,9 @@ fn count_names(
                 continue;
             }
             match Entry::decode(item.value, &references) {
-                Ok(Entry::Link(LinkEntry { shard, inode, .. })) => *names.entry((shard, inode)).or_default() += 1,
+                Ok(Entry::Link(LinkEntry { shard, inode, .. })) => {
+                    *names.entry(LinkKey { shard, inode }).or_default() += 1
+                }
                 Ok(Entry::Directory(directory)) if directory.root.flags & flags::LINKS != 0 => {
                     stack.push(directory.root)
                 }
@@ -74,13 +87,20 @@ fn count_names(
     }
 }
 
-fn compare(walk: &mut Walk<'_>, cache: &mut Cache, realm: &RealmEntry, at: &At, mut names: HashMap<(u64, u64), u32>) {
+fn compare(
+    walk: &mut Walk<'_>,
+    cache: &mut Cache,
+    realm: &RealmEntry,
+    at: &At,
+    mut names: HashMap<LinkKey, u32>,
+) -> Disagreement {
+    let mut found = Disagreement::default();
     let mut stack: Vec<Reference> = realm.links.into_iter().collect();
     while let Some(reference) = stack.pop() {
-        let Some(bytes) = cache.read(walk, &reference, at) else { return };
-        let Ok(view) = NodeView::parse(&bytes) else { return };
+        let Some(bytes) = cache.read(walk, &reference, at) else { return Disagreement::default() };
+        let Ok(view) = NodeView::parse(&bytes) else { return Disagreement::default() };
         if view.header().tree != TreeKind::Links {
-            return;
+            return Disagreement::default();
         }
         for item in view.items() {
             let references: Vec<Reference> =
@@ -92,15 +112,18 @@ fn compare(walk: &mut Walk<'_>, cache: &mut Cache, realm: &RealmEntry, at: &At, 
             let (Ok(key), Ok(inode)) = (LinkKey::decode(item.key), Inode::decode(item.value, &references)) else {
                 continue;
             };
-            let found = names.remove(&(key.shard, key.inode)).unwrap_or(0);
-            if found != inode.nlink {
+            let count = names.remove(&key).unwrap_or(0);
+            if count != inode.nlink || count == 0 {
                 let place = format!("{at} (inode {} with several names)", key.inode);
-                walk.report.add(findings::LINK_COUNT, place, format_args!("link count {}, {found} names", inode.nlink));
+                walk.report.add(findings::LINK_COUNT, place, format_args!("link count {}, {count} names", inode.nlink));
+                found.counts.insert(key, count);
             }
         }
     }
-    for ((shard, inode), found) in names {
-        let place = format!("{at} (inode {inode} in shard {shard})");
-        walk.report.add(findings::DANGLING_LINK, place, format_args!("{found} names"));
+    for (key, count) in names {
+        let place = format!("{at} (inode {} in shard {})", key.inode, key.shard);
+        walk.report.add(findings::DANGLING_LINK, place, format_args!("{count} names"));
+        found.missing.insert(key);
     }
+    found
 }

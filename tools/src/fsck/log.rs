@@ -1,12 +1,12 @@
 //! The log of the published checkpoint, to its cut: what a mount would replay, and whether anything durable is damaged.
 
+use super::disk::Disk;
 use super::findings;
 use super::report::Report;
-use super::source::Source;
 use super::space::Space;
 use envoyfs_engine::store::DataObject;
 use envoyfs_engine::wal::RingGeometry;
-use envoyfs_engine::wal::recovery::{FoundRecord, Judge, scan};
+use envoyfs_engine::wal::recovery::{Found, FoundRecord, Judge, scan};
 use envoyfs_layout::directory_page::VolumeDirectory;
 use envoyfs_layout::superblock::Superblock;
 use envoyfs_layout::wal::{Relocated, SegmentPlaced, kind};
@@ -15,7 +15,7 @@ use std::collections::HashMap;
 
 /// Verifies the data that records name, as recovery does.
 struct Verifier<'a> {
-    source: &'a Source,
+    disk: &'a Disk,
     space: &'a Space,
     placed: HashMap<u32, u32>,
     /// By segment and slot: what was written elsewhere after its write had failed.
@@ -38,29 +38,29 @@ impl Judge for Verifier<'_> {
             Some((container, unit)) => self
                 .space
                 .position(container, unit)
-                .is_some_and(|position| self.source.read_at(position, &mut bytes).is_ok()),
-            None => self.space.read(self.source, object.oid, 0, &mut bytes).is_ok(),
+                .is_some_and(|position| self.disk.read_at(position, &mut bytes).is_ok()),
+            None => self.space.read(self.disk, object.oid, 0, &mut bytes).is_ok(),
         };
         read && object.stored_bytes.is_multiple_of(UNIT) && checksum::blocks(&bytes) == object.crcs
     }
 }
 
-/// Scans the log.
+/// Scans the log. `None`: it cannot be read at all.
 pub fn check(
-    source: &Source,
+    disk: &Disk,
     superblock: &Superblock,
     directory: &VolumeDirectory,
     space: &Space,
     report: &mut Report,
-) {
+) -> Option<Found> {
     let entry = &directory.entry;
     let ring = RingGeometry::of(superblock, entry);
-    let mut judge = Verifier { source, space, placed: HashMap::new(), relocated: HashMap::new() };
-    let found = match scan(source, &ring, entry, &mut judge) {
+    let mut judge = Verifier { disk, space, placed: HashMap::new(), relocated: HashMap::new() };
+    let found = match scan(disk.device(), &ring, entry, &mut judge) {
         Ok(found) => found,
         Err(error) => {
             report.add(findings::LOG_CORRUPT, "log", error);
-            return;
+            return None;
         }
     };
     if let Some(corrupt) = &found.corrupt {
@@ -69,9 +69,15 @@ pub fn check(
     if let Some(adopted) = &found.adopted {
         report.add(findings::LOG_UNPUBLISHED, "log", format_args!("checkpoint {}", adopted.body.number));
     }
-    let records = found.records.iter().filter(|record| record.kind >= kind::CLIENT_FIRST).count();
+    let records = client_records(&found);
     if records > 0 {
         let bytes = found.cut.lsn.0.saturating_sub(entry.checkpoint.freeze.0);
         report.add(findings::LOG_DIRTY, "log", format_args!("{records} records, {bytes} bytes"));
     }
+    Some(found)
+}
+
+/// Records that a mount would replay.
+pub fn client_records(found: &Found) -> usize {
+    found.records.iter().filter(|record| record.kind >= kind::CLIENT_FIRST).count()
 }

@@ -3,15 +3,15 @@
 //! Reads with the layout's decoders; only the rule by which a superblock opens and the scan of the log are the engine's own, since a second version of those would be
 //! checked by nobody.
 
+use super::disk::Disk;
 use super::findings;
 use super::report::Report;
-use super::source::Source;
 use super::space::Space;
 use anyhow::{Result, bail};
 use envoyfs_engine::superblock::{self, OpenError, Opened};
 use envoyfs_layout::directory_page::{ContainerState, Place, VolumeDirectory};
 use envoyfs_layout::superblock::Superblock;
-use envoyfs_layout::system_page::{ListPage, SegmentPage};
+use envoyfs_layout::system_page::{ListPage, OrphanedSegment, SegmentPage};
 use envoyfs_layout::{LayoutError, Reference, checksum};
 use std::collections::BTreeMap;
 
@@ -19,8 +19,16 @@ use std::collections::BTreeMap;
 ///
 /// # Errors
 /// The device does not hold a store at all, or cannot be read.
-pub fn superblocks(source: &Source, report: &mut Report) -> Result<Option<Superblock>> {
-    let opened = match superblock::open(source) {
+pub fn superblocks(disk: &Disk, report: &mut Report) -> Result<Option<Superblock>> {
+    Ok(open(disk, report)?.map(|opened| opened.superblock))
+}
+
+/// As [`superblocks`], with what the copies hold.
+///
+/// # Errors
+/// The device does not hold a store at all, or cannot be read.
+pub fn open(disk: &Disk, report: &mut Report) -> Result<Option<Opened>> {
+    let opened = match superblock::open(disk.device()) {
         Ok(opened) => opened,
         Err(error @ (OpenError::NotAStore { .. } | OpenError::Device(_))) => bail!("{error}"),
         Err(error) => {
@@ -38,7 +46,7 @@ pub fn superblocks(source: &Source, report: &mut Report) -> Result<Option<Superb
             return Ok(None);
         }
     };
-    let Opened { superblock, copies, unused_bytes, .. } = opened;
+    let Opened { superblock, copies, unused_bytes, .. } = &opened;
     for (index, (copy, position)) in copies.iter().zip(Superblock::positions(superblock.size)).enumerate() {
         let place = format!("superblock {index} at {position}");
         match copy {
@@ -50,18 +58,18 @@ pub fn superblocks(source: &Source, report: &mut Report) -> Result<Option<Superb
             Some(_) => {}
         }
     }
-    if unused_bytes >= 4096 {
+    if *unused_bytes >= 4096 {
         report.add(findings::LARGER_DEVICE, "device", format_args!("by {unused_bytes} bytes"));
     }
-    Ok(Some(superblock))
+    Ok(Some(opened))
 }
 
 /// The volume directory, with findings about its copies. `None`: a fatal finding was added.
-pub fn directory(source: &Source, superblock: &Superblock, report: &mut Report) -> Option<VolumeDirectory> {
+pub fn directory(disk: &Disk, superblock: &Superblock, report: &mut Report) -> Option<VolumeDirectory> {
     let mut good = None;
     for position in superblock.slot_positions() {
         let mut bytes = vec![0; superblock.directory_bytes as usize];
-        let decoded = match source.read_at(position, &mut bytes) {
+        let decoded = match disk.read_at(position, &mut bytes) {
             Ok(()) => VolumeDirectory::decode(&bytes, &superblock.seed, superblock.directory_crc)
                 .map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
@@ -80,7 +88,7 @@ pub fn directory(source: &Source, superblock: &Superblock, report: &mut Report) 
 
 /// A system page's bytes.
 fn page(
-    source: &Source,
+    disk: &Disk,
     space: &Space,
     directory: &VolumeDirectory,
     place: &Place,
@@ -96,7 +104,7 @@ fn page(
         report.add(findings::SYSTEM_PAGE, shown, "outside the store");
         return None;
     };
-    let bytes_max = u64::from(u32::MAX).min(source.size_bytes().saturating_sub(position));
+    let bytes_max = u64::from(u32::MAX).min(disk.size_bytes().saturating_sub(position));
     if u64::from(place.stored_bytes) > bytes_max {
         report.add(
             findings::SYSTEM_PAGE,
@@ -106,7 +114,7 @@ fn page(
         return None;
     }
     let mut bytes = vec![0; place.stored_bytes as usize];
-    if let Err(error) = source.read_at(position, &mut bytes) {
+    if let Err(error) = disk.read_at(position, &mut bytes) {
         report.add(findings::SYSTEM_PAGE, shown, error);
         return None;
     }
@@ -120,14 +128,19 @@ fn page(
 }
 
 /// What the segment table and its pages say. `false`: something is missing, so counts and liveness cannot be compared.
-pub fn segments(source: &Source, directory: &VolumeDirectory, space: &mut Space, report: &mut Report) -> bool {
+pub fn segments(
+    disk: &Disk,
+    directory: &VolumeDirectory,
+    space: &mut Space,
+    report: &mut Report,
+) -> (Vec<OrphanedSegment>, bool) {
     let mut complete = true;
     let mut add = |space: &mut Space, report: &mut Report, number: u32, place: &Place, home: Option<u32>| {
         let what = format!("page of segment {number}");
         let decoded = if place.is_none() {
             Some(SegmentPage { segment: number, ..SegmentPage::default() })
         } else {
-            page(source, space, directory, place, report, &what).and_then(|bytes| match SegmentPage::decode(&bytes) {
+            page(disk, space, directory, place, report, &what).and_then(|bytes| match SegmentPage::decode(&bytes) {
                 Ok(page) if page.segment == number => Some(page),
                 Ok(page) => {
                     report.add(findings::SYSTEM_PAGE, &what, format_args!("it is that of segment {}", page.segment));
@@ -141,8 +154,9 @@ pub fn segments(source: &Source, directory: &VolumeDirectory, space: &mut Space,
         };
         complete &= decoded.is_some();
         // Without its page a segment still has its home, so that nodes in it can be read.
+        let unknown = decoded.is_none();
         let page = decoded.unwrap_or(SegmentPage { segment: number, ..SegmentPage::default() });
-        if !space.add(page, home) {
+        if !space.add(page, home, unknown) {
             report.add(findings::SEGMENT_TWICE, format_args!("segment {number}"), "");
         }
     };
@@ -155,19 +169,25 @@ pub fn segments(source: &Source, directory: &VolumeDirectory, space: &mut Space,
         }
     }
     let first = directory.entry.orphaned_segments;
-    for part in list(source, space, directory, first, report, "index of orphaned segments", orphan_index) {
-        for orphan in list(source, space, directory, part.page, report, "list of orphaned segments", orphans) {
-            add(space, report, orphan.segment, &orphan.page, None);
-        }
+    let (index, mut whole) = list(disk, space, directory, first, report, "index of orphaned segments", orphan_index);
+    let mut rows = Vec::new();
+    for part in index {
+        let (part, read) = list(disk, space, directory, part.page, report, "list of orphaned segments", orphans);
+        whole &= read;
+        rows.extend(part);
     }
+    for orphan in &rows {
+        add(space, report, orphan.segment, &orphan.page, None);
+    }
+    complete &= whole;
     if complete {
         compare_table(directory, space, report);
     }
-    complete
+    (rows, complete)
 }
 
 fn compare_table(directory: &VolumeDirectory, space: &Space, report: &mut Report) {
-    let live: BTreeMap<u32, u32> = space.live_by_container();
+    let live: BTreeMap<u32, u32> = space.live_by_container(space.segments().values().map(|segment| &segment.page));
     for (container, row) in (0_u32..).zip(&directory.table) {
         let found = live.get(&container).copied().unwrap_or(0);
         if found != row.live_units && row.state != ContainerState::System {
@@ -177,11 +197,11 @@ fn compare_table(directory: &VolumeDirectory, space: &Space, report: &mut Report
     }
 }
 
-fn orphan_index(page: ListPage) -> Option<Vec<envoyfs_layout::system_page::OrphanedSegment>> {
+fn orphan_index(page: ListPage) -> Option<Vec<OrphanedSegment>> {
     if let ListPage::OrphanIndex(rows) = page { Some(rows) } else { None }
 }
 
-fn orphans(page: ListPage) -> Option<Vec<envoyfs_layout::system_page::OrphanedSegment>> {
+fn orphans(page: ListPage) -> Option<Vec<OrphanedSegment>> {
     if let ListPage::OrphanedSegments(rows) = page { Some(rows) } else { None }
 }
 
@@ -189,29 +209,48 @@ fn dropped(page: ListPage) -> Option<Vec<Reference>> {
     if let ListPage::DropQueue(rows) = page { Some(rows) } else { None }
 }
 
-/// The objects that wait to be freed.
-pub fn drop_queue(source: &Source, directory: &VolumeDirectory, space: &Space, report: &mut Report) -> Vec<Reference> {
-    list(source, space, directory, directory.entry.drop_queue, report, "drop queue", dropped)
+/// The objects that wait to be freed, the next one last. `false`: there may be more.
+pub fn drop_queue(
+    disk: &Disk,
+    directory: &VolumeDirectory,
+    space: &Space,
+    report: &mut Report,
+) -> (Vec<Reference>, bool) {
+    let (pages, whole) = list(disk, space, directory, directory.entry.drop_queue, report, "drop queue", |page| {
+        dropped(page).map(|rows| vec![rows])
+    });
+    (pages.into_iter().rev().flatten().collect(), whole)
+}
+
+/// Nodes of the drop queue that could not be read when their turn came; their edges go on counting. `false`: there may be more.
+pub fn unreadable(
+    disk: &Disk,
+    directory: &VolumeDirectory,
+    space: &Space,
+    report: &mut Report,
+) -> (Vec<Reference>, bool) {
+    let rows_of = |page| if let ListPage::Unreadable(rows) = page { Some(rows) } else { None };
+    list(disk, space, directory, directory.entry.unreadable, report, "list of unreadable nodes", rows_of)
 }
 
 /// Rows of a chain of list pages.
 fn list<T>(
-    source: &Source,
+    disk: &Disk,
     space: &Space,
     directory: &VolumeDirectory,
     first: Place,
     report: &mut Report,
     what: &str,
     rows_of: fn(ListPage) -> Option<Vec<T>>,
-) -> Vec<T> {
+) -> (Vec<T>, bool) {
     let mut rows = Vec::new();
     let mut next = first;
     // A chain that never ends would be a circle.
     for _ in 0..1_u32 << 20 {
         if next.is_none() {
-            break;
+            return (rows, true);
         }
-        let Some(bytes) = page(source, space, directory, &next, report, what) else { break };
+        let Some(bytes) = page(disk, space, directory, &next, report, what) else { break };
         match ListPage::decode(&bytes) {
             Ok((page, after)) => {
                 let Some(part) = rows_of(page) else {
@@ -227,5 +266,5 @@ fn list<T>(
             }
         }
     }
-    rows
+    (rows, false)
 }

@@ -1,7 +1,8 @@
 //! What a check found, collected and printed.
 
-use super::findings::{Finding, Kind, Severity};
+use super::findings::{By, Finding, Kind, Severity};
 use crate::mkfs::size::Size;
+use envoyfs_layout::superblock::Superblock;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,12 +12,16 @@ const LISTED_PER_KIND_MAX: u64 = 1000;
 
 /// Clean, or nothing worse than notes.
 pub const EXIT_CLEAN: u8 = 0;
+/// Errors were corrected.
+pub const EXIT_CORRECTED: u8 = 1;
 /// Errors were left as they are.
 pub const EXIT_ERRORS: u8 = 4;
 /// The check could not be made.
 pub const EXIT_OPERATIONAL: u8 = 8;
 /// Wrong options.
 pub const EXIT_USAGE: u8 = 16;
+/// The user stopped it.
+pub const EXIT_CANCELED: u8 = 32;
 
 /// What was looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -44,7 +49,7 @@ pub struct Statistics {
 }
 
 /// Everything that is known after a check.
-#[derive(Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
     /// Device or image.
     pub path: String,
@@ -56,10 +61,14 @@ pub struct Report {
     pub clean: bool,
     /// Exit status of `fsck.envoyfs`.
     pub exit_status: u8,
-    /// What was found.
+    /// What was found, and is still so.
     pub findings: Vec<Finding>,
+    /// What was found and put right.
+    pub repaired: Vec<Finding>,
     /// Findings that were counted but not listed, by number.
     pub not_listed: BTreeMap<u16, u64>,
+    /// The store was unmounted; nothing but that was looked at.
+    pub skipped: bool,
     /// What was looked at.
     pub statistics: Statistics,
     #[serde(skip)]
@@ -86,10 +95,59 @@ impl Report {
             self.findings.push(Finding { kind, place: place.to_string(), detail: detail.to_string() });
         }
     }
+    /// Says which store it is.
+    pub fn name(&mut self, superblock: &Superblock) {
+        self.uuid = uuid::Uuid::from_bytes(superblock.identity).to_string();
+        self.label = superblock.label();
+    }
+    /// Adds what another check of the same store found; its statistics are taken for sums.
+    pub fn absorb(&mut self, other: Self) {
+        self.statistics.shared_objects += other.statistics.shared_objects;
+        self.statistics.reclaimable_bytes += other.statistics.reclaimable_bytes;
+        for finding in other.findings {
+            self.add(finding.kind, finding.place, finding.detail);
+        }
+        for (number, more) in other.not_listed {
+            *self.not_listed.entry(number).or_default() += more;
+            *self.counts.entry(number).or_default() += more;
+        }
+    }
+    /// Forgets findings of other kinds.
+    pub fn retain(&mut self, keep: impl Fn(&Kind) -> bool) {
+        self.findings.retain(|finding| keep(finding.kind));
+        let numbers: Vec<u16> = super::findings::ALL.iter().filter(|kind| keep(kind)).map(|kind| kind.number).collect();
+        self.not_listed.retain(|number, _| numbers.contains(number));
+        self.counts.retain(|number, _| numbers.contains(number));
+        self.worst = self.findings.iter().map(|finding| finding.kind.severity).max();
+        (self.clean, self.exit_status) = (self.is_clean(), self.exit_code());
+    }
+    /// Is there something worse than notes that this kind of repair puts right?
+    #[must_use]
+    pub fn repairable(&self, all: bool) -> bool {
+        let by = |kind: &Kind| kind.by == By::Preen || (all && kind.by == By::Yes);
+        self.findings.iter().any(|finding| finding.kind.severity > Severity::Note && by(finding.kind))
+    }
+    /// This is what was left after a repair; `before` is what was found first, `lost` what the repair itself had to give up.
+    pub fn after(&mut self, before: Self, lost: Vec<Finding>) {
+        let left = |finding: &Finding| self.findings.iter().any(|f| f.kind == finding.kind && f.place == finding.place);
+        let worth = |finding: &Finding| finding.kind.severity > Severity::Note;
+        let mut repaired: Vec<Finding> =
+            before.findings.into_iter().filter(|finding| worth(finding) && !left(finding)).collect();
+        let new = |finding: &Finding| !repaired.iter().any(|f| f.kind == finding.kind && f.place == finding.place);
+        let lost: Vec<Finding> = lost.into_iter().filter(|finding| new(finding)).collect();
+        repaired.extend(lost);
+        self.repaired = repaired;
+        (self.clean, self.exit_status) = (self.is_clean(), self.exit_code());
+    }
     /// How often a kind was found.
     #[must_use]
     pub fn count(&self, kind: &Kind) -> u64 {
         self.counts.get(&kind.number).copied().unwrap_or(0)
+    }
+    /// So bad that the check could not go on.
+    #[must_use]
+    pub fn is_fatal(&self) -> bool {
+        self.worst == Some(Severity::Fatal)
     }
     /// Nothing worse than notes.
     #[must_use]
@@ -99,16 +157,20 @@ impl Report {
     /// As fsck(8) has them.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
+        let corrected = if self.repaired.is_empty() { EXIT_CLEAN } else { EXIT_CORRECTED };
         match self.worst {
-            None | Some(Severity::Note) => EXIT_CLEAN,
-            Some(Severity::Warning | Severity::Error) => EXIT_ERRORS,
-            Some(Severity::Fatal) => EXIT_OPERATIONAL,
+            None | Some(Severity::Note) => corrected,
+            Some(Severity::Warning | Severity::Error) => corrected | EXIT_ERRORS,
+            Some(Severity::Fatal) => corrected | EXIT_OPERATIONAL,
         }
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for finding in &self.repaired {
+            writeln!(f, "repaired {finding}")?;
+        }
         for finding in &self.findings {
             writeln!(f, "{finding}")?;
         }
@@ -128,8 +190,18 @@ impl fmt::Display for Report {
             ..
         } = self.statistics;
         let live = Size(live_bytes);
+        if self.skipped {
+            return write!(
+                f,
+                "{}: clean, unmounted at checkpoint {checkpoint}; to check it all the same: fsck.envoyfs -f",
+                self.path
+            );
+        }
         if self.worst == Some(Severity::Fatal) {
-            return write!(f, "{}: the check could not be completed; nothing was changed", self.path);
+            let rebuild = self.findings.iter().any(|finding| finding.kind.by == By::Rebuild);
+            let next =
+                if rebuild { "; to make the indexes again from the segments: fsck.envoyfs --rebuild" } else { "" };
+            return write!(f, "{}: the check could not be completed{next}", self.path);
         }
         writeln!(
             f,
@@ -137,15 +209,21 @@ impl fmt::Display for Report {
             self.path,
             Size(data_bytes)
         )?;
+        if !self.repaired.is_empty() {
+            writeln!(f, "{}: {} findings repaired", self.path, self.repaired.len())?;
+        }
         match self.worst {
             None | Some(Severity::Note) => write!(f, "{}: clean", self.path),
             Some(_) => {
                 let errors: u64 = self.counts.values().sum();
-                write!(
-                    f,
-                    "{}: {errors} findings; nothing was changed, repair is not offered by this version",
-                    self.path
-                )
+                let next = if self.repairable(false) {
+                    "; to repair what is safe: fsck.envoyfs -p"
+                } else if self.repairable(true) {
+                    "; to repair: fsck.envoyfs -y"
+                } else {
+                    ""
+                };
+                write!(f, "{}: {errors} findings{next}", self.path)
             }
         }
     }

@@ -1,8 +1,8 @@
 //! The roots object, in both copies, and the tables that it leads to.
 
+use super::disk::Disk;
 use super::findings;
 use super::report::Report;
-use super::source::Source;
 use super::space::{ReadError, Space};
 use envoyfs_layout::directory_page::VolumeEntry;
 use envoyfs_layout::node::TreeKind;
@@ -16,21 +16,29 @@ pub struct Roots {
     pub references: Vec<Reference>,
     /// Trees, where the client's bytes say what they are.
     pub trees: Vec<(Reference, TreeKind, &'static str)>,
+    /// Client bytes.
+    pub blob: Vec<u8>,
+    /// One of the two copies does not verify.
+    pub damaged: bool,
 }
 
 /// Reads both copies. `None`: a fatal finding was added. A store without a checkpoint has no roots, and that is well.
-pub fn read(source: &Source, entry: &VolumeEntry, space: &mut Space, report: &mut Report) -> Option<Roots> {
+pub fn read(disk: &Disk, entry: &VolumeEntry, space: &mut Space, report: &mut Report) -> Option<Roots> {
     let copies: Vec<Reference> = [entry.roots, entry.roots_twin].into_iter().flatten().collect();
     if copies.is_empty() {
-        return Some(Roots { references: Vec::new(), trees: Vec::new() });
+        return Some(Roots { references: Vec::new(), trees: Vec::new(), blob: Vec::new(), damaged: false });
     }
     let mut good = None;
+    let mut damaged = copies.len() < 2;
     for copy in &copies {
-        space.mark_used(copy);
+        space.hold(copy);
         space.mark_reached(copy.oid, 0..copy.units());
-        match read_copy(source, space, copy) {
+        match read_copy(disk, space, copy) {
             Ok(roots) => good = good.or(Some(roots)),
-            Err(error) => report.add(findings::ROOTS, format_args!("roots object {}", copy.oid), error),
+            Err(error) => {
+                damaged = true;
+                report.add(findings::ROOTS, format_args!("roots object {}", copy.oid), error);
+            }
         }
     }
     let Some(roots) = good else {
@@ -47,12 +55,12 @@ pub fn read(source: &Source, entry: &VolumeEntry, space: &mut Space, report: &mu
             Vec::new()
         }
     };
-    Some(Roots { references: roots.references, trees })
+    Some(Roots { references: roots.references, trees, blob: roots.blob, damaged })
 }
 
-fn read_copy(source: &Source, space: &Space, copy: &Reference) -> Result<RootsObject, String> {
+fn read_copy(disk: &Disk, space: &Space, copy: &Reference) -> Result<RootsObject, String> {
     let mut bytes = vec![0; copy.stored_bytes as usize];
-    match space.read(source, copy.oid, 0, &mut bytes) {
+    match space.read(disk, copy.oid, 0, &mut bytes) {
         Ok(_) => {}
         Err(ReadError::Unresolved(why)) => return Err(why),
         Err(ReadError::Device(error)) => return Err(error.to_string()),

@@ -1,4 +1,4 @@
-//! A store opened for reading only, through the page cache: works on files and block devices, needs no `io_uring`, and cannot write by construction.
+//! A store opened through the page cache: works on files and block devices and needs no `io_uring`. Opened for reading it cannot write by construction.
 
 use anyhow::{Context as _, Result, bail};
 use envoyfs_engine::device::{AlignedBuf, Device, DeviceError, Geometry, Operation, Ticket, Write};
@@ -6,12 +6,13 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-/// An image file or block device, read-only.
+/// An image file or block device.
 #[derive(Debug)]
 pub struct Source {
     path: PathBuf,
     file: File,
     geometry: Geometry,
+    writable: bool,
 }
 
 impl Source {
@@ -19,7 +20,7 @@ impl Source {
     ///
     /// # Errors
     /// It does not exist, is not a device or file, or is in use.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: &Path, writable: bool) -> Result<Self> {
         let shown = path.display();
         let metadata = std::fs::metadata(path).with_context(|| format!("cannot look at {shown}"))?;
         let is_block_device = metadata.file_type().is_block_device();
@@ -30,18 +31,23 @@ impl Source {
             bail!("{shown} is mounted at {at}; unmount it first: umount {at}", at = at.display());
         }
         let flags = if is_block_device { libc::O_EXCL } else { 0 };
-        let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        let file = match OpenOptions::new().read(true).write(writable).custom_flags(flags).open(path) {
             Ok(file) => file,
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => bail!("{shown} is in use; unmount it first"),
             Err(error) => return Err(error).with_context(|| format!("cannot open {shown}")),
         };
-        if !is_block_device && rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockShared).is_err() {
+        let lock = if writable {
+            rustix::fs::FlockOperation::NonBlockingLockExclusive
+        } else {
+            rustix::fs::FlockOperation::NonBlockingLockShared
+        };
+        if !is_block_device && rustix::fs::flock(&file, lock).is_err() {
             bail!("{shown} is in use by another envoyfs process (mounted?); unmount it first");
         }
         let size_bytes = crate::mkfs::size_of(&file).with_context(|| format!("cannot tell the size of {shown}"))?;
         // Through the page cache any offset can be read; the granule is the smallest that formats know.
         let geometry = Geometry { size_bytes: size_bytes & !511, logical_block_bytes: 512, is_block_device };
-        Ok(Self { path: path.to_path_buf(), file, geometry })
+        Ok(Self { path: path.to_path_buf(), file, geometry, writable })
     }
 
     /// The descriptor, for what is no store.
@@ -82,11 +88,38 @@ impl Device for Source {
     fn read(&self, offset: u64, into: &mut AlignedBuf) -> Result<(), DeviceError> {
         self.read_at(offset, into.as_mut_slice())
     }
-    fn submit(&self, _write: Write) -> Ticket {
-        Ticket::done(Err(DeviceError::ReadOnly { operation: Operation::Write }))
+    /// Writes before it returns; durable after a flush.
+    fn submit(&self, write: Write) -> Ticket {
+        let operation = Operation::Write;
+        if !self.writable {
+            return Ticket::done(Err(DeviceError::ReadOnly { operation }));
+        }
+        let offset = write.offset;
+        let Some(bytes) = write.bytes() else {
+            let (start, end) = (write.range.start as u64, write.range.end as u64);
+            let length = write.buf.len() as u64;
+            return Ticket::done(Err(DeviceError::OutsideBuffer { operation, offset, start, end, length }));
+        };
+        let length = bytes.len() as u64;
+        if offset.checked_add(length).is_none_or(|end| end > self.geometry.size_bytes) {
+            let size = self.geometry.size_bytes;
+            return Ticket::done(Err(DeviceError::ShortDevice { operation, offset, length, size }));
+        }
+        let written = self.file.write_all_at(bytes, offset);
+        Ticket::done(written.map_err(|error| {
+            let errno = error.raw_os_error().unwrap_or(libc::EIO);
+            DeviceError::Io { operation, offset, length, errno }
+        }))
     }
     fn flush(&self) -> Result<(), DeviceError> {
-        Err(DeviceError::ReadOnly { operation: Operation::Flush })
+        let operation = Operation::Flush;
+        if !self.writable {
+            return Err(DeviceError::ReadOnly { operation });
+        }
+        self.file.sync_data().map_err(|error| {
+            let errno = error.raw_os_error().unwrap_or(libc::EIO);
+            DeviceError::Io { operation, offset: 0, length: 0, errno }
+        })
     }
     fn discard(&self, _offset: u64, _len: u64) -> Result<(), DeviceError> {
         Err(DeviceError::ReadOnly { operation: Operation::Discard })

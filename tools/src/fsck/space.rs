@@ -1,12 +1,14 @@
 //! Where objects lie, what is live according to the store, and what the walk of the trees reached.
 //!
-//! Owns the published segment pages as they were read, and two marks a unit: *used* (some node refers to the object) and *reached* (a node, or a block that a file's
-//! slice uses). [`Space::compare`] says where these differ from what the store believes (INV-10..12).
-//! Memory: 8 KiB a segment that something lies in.
+//! Owns the published segment pages as they were read, and for every unit three marks: *used* (some node refers to the object), *reached* (a node, or a block that a file's
+//! slice uses) and *begun* (an object that something refers to begins here); besides, the edges beyond the first of objects with several. [`Space::compare`] says where these
+//! differ from what the store believes (INV-06, INV-10..12), [`Space::exact`] what a page must say.
+//! Memory: three bits a unit, in the range of segments that this pass looks at; the pages; 16 bytes an object with several references.
 
+use super::disk::Disk;
 use super::findings;
 use super::report::Report;
-use super::source::Source;
+use super::units::{Difference, Units, differences};
 use crate::mkfs::size::Size;
 use envoyfs_engine::device::DeviceError;
 use envoyfs_layout::superblock::Superblock;
@@ -15,39 +17,19 @@ use envoyfs_layout::{Oid, Reference, UNIT};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// Slots are 16 bits.
-const UNITS_MAX: u32 = 1 << 16;
-
-/// A set of units of one segment.
-#[derive(Clone, Debug, Default)]
-struct Units(Vec<u64>);
-
-impl Units {
-    fn insert(&mut self, range: Range<u32>) {
-        for unit in range.start..range.end.min(UNITS_MAX) {
-            let word = (unit / 64) as usize;
-            if self.0.len() <= word {
-                self.0.resize(word + 1, 0);
-            }
-            if let Some(word) = self.0.get_mut(word) {
-                *word |= 1 << (unit % 64);
-            }
-        }
-    }
-    fn contains(&self, unit: u32) -> bool {
-        self.0.get((unit / 64) as usize).is_some_and(|word| word >> (unit % 64) & 1 == 1)
-    }
-    fn end(&self) -> u32 {
-        u32::try_from(self.0.len() * 64).unwrap_or(UNITS_MAX)
-    }
-}
-
-#[derive(Debug)]
-struct Segment {
-    home: Option<u32>,
-    page: SegmentPage,
+/// A segment: what its page says, and what was found.
+#[derive(Debug, Default)]
+pub struct Segment {
+    /// Container in which units lie at their own slot.
+    pub home: Option<u32>,
+    /// Its page.
+    pub page: SegmentPage,
+    /// Its page could not be read: what it says is empty, not known.
+    pub unknown: bool,
     used: Units,
     reached: Units,
+    begun: Units,
+    more: BTreeMap<u16, u32>,
 }
 
 /// Why an object cannot be read.
@@ -66,6 +48,7 @@ pub struct Space {
     segment_bytes: u64,
     containers: u32,
     segments: BTreeMap<u32, Segment>,
+    range: Range<u32>,
 }
 
 impl Space {
@@ -77,13 +60,46 @@ impl Space {
             segment_bytes: superblock.segment_bytes.into(),
             containers: superblock.containers,
             segments: BTreeMap::new(),
+            range: 0..u32::MAX,
         }
     }
 
     /// A segment as its page says; false if there is one of that number already.
-    pub fn add(&mut self, page: SegmentPage, home: Option<u32>) -> bool {
-        let segment = Segment { home, used: Units::default(), reached: Units::default(), page };
-        self.segments.insert(segment.page.segment, segment).is_none()
+    pub fn add(&mut self, page: SegmentPage, home: Option<u32>, unknown: bool) -> bool {
+        if self.segments.contains_key(&page.segment) {
+            return false;
+        }
+        self.segments.insert(page.segment, Segment { home, page, unknown, ..Segment::default() });
+        true
+    }
+
+    /// Is there such a segment?
+    #[must_use]
+    pub fn knows(&self, number: u32) -> bool {
+        self.segments.contains_key(&number)
+    }
+
+    /// Segments by number.
+    #[must_use]
+    pub const fn segments(&self) -> &BTreeMap<u32, Segment> {
+        &self.segments
+    }
+
+    /// Forgets what was marked, and marks from now on only in these segments.
+    pub fn begin_pass(&mut self, range: Range<u32>) {
+        self.range = range;
+        for segment in self.segments.values_mut() {
+            segment.used = Units::default();
+            segment.reached = Units::default();
+            segment.begun = Units::default();
+            segment.more.clear();
+        }
+    }
+
+    /// Is the segment looked at in this pass?
+    #[must_use]
+    pub fn in_pass(&self, segment: u32) -> bool {
+        self.range.contains(&segment)
     }
 
     /// Device offset of a unit of a container.
@@ -94,20 +110,31 @@ impl Space {
             .then(|| self.segments_offset + u64::from(container) * self.segment_bytes + inside)
     }
 
+    /// Container of a device offset.
+    #[must_use]
+    pub fn container_at(&self, position: u64) -> u32 {
+        let container = position.saturating_sub(self.segments_offset) / self.segment_bytes.max(1);
+        u32::try_from(container).unwrap_or(u32::MAX)
+    }
+
     /// Where units of a segment lie: device offset and units, in order.
-    fn locate(&self, number: u32, range: Range<u32>) -> Result<Vec<(u64, u32)>, ReadError> {
+    ///
+    /// # Errors
+    /// Some of them have no place.
+    pub fn locate(&self, number: u32, range: Range<u32>) -> Result<Vec<(u64, u32)>, ReadError> {
         let unresolved = |why: String| ReadError::Unresolved(why);
         let segment = self.segments.get(&number).ok_or_else(|| unresolved(format!("segment {number} is unknown")))?;
         let mut out = Vec::new();
         let mut at = range.start;
+        let moved = &segment.page.moved;
+        // Ascending by slot, not overlapping.
+        let mut next = moved.partition_point(|m| u32::from(m.slot) + u32::from(m.units) <= at);
         while at < range.end {
-            let moved = segment.page.moved.iter().find(|m| {
-                let start = u32::from(m.slot);
-                start < range.end && start + u32::from(m.units) > at
-            });
-            let (container, unit, units) = match moved {
+            let fragment = moved.get(next).filter(|m| u32::from(m.slot) < range.end);
+            let (container, unit, units) = match fragment {
                 Some(moved) if u32::from(moved.slot) <= at => {
                     let inside = at - u32::from(moved.slot);
+                    next += 1;
                     (Some(moved.container), moved.offset_units + inside, u32::from(moved.units) - inside)
                 }
                 Some(moved) => (segment.home, at, u32::from(moved.slot) - at),
@@ -117,33 +144,50 @@ impl Space {
             let position = container.and_then(|container| self.position(container, unit));
             let position = position.ok_or_else(|| unresolved(format!("unit {at} of segment {number} has no place")))?;
             out.push((position, units));
-            at += units;
+            at += units.max(1);
         }
         Ok(out)
     }
 
-    /// Reads bytes of an object; `first` and the length are multiples of a unit.
+    /// Reads bytes of an object; `first` and the length are multiples of a unit. Returns where they begin.
     ///
     /// # Errors
     /// It has no place, or the device failed.
-    pub fn read(&self, source: &Source, oid: Oid, first: u32, into: &mut [u8]) -> Result<u64, ReadError> {
+    pub fn read(&self, disk: &Disk, oid: Oid, first: u32, into: &mut [u8]) -> Result<u64, ReadError> {
         let start = u32::from(oid.slot()) + first / UNIT;
         let units = u32::try_from(into.len()).unwrap_or(u32::MAX) / UNIT;
         let mut rest = into;
         let mut begins = None;
         for (position, units) in self.locate(oid.segment(), start..start.saturating_add(units))? {
             let (piece, after) = rest.split_at_mut(((units * UNIT) as usize).min(rest.len()));
-            source.read_at(position, piece).map_err(ReadError::Device)?;
+            disk.read_at(position, piece).map_err(ReadError::Device)?;
             begins.get_or_insert(position);
             rest = after;
         }
         Ok(begins.unwrap_or(0))
     }
 
-    /// The whole object is referenced.
-    pub fn mark_used(&mut self, reference: &Reference) {
+    /// An edge to an object. True if it is the first that was seen in this pass; in segments outside of it always false.
+    pub fn edge(&mut self, reference: &Reference) -> bool {
+        let slot = reference.oid.slot();
+        if !self.range.contains(&reference.oid.segment()) {
+            return false;
+        }
+        let Some(segment) = self.segments.get_mut(&reference.oid.segment()) else { return false };
+        let start = u32::from(slot);
+        segment.used.insert(start..start.saturating_add(reference.units()));
+        if segment.begun.insert_one(start) {
+            return true;
+        }
+        let more = segment.more.entry(slot).or_default();
+        *more = more.saturating_add(1);
+        false
+    }
+
+    /// The object is held otherwise than by an edge: the roots object, what waits to be freed.
+    pub fn hold(&mut self, reference: &Reference) {
         let start = u32::from(reference.oid.slot());
-        if let Some(segment) = self.segments.get_mut(&reference.oid.segment()) {
+        if let Some(segment) = self.in_range(reference.oid.segment()) {
             segment.used.insert(start..start.saturating_add(reference.units()));
         }
     }
@@ -151,26 +195,13 @@ impl Space {
     /// Units from the object's start are in use.
     pub fn mark_reached(&mut self, oid: Oid, units: Range<u32>) {
         let start = u32::from(oid.slot());
-        if let Some(segment) = self.segments.get_mut(&oid.segment()) {
+        if let Some(segment) = self.in_range(oid.segment()) {
             segment.reached.insert(start.saturating_add(units.start)..start.saturating_add(units.end));
         }
     }
 
-    /// References to an object according to the store.
-    #[must_use]
-    pub fn count(&self, oid: Oid) -> Option<i64> {
-        let page = &self.segments.get(&oid.segment())?.page;
-        let row =
-            page.extra.binary_search_by_key(&oid.slot(), |(slot, _)| *slot).ok().and_then(|at| page.extra.get(at));
-        Some(1 + row.map_or(0, |(_, extra)| i64::from(*extra)))
-    }
-
-    /// Objects whose count is not 1, with it.
-    pub fn counted(&self, volume: u16) -> impl Iterator<Item = (Oid, i64)> + '_ {
-        self.segments.iter().flat_map(move |(number, segment)| {
-            let number = *number;
-            segment.page.extra.iter().map(move |(slot, extra)| (Oid::new(volume, number, *slot), 1 + i64::from(*extra)))
-        })
+    fn in_range(&mut self, number: u32) -> Option<&mut Segment> {
+        if self.range.contains(&number) { self.segments.get_mut(&number) } else { None }
     }
 
     /// Live bytes according to the store.
@@ -180,88 +211,121 @@ impl Space {
         units * u64::from(UNIT)
     }
 
-    /// Live units in every container, as the pages have it.
+    /// Live units in every container, as pages have it.
     #[must_use]
-    pub fn live_by_container(&self) -> BTreeMap<u32, u32> {
+    pub fn live_by_container<'p>(&self, pages: impl Iterator<Item = &'p SegmentPage>) -> BTreeMap<u32, u32> {
         let mut out: BTreeMap<u32, u32> = BTreeMap::new();
-        for (number, segment) in &self.segments {
-            for (slot, units) in &segment.page.live {
+        for page in pages {
+            for (slot, units) in &page.live {
                 let range = u32::from(*slot)..u32::from(*slot) + u32::from(*units);
-                for (position, units) in self.locate(*number, range).unwrap_or_default() {
-                    let container = (position - self.segments_offset) / self.segment_bytes;
-                    *out.entry(u32::try_from(container).unwrap_or(u32::MAX)).or_default() += units;
+                for (position, units) in self.locate(page.segment, range).unwrap_or_default() {
+                    *out.entry(self.container_at(position)).or_default() += units;
                 }
             }
         }
         out
     }
 
-    /// Compares what is live with what was reached. `complete`: every node was read, so that what was not reached is unreachable.
-    pub fn compare(&self, volume: u16, complete: bool, report: &mut Report) {
-        for (number, segment) in &self.segments {
-            let mut live = Units::default();
-            for (slot, units) in &segment.page.live {
-                live.insert(u32::from(*slot)..u32::from(*slot) + u32::from(*units));
+    /// What a page must say, as far as this pass knows. `complete`: every node was read; else nothing is freed and no count is lowered.
+    #[must_use]
+    /// Objects that wait to be freed (`waiting`, in this segment) have a count of their own. Retained checkpoints are given up.
+    pub fn exact(&self, number: u32, complete: bool, waiting: &[u16]) -> Option<SegmentPage> {
+        let segment = self.segments.get(&number)?;
+        let mut live = segment.reached.clone();
+        let mut extra: BTreeMap<u16, i32> =
+            segment.more.iter().map(|(slot, more)| (*slot, i32::try_from(*more).unwrap_or(i32::MAX))).collect();
+        if !complete {
+            live.union(&segment.used);
+            live.union(&Units::of(&segment.page.live));
+            for (slot, stored) in &segment.page.extra {
+                let found = extra.entry(*slot).or_default();
+                *found = (*found).max(*stored);
             }
-            let end = live.end().max(segment.used.end());
-            let mut runs = Runs::default();
-            for unit in 0..end {
-                let (live, used, reached) =
-                    (live.contains(unit), segment.used.contains(unit), segment.reached.contains(unit));
-                runs.push(
-                    unit,
-                    match (live, used, reached) {
-                        (false, _, true) => Some(Difference::NotLive),
-                        (true, false, _) if complete => Some(Difference::Leaked),
-                        (true, true, false) if complete => Some(Difference::Reclaimable),
-                        _ => None,
-                    },
-                );
+            extra.retain(|_, extra| *extra != 0);
+        }
+        for slot in waiting.iter().filter(|slot| !segment.begun.contains((**slot).into())) {
+            extra.insert(*slot, -1);
+        }
+        let runs = live.runs();
+        let moved = segment.page.moved.iter().filter(|m| {
+            let range = u32::from(m.slot)..u32::from(m.slot) + u32::from(m.units);
+            runs.iter().any(|run| run.start < range.end && range.start < run.end)
+        });
+        let small = |units: u32| u16::try_from(units).unwrap_or(u16::MAX);
+        let mut rows = Vec::new();
+        for run in &runs {
+            let mut at = run.start;
+            while at < run.end {
+                let units = (run.end - at).min(u32::from(u16::MAX));
+                rows.push((small(at), small(units)));
+                at += units;
             }
-            runs.push(end, None);
-            for (range, difference) in runs.done {
+        }
+        Some(SegmentPage {
+            segment: number,
+            live: rows,
+            extra: extra.into_iter().collect(),
+            moved: moved.copied().collect(),
+            deferred: Vec::new(),
+        })
+    }
+
+    /// Compares counts and liveness with what was found. `complete`: every node was read, so that what was not reached is unreachable.
+    /// `dropped` objects have no reference any more, and their edges still count.
+    pub fn compare(&self, volume: u16, complete: bool, dropped: &dyn Fn(Oid) -> bool, report: &mut Report) {
+        let mut reclaimable = 0;
+        for (number, segment) in self.segments.range(self.range.clone()) {
+            if segment.unknown {
+                continue;
+            }
+            report.statistics.shared_objects += segment.more.len() as u64;
+            if complete {
+                segment.compare_counts(volume, *number, dropped, report);
+            }
+            let mut live = Units::of(&segment.page.live);
+            // What only retained checkpoints need is not reached from the roots, and is not lost either.
+            live.subtract(&Units::of(&segment.page.deferred));
+            for (range, difference) in differences(&live, &segment.used, &segment.reached, complete) {
                 let bytes = u64::from(range.end - range.start) * u64::from(UNIT);
                 let place = Oid::new(volume, *number, u16::try_from(range.start).unwrap_or(u16::MAX));
                 let kind = match difference {
                     Difference::NotLive => findings::NOT_LIVE,
                     Difference::Leaked => findings::LEAKED,
                     Difference::Reclaimable => {
-                        report.statistics.reclaimable_bytes += bytes;
+                        reclaimable += bytes;
                         continue;
                     }
                 };
                 report.add(kind, format_args!("object {place}"), Size(bytes));
             }
         }
-        let reclaimable = report.statistics.reclaimable_bytes;
-        if reclaimable > 0 {
-            report.add(findings::RECLAIMABLE, "store", Size(reclaimable));
-        }
+        report.statistics.reclaimable_bytes += reclaimable;
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Difference {
-    NotLive,
-    Leaked,
-    Reclaimable,
-}
-
-/// Gathers equal neighbours.
-#[derive(Default)]
-struct Runs {
-    open: Option<(u32, Difference)>,
-    done: Vec<(Range<u32>, Difference)>,
-}
-
-impl Runs {
-    fn push(&mut self, unit: u32, what: Option<Difference>) {
-        if self.open.map(|(_, difference)| difference) == what {
-            return;
+impl Segment {
+    /// INV-06: a count is 1 unless the page has a row.
+    fn compare_counts(&self, volume: u16, number: u32, dropped: &dyn Fn(Oid) -> bool, report: &mut Report) {
+        let mut stored: BTreeMap<u16, i32> = self.page.extra.iter().copied().collect();
+        let count = |report: &mut Report, slot: u16, stored: i64, found: i64| {
+            let place = format!("object {}", Oid::new(volume, number, slot));
+            let detail = format!("count {stored}, {found} references found");
+            report.add(findings::COUNT, place, detail);
+        };
+        for (slot, more) in &self.more {
+            let before = i64::from(stored.remove(slot).unwrap_or(0));
+            if before != i64::from(*more) {
+                count(report, *slot, before + 1, i64::from(*more) + 1);
+            }
         }
-        if let Some((start, difference)) = self.open.take() {
-            self.done.push((start..unit, difference));
+        for (slot, extra) in stored {
+            let oid = Oid::new(volume, number, slot);
+            let extra = i64::from(extra);
+            if self.begun.contains(slot.into()) {
+                count(report, slot, extra + 1, 1);
+            } else if !dropped(oid) {
+                report.add(findings::COUNT_ORPHAN, format_args!("object {oid}"), format_args!("count {}", extra + 1));
+            }
         }
-        self.open = what.map(|what| (unit, what));
     }
 }

@@ -4,20 +4,28 @@
 //! level and range of keys; the claim is checked when the child is read, or against the memory when it was read before. So no sum has to be carried up, and a tree
 //! shared by a thousand forks costs one visit and a thousand comparisons.
 //!
-//! What items mean is in [`super::items`]; file data in [`super::data`].
-//! Memory: about 100 bytes a node and 24 an object, besides [`Space`].
+//! What items mean is in [`super::items`]; file data is verified afterwards, in [`super::data`].
+//! Realms inside a realm wait until it is done, so that the numbers of its inodes can be compared (INV-30).
+//! Memory: a bit a unit of the segments of nodes, [`SEEN_MAX`] nodes in short, 8 KiB a chunk of inode numbers of one realm, besides [`Space`].
 
+use super::data::{BadBlocks, Expectations};
+use super::disk::Disk;
 use super::findings;
 use super::items::{self, Leaf};
 use super::report::Report;
-use super::source::Source;
 use super::space::{ReadError, Space};
-use envoyfs_layout::node::{NodeHeader, NodeView, TreeKind};
+use super::units::Units;
+use envoyfs_layout::node::{NODE_BYTES_MAX, NodeHeader, NodeView, TreeKind};
 use envoyfs_layout::{Hlc, LayoutError, Oid, RealmEntry, Reference, ReferenceKind, Totals, checksum};
 use indicatif::ProgressBar;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::rc::Rc;
+
+/// Nodes of which it is remembered what they amount to; one that was forgotten is read again when another parent refers to it.
+const SEEN_MAX: usize = 1 << 16;
+/// Inode numbers of a chunk, a bit each.
+const CHUNK: u64 = 1 << 16;
 
 /// Where something is, for messages: a path through the tree.
 #[derive(Debug)]
@@ -87,6 +95,7 @@ impl Visit {
 /// What is remembered of a node.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
+    birth: Hlc,
     totals: Totals,
     items: u64,
     flags: u8,
@@ -105,56 +114,78 @@ pub struct Sum {
     pub flags: u8,
 }
 
+/// What a walk is for.
+#[derive(Clone, Copy)]
+pub enum Purpose<'a> {
+    /// Everything is checked.
+    Check,
+    /// Only the files with these blocks are looked for.
+    Blame(&'a BadBlocks),
+}
+
 /// See the module.
 pub struct Walk<'a> {
     /// The store.
-    pub source: &'a Source,
+    pub disk: &'a Disk,
     /// Places and liveness.
     pub space: &'a mut Space,
     /// Findings.
     pub report: &'a mut Report,
-    /// File data is read and verified.
-    pub data: bool,
+    /// What file data must be; none when it is not checked.
+    pub data: Option<Expectations>,
+    /// What it is for.
+    pub purpose: Purpose<'a>,
     /// Realms met: root, link table, where. Those with the same two references once.
     pub realms: Vec<(RealmEntry, Rc<At>)>,
     /// What is still to be visited.
     pub stack: Vec<Visit>,
     /// Shown while it runs.
     pub progress: ProgressBar,
+    /// Items whose inode number another one of the realm has: node and key.
+    pub twice: HashSet<(Oid, Vec<u8>)>,
+    later: VecDeque<Vec<Visit>>,
+    numbers: HashMap<u64, Units>,
     realms_seen: HashSet<(Oid, Option<Oid>)>,
+    visited: BTreeMap<u32, Units>,
     seen: HashMap<Oid, Seen>,
-    edges: HashMap<Oid, u32>,
     unreadable: u64,
 }
 
 impl<'a> Walk<'a> {
     /// Nothing visited yet.
-    pub fn new(
-        source: &'a Source,
-        space: &'a mut Space,
-        report: &'a mut Report,
-        data: bool,
-        progress: ProgressBar,
-    ) -> Self {
+    pub fn new(disk: &'a Disk, space: &'a mut Space, report: &'a mut Report, progress: ProgressBar) -> Self {
         Self {
-            source,
+            disk,
             space,
             report,
-            data,
+            data: None,
+            purpose: Purpose::Check,
             realms: Vec::new(),
             stack: Vec::new(),
             progress,
+            twice: HashSet::new(),
+            later: VecDeque::new(),
+            numbers: HashMap::new(),
             realms_seen: HashSet::new(),
+            visited: BTreeMap::new(),
             seen: HashMap::new(),
-            edges: HashMap::new(),
             unreadable: 0,
         }
     }
 
-    /// Visits until nothing is left.
+    /// Visits until nothing is left, or somebody wants to stop: then it is not complete.
     pub fn run(&mut self) {
-        while let Some(visit) = self.stack.pop() {
-            self.visit(&visit);
+        loop {
+            while let Some(visit) = self.stack.pop() {
+                if super::interrupt::requested() {
+                    self.unreadable += 1;
+                    return;
+                }
+                self.visit(&visit);
+            }
+            let Some(realm) = self.later.pop_front() else { return };
+            self.numbers.clear();
+            self.stack = realm;
         }
     }
 
@@ -166,24 +197,26 @@ impl<'a> Walk<'a> {
 
     /// An edge: a node, or the roots, refers to an object.
     pub fn edge(&mut self, reference: &Reference) {
-        let count = self.edges.entry(reference.oid).or_default();
-        if *count == 0 {
-            self.space.mark_used(reference);
-            if reference.kind == ReferenceKind::Extent {
-                self.report.statistics.extents += 1;
-            }
+        if self.space.edge(reference) && reference.kind == ReferenceKind::Extent {
+            self.report.statistics.extents += 1;
         }
-        *count = count.saturating_add(1);
+    }
+
+    /// The inode number of an item of the realm that is being visited. False if another item has it.
+    pub fn number(&mut self, number: u64) -> bool {
+        let unit = u32::try_from(number % CHUNK).unwrap_or(0);
+        self.numbers.entry(number / CHUNK).or_default().insert_one(unit)
     }
 
     /// A realm's entry: its root and its link table. `birth` is that of the node which holds the entry.
     pub fn realm(&mut self, realm: &RealmEntry, birth: Hlc, at: &Rc<At>) {
         self.report.statistics.realms += 1;
-        self.stack.push(Visit::root(realm.root, TreeKind::Directory, Some(realm.totals), Some(birth), at));
+        let mut visits = vec![Visit::root(realm.root, TreeKind::Directory, Some(realm.totals), Some(birth), at)];
         if let Some(links) = realm.links {
             let at = Rc::new(At::Name(Rc::clone(at), b"(link table)".to_vec()));
-            self.stack.push(Visit::root(links, TreeKind::Links, Some(realm.links_totals), Some(birth), &at));
+            visits.push(Visit::root(links, TreeKind::Links, Some(realm.links_totals), Some(birth), &at));
         }
+        self.later.push_back(visits);
         if self.realms_seen.insert((realm.root.oid, realm.links.map(|links| links.oid))) {
             self.realms.push((*realm, Rc::clone(at)));
         }
@@ -191,9 +224,14 @@ impl<'a> Walk<'a> {
 
     /// A node's bytes, verified; a finding if that fails.
     pub fn read_node(&mut self, reference: &Reference, at: &At) -> Option<Vec<u8>> {
-        let mut bytes = vec![0; reference.stored_bytes as usize];
         let place = format!("{at} (node {})", reference.oid);
-        let offset = match self.space.read(self.source, reference.oid, 0, &mut bytes) {
+        if reference.kind != ReferenceKind::Node || reference.stored_bytes as usize > NODE_BYTES_MAX {
+            let detail = format!("a reference to {:?}, {} bytes", reference.kind, reference.stored_bytes);
+            self.report.add(findings::NODE_FORMAT, place, detail);
+            return None;
+        }
+        let mut bytes = vec![0; reference.stored_bytes as usize];
+        let offset = match self.space.read(self.disk, reference.oid, 0, &mut bytes) {
             Ok(offset) => offset,
             Err(ReadError::Unresolved(why)) => {
                 self.report.add(findings::UNRESOLVED, place, why);
@@ -215,7 +253,12 @@ impl<'a> Walk<'a> {
     }
 
     fn visit(&mut self, visit: &Visit) {
-        if let Some(seen) = self.seen.get(&visit.reference.oid).copied() {
+        let oid = visit.reference.oid;
+        let visited = self.visited.get(&oid.segment()).is_some_and(|units| units.contains(oid.slot().into()));
+        if visited && matches!(self.purpose, Purpose::Blame(_)) {
+            return;
+        }
+        if visited && let Some(seen) = self.seen.get(&oid).copied() {
             self.check_claim(visit, &seen);
             return;
         }
@@ -223,22 +266,26 @@ impl<'a> Walk<'a> {
             self.unreadable += 1;
             return;
         };
-        self.report.statistics.nodes += 1;
-        self.progress.inc(bytes.len() as u64);
-        let units = 0..visit.reference.units();
-        self.space.mark_reached(visit.reference.oid, units);
         let view = match NodeView::parse(&bytes) {
             Ok(view) => view,
             Err(error) => {
                 self.unreadable += 1;
-                self.report.add(
-                    findings::NODE_FORMAT,
-                    format_args!("{} (node {})", visit.at, visit.reference.oid),
-                    error,
-                );
+                let place = format!("{} (node {oid})", visit.at);
+                self.report.add(findings::NODE_FORMAT, place, error);
                 return;
             }
         };
+        if visited {
+            if let Some(sum) = summary(&view) {
+                let seen = self.remember(oid, view.header(), &sum);
+                self.check_claim(visit, &seen);
+            }
+            return;
+        }
+        self.visited.entry(oid.segment()).or_default().insert_one(oid.slot().into());
+        self.report.statistics.nodes += 1;
+        self.progress.inc(bytes.len() as u64);
+        self.space.mark_reached(oid, 0..visit.reference.units());
         let mut references: Vec<Reference> = view.references().collect();
         references.sort_by_key(|reference| reference.oid);
         references.dedup_by_key(|reference| reference.oid);
@@ -249,15 +296,18 @@ impl<'a> Walk<'a> {
             }
         }
         let sum = self.items(visit, &view);
-        let NodeHeader { level, tree, .. } = *view.header();
-        let seen = Seen { totals: sum.totals, items: sum.items, flags: sum.flags, level, tree };
-        self.seen.insert(visit.reference.oid, seen);
-        if view.header().birth != visit.reference.birth {
-            let (header, reference) = (view.header().birth, visit.reference.birth);
-            let detail = format!("its header says {header:?}, the reference to it {reference:?}");
-            self.report.add(findings::NODE_FORMAT, format_args!("{} (node {})", visit.at, visit.reference.oid), detail);
-        }
+        let seen = self.remember(oid, view.header(), &sum);
         self.check_claim(visit, &seen);
+    }
+
+    fn remember(&mut self, oid: Oid, header: &NodeHeader, sum: &Sum) -> Seen {
+        let NodeHeader { level, tree, birth, .. } = *header;
+        let seen = Seen { birth, totals: sum.totals, items: sum.items, flags: sum.flags, level, tree };
+        if self.seen.len() >= SEEN_MAX {
+            self.seen.clear();
+        }
+        self.seen.insert(oid, seen);
+        seen
     }
 
     /// Looks at every item, pushes what they lead to, and sums them up.
@@ -288,7 +338,8 @@ impl<'a> Walk<'a> {
                     Sum { totals, items: count, flags: child.flags }
                 })
             } else {
-                let leaf = Leaf { header: &header, hash_key, at: &visit.at, next_key: to.as_deref() };
+                let node = visit.reference.oid;
+                let leaf = Leaf { header: &header, node, hash_key, at: &visit.at, next_key: to.as_deref() };
                 items::leaf(self, &leaf, item.key, item.value, &references)
             };
             match result {
@@ -322,6 +373,10 @@ impl<'a> Walk<'a> {
 
     fn check_claim(&mut self, visit: &Visit, seen: &Seen) {
         let Visit { reference, claim, at, .. } = visit;
+        if seen.birth != reference.birth {
+            let detail = format!("its header says {:?}, the reference to it {:?}", seen.birth, reference.birth);
+            self.report.add(findings::NODE_FORMAT, format_args!("{at} (node {})", reference.oid), detail);
+        }
         if let Some(tree) = visit.tree.filter(|tree| *tree != seen.tree) {
             let detail = format!("a {:?} node where a {tree:?} node belongs", seen.tree);
             self.report.add(findings::NODE_FORMAT, format_args!("{at} (node {})", reference.oid), detail);
@@ -352,29 +407,22 @@ impl<'a> Walk<'a> {
         let detail = format!("object {} of {:?}, referred to from {parent:?}", child.oid, child.birth);
         self.report.add(findings::BIRTH_ORDER, at, detail);
     }
+}
 
-    /// Compares the counts that the store keeps with the edges found (INV-06). `dropped`: objects whose last reference is gone.
-    pub fn compare_counts(&mut self, volume: u16, dropped: &HashSet<Oid>) {
-        self.report.statistics.shared_objects = self.edges.values().filter(|count| **count > 1).count() as u64;
-        if !self.is_complete() {
-            return;
-        }
-        for (oid, found) in &self.edges {
-            let stored = self.space.count(*oid).unwrap_or(0);
-            if stored != i64::from(*found) {
-                self.report.add(
-                    findings::COUNT,
-                    format_args!("object {oid}"),
-                    format_args!("count {stored}, {found} references found"),
-                );
-            }
-        }
-        for (oid, stored) in self.space.counted(volume) {
-            if !self.edges.contains_key(&oid) && !dropped.contains(&oid) {
-                self.report.add(findings::COUNT_ORPHAN, format_args!("object {oid}"), format_args!("count {stored}"));
-            }
-        }
+/// What a node amounts to, from its items alone.
+fn summary(view: &NodeView<'_>) -> Option<Sum> {
+    let mut sum = Sum::default();
+    for item in view.items() {
+        let references: Vec<Reference> = item.reference_indexes().filter_map(|index| view.reference(index)).collect();
+        let (totals, items, flags) = if view.header().level > 0 {
+            interior(item.value, &references).map(|(child, totals, items)| (totals, items, child.flags)).ok()?
+        } else {
+            let (totals, flags) = items::summary(view.header().tree, item.value, &references).ok()?;
+            (totals, 1, flags)
+        };
+        sum = Sum { totals: sum.totals.add(totals), items: sum.items.wrapping_add(items), flags: sum.flags | flags };
     }
+    Some(sum)
 }
 
 /// What an item of an interior node says: the child, totals and number of items below it.

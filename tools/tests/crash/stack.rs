@@ -131,7 +131,7 @@ pub fn check(image: &DeviceImage, worst: Severity, what: &str) {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = directory.path().join("image");
     image.to_file(&path).unwrap();
-    let options = envoyfs_tools::fsck::Options { data: true, progress: false };
+    let options = envoyfs_tools::fsck::Options::default();
     let report = envoyfs_tools::fsck::check(&path, options).unwrap_or_else(|error| panic!("{what}: fsck: {error:#}"));
     let bad = report.findings.iter().any(|finding| finding.kind.severity > worst);
     assert!(!bad, "{what}: fsck:\n{report}");

@@ -1,0 +1,205 @@
+//! One whole check of the published checkpoint: everything that repair must know comes out of it.
+
+use super::data::{BadBlocks, Expectations};
+use super::disk::Disk;
+use super::links::{self, Disagreement, RealmRoots};
+use super::report::Report;
+use super::roots::{self, Roots};
+use super::space::Space;
+use super::walk::{At, Claim, Purpose, Visit, Walk};
+use super::{Options, findings, interrupt, log, regions};
+use crate::mkfs::size::Size;
+use envoyfs_engine::wal::recovery::Found;
+use envoyfs_layout::directory_page::{ContainerRow, VolumeDirectory};
+use envoyfs_layout::superblock::Superblock;
+use envoyfs_layout::system_page::OrphanedSegment;
+use envoyfs_layout::{Oid, Reference};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::rc::Rc;
+
+/// What is known of a store after a check.
+pub struct Examined {
+    /// The superblock that rules.
+    pub superblock: Superblock,
+    /// What it names.
+    pub directory: VolumeDirectory,
+    /// Places; the marks are those of the last pass.
+    pub space: Space,
+    /// The log; none if it cannot be read at all.
+    pub log: Option<Found>,
+    /// The client's roots.
+    pub roots: Option<Roots>,
+    /// What waits to be freed.
+    pub queue: Vec<Reference>,
+    /// Nodes of the queue that could not be read.
+    pub unreadable: Vec<Reference>,
+    /// Segments without a home.
+    pub orphans: Vec<OrphanedSegment>,
+    /// Every node and page was read, so that what was not met is unreachable.
+    pub complete: bool,
+    /// Blocks of file data that do not verify.
+    pub bad: BadBlocks,
+    /// Realms whose names and link table disagree.
+    pub links: HashMap<RealmRoots, Disagreement>,
+    /// Items whose inode number is taken.
+    pub twice: HashSet<(Oid, Vec<u8>)>,
+}
+
+/// Checks everything behind a superblock. `None`: a fatal finding was added.
+pub fn examine(disk: &Disk, superblock: &Superblock, options: Options, report: &mut Report) -> Option<Examined> {
+    let directory = regions::directory(disk, superblock, report)?;
+    report.statistics.checkpoint = directory.entry.checkpoint.number;
+    let mut space = Space::new(superblock);
+    let (orphans, pages_complete) = regions::segments(disk, &directory, &mut space, report);
+    report.statistics.live_bytes = space.live_bytes();
+    let (queue, queue_complete) = regions::drop_queue(disk, &directory, &space, report);
+    let (unreadable, unreadable_complete) = regions::unreadable(disk, &directory, &space, report);
+    let log = log::check(disk, superblock, &directory, &space, report);
+
+    let volume = directory.entry.volume;
+    let roots = roots::read(disk, &directory.entry, &mut space, report);
+    let dropped: HashSet<Oid> = queue.iter().chain(&unreadable).map(|reference| reference.oid).collect();
+    if !queue.is_empty() {
+        report.add(findings::DROP_QUEUE, "store", format_args!("{} nodes", queue.len()));
+    }
+    if !unreadable.is_empty() {
+        report.add(findings::UNREADABLE, "store", format_args!("{} nodes", unreadable.len()));
+    }
+    let progress = progress_bar(options, space.live_bytes());
+    let mut out = Examined {
+        superblock: superblock.clone(),
+        log,
+        roots,
+        complete: pages_complete && queue_complete && unreadable_complete,
+        bad: BadBlocks::default(),
+        links: HashMap::new(),
+        twice: HashSet::new(),
+        queue,
+        unreadable,
+        orphans,
+        space,
+        directory,
+    };
+    out.complete &= out.roots.is_some();
+    let passes = passes(superblock, &out.space, &out.directory.table, options);
+    for (index, range) in passes.into_iter().enumerate() {
+        // Findings of the walk are the same in every pass; those of counts, liveness and data belong to one.
+        let mut scratch = Report::new(String::new());
+        let mut sums = Report::new(String::new());
+        out.space.begin_pass(range);
+        let bad = {
+            let walk_report = if index == 0 { &mut *report } else { &mut scratch };
+            let waiting = out.waiting();
+            let mut walk = Walk::new(disk, &mut out.space, walk_report, progress.clone());
+            walk.data = options.data.then(Expectations::default);
+            start(&mut walk, &out.directory, out.roots.as_ref(), &waiting);
+            walk.run();
+            out.complete &= walk.is_complete();
+            if index == 0 && out.complete {
+                out.links = links::check(&mut walk);
+                out.twice = std::mem::take(&mut walk.twice);
+            }
+            let expectations = walk.data.take();
+            expectations.map(|mut all| all.verify(volume, &out.space, disk, &progress))
+        };
+        if index > 0 {
+            report.statistics.extents += scratch.statistics.extents;
+        }
+        out.space.compare(volume, out.complete, &|oid| dropped.contains(&oid), &mut sums);
+        report.absorb(sums);
+        let Some((bad, bytes)) = bad else { continue };
+        report.statistics.data_bytes += bytes;
+        out.bad.merge(bad);
+        if interrupt::requested() {
+            break;
+        }
+    }
+    progress.finish_and_clear();
+    if report.statistics.reclaimable_bytes > 0 {
+        report.add(findings::RECLAIMABLE, "store", Size(report.statistics.reclaimable_bytes));
+    }
+    if !out.bad.is_empty() {
+        out.blame(disk, report);
+    }
+    Some(out)
+}
+
+impl Examined {
+    /// What nothing refers to and whose edges still count.
+    pub fn waiting(&self) -> Vec<Reference> {
+        self.queue.iter().chain(&self.unreadable).copied().collect()
+    }
+
+    /// Finds the files that bad blocks belong to.
+    fn blame(&mut self, disk: &Disk, report: &mut Report) {
+        let mut known = Report::new(String::new());
+        let waiting = self.waiting();
+        self.space.begin_pass(0..0);
+        let mut walk = Walk::new(disk, &mut self.space, &mut known, ProgressBar::hidden());
+        walk.purpose = Purpose::Blame(&self.bad);
+        start(&mut walk, &self.directory, self.roots.as_ref(), &waiting);
+        walk.run();
+        known.retain(|kind| kind == findings::DATA_CHECKSUM || kind == findings::DATA_UNREADABLE);
+        known.statistics = super::report::Statistics::default();
+        report.absorb(known);
+    }
+}
+
+/// Root edges, the trees below, and what waits to be freed: no reference leads there, but its edges still count.
+pub fn start(walk: &mut Walk<'_>, directory: &VolumeDirectory, roots: Option<&Roots>, queue: &[Reference]) {
+    for copy in [directory.entry.roots, directory.entry.roots_twin].iter().flatten() {
+        walk.space.hold(copy);
+        walk.space.mark_reached(copy.oid, 0..copy.units());
+    }
+    if let Some(roots) = roots {
+        for reference in &roots.references {
+            walk.edge(reference);
+        }
+        for (reference, tree, name) in &roots.trees {
+            walk.stack.push(Visit::root(*reference, *tree, None, None, &Rc::new(At::Root(name))));
+        }
+    }
+    let at = Rc::new(At::Root("(deleted)"));
+    for reference in queue {
+        walk.space.hold(reference);
+        let (claim, keys) = (Claim::default(), (None, None));
+        walk.stack.push(Visit { reference: *reference, tree: None, claim, keys, hash_key: None, at: Rc::clone(&at) });
+    }
+}
+
+/// Ranges of segments, each of which fits into memory: three bits a unit, and what the data of it may need.
+pub fn passes(superblock: &Superblock, space: &Space, table: &[ContainerRow], options: Options) -> Vec<Range<u32>> {
+    let units = u64::from(superblock.segment_bytes / envoyfs_layout::UNIT);
+    let streams: HashMap<u32, u8> =
+        table.iter().filter(|row| row.segment != 0).map(|row| (row.segment, row.stream)).collect();
+    let mut out = Vec::new();
+    let (mut from, mut taken) = (0, 0);
+    for (number, segment) in space.segments() {
+        let live: u64 = segment.page.live.iter().map(|(_, units)| u64::from(*units)).sum();
+        let blocks = match streams.get(number) {
+            Some(0) => 0,
+            Some(1) => units / 8,
+            _ => live,
+        };
+        let bytes = units * 3 / 8 + if options.data { blocks * 8 } else { 0 } + 256;
+        if taken > 0 && taken + bytes > options.memory_bytes {
+            out.push(from..*number);
+            (from, taken) = (*number, 0);
+        }
+        taken += bytes;
+    }
+    out.push(from..u32::MAX);
+    out
+}
+
+fn progress_bar(options: Options, bytes: u64) -> ProgressBar {
+    if !options.progress {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr_with_hz(5));
+    let style = ProgressStyle::with_template("{wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar
+}

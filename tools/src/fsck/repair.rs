@@ -1,0 +1,211 @@
+//! Repair: puts right what a check found, a step at a time, each published before the next begins.
+//!
+//! ```text
+//! superblock copies                       invalid ones first, then stale ones (INV-23)
+//! then, until a check finds nothing more that may be repaired:
+//!   the store's own books                 pages, counts, liveness, table, copies of the directory: from a walk; the log stays as it is
+//!   the log                               mounted without a mount point, replayed, checkpointed; with -y up to where it is damaged
+//!   the trees                             nodes above what is damaged are written anew without it; an empty log begins
+//! ```
+//! A step that is interrupted by a power cut leaves what was published before it; running the repair again finds the same or less. A second run finds nothing (INV-34).
+
+use super::account::{NewState, free_containers, publish};
+use super::disk::Disk;
+use super::examine::{Examined, examine};
+use super::findings::{self, By, Finding, Kind, Severity};
+use super::report::Report;
+use super::rewrite::Rewriter;
+use super::source::Source;
+use super::{Options, interrupt, log, regions};
+use anyhow::{Context as _, Result};
+use envoyfs_engine::hlc::{Clock, SystemClock};
+use envoyfs_engine::repair::OfflineWriter;
+use envoyfs_engine::{Engine, Options as EngineOptions, superblock};
+use envoyfs_namespace::{Namespace, Options as NamespaceOptions};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Steps after which a repair that still finds something gives up.
+const STEPS_MAX: usize = 12;
+
+/// How far a repair may go.
+#[derive(Clone)]
+pub struct Settings {
+    /// Also what gives up something that was stored (`-y`).
+    pub all: bool,
+    /// What to check.
+    pub options: Options,
+    /// For the replay of the log.
+    pub clock: Arc<dyn Clock>,
+    /// Random: keys of directories that are made.
+    pub seed: [u8; 16],
+}
+
+impl Settings {
+    /// With the system's clock and a random seed.
+    #[must_use]
+    pub fn new(all: bool, options: Options) -> Self {
+        Self { all, options, clock: Arc::new(SystemClock::new()), seed: uuid::Uuid::new_v4().into_bytes() }
+    }
+}
+
+/// Checks and repairs the store at a path.
+///
+/// # Errors
+/// It is not there, not a store, in use, or cannot be read or written.
+pub fn repair(path: &Path, settings: &Settings) -> Result<Report> {
+    let source = Source::open(path, true)?;
+    repair_disk(&Disk::new(Arc::new(source)), settings)
+}
+
+/// As [`repair`], on a device that is open.
+///
+/// # Errors
+/// It is not a store, or cannot be read or written.
+pub fn repair_disk(disk: &Disk, settings: &Settings) -> Result<Report> {
+    // The newest copies may still be in a cache (INV-20).
+    disk.device().flush().context("the device does not flush")?;
+    let mut before: Option<Report> = None;
+    let mut lost = Vec::new();
+    let mut drop_log = false;
+    let mut step = 0;
+    loop {
+        let mut report = Report::new(disk.device().label());
+        let opened = regions::open(disk, &mut report)?;
+        let examined = opened.as_ref().and_then(|opened| {
+            report.name(&opened.superblock);
+            examine(disk, &opened.superblock, settings.options, &mut report)
+        });
+        let first = before.get_or_insert_with(|| report.clone());
+        step += 1;
+        let done = !report.repairable(settings.all) || report.is_fatal() || step > STEPS_MAX || interrupt::requested();
+        let (Some(opened), Some(mut examined), false) = (opened, examined, done) else {
+            report.after(first.clone(), lost);
+            return Ok(report);
+        };
+        superblock::repair(disk.device(), &opened)?;
+        match next(&report, &examined, settings.all, drop_log) {
+            Step::Superblocks => {}
+            Step::Nothing => {
+                report.after(first.clone(), lost);
+                return Ok(report);
+            }
+            Step::Books => books(disk, &mut examined, settings)?,
+            Step::Replay => {
+                if let Err(why) = replay(disk, settings) {
+                    if !settings.all {
+                        report.add(findings::LOG_DROPPED, "log", why);
+                        report.after(first.clone(), lost);
+                        return Ok(report);
+                    }
+                    let records = examined.log.as_ref().map_or(0, log::client_records);
+                    let detail = format!("{records} records; {why}");
+                    lost.push(Finding { kind: findings::LOG_DROPPED, place: "log".into(), detail });
+                    drop_log = true;
+                }
+            }
+            Step::Trees => {
+                trees(disk, &mut examined, settings)?;
+                drop_log = false;
+            }
+        }
+    }
+}
+
+enum Step {
+    Nothing,
+    Superblocks,
+    Books,
+    Replay,
+    Trees,
+}
+
+/// Kinds that only new nodes put right.
+fn of_trees(kind: &Kind) -> bool {
+    matches!(kind.number, 400..=405 | 500..=599 | 606 | 700..=799)
+}
+
+fn next(report: &Report, examined: &Examined, all: bool, drop_log: bool) -> Step {
+    let worth = |kind: &Kind| kind.severity > Severity::Note;
+    let any = |of: &dyn Fn(&Kind) -> bool| report.findings.iter().any(|f| worth(f.kind) && of(f.kind));
+    let books = |kind: &Kind| matches!(kind.number, 100..=199 | 300..=399 | 406 | 600..=605);
+    if any(&books) {
+        return Step::Books;
+    }
+    let log = examined.log.as_ref();
+    let replayable =
+        log.is_none_or(|log| log::client_records(log) > 0 || log.adopted.is_some() || log.corrupt.is_some());
+    let corrupt = any(&|kind| kind == findings::LOG_CORRUPT);
+    // To write new trees means to leave out what cannot be read.
+    let gives_up = any(&|kind| of_trees(kind) && kind.by == By::Yes);
+    let trees = any(&of_trees) && (all || !gives_up);
+    if (corrupt && all || trees) && replayable && !drop_log {
+        return Step::Replay;
+    }
+    if trees || (corrupt && all) {
+        return Step::Trees;
+    }
+    if any(&|kind| kind == findings::SUPERBLOCK_COPY) { Step::Superblocks } else { Step::Nothing }
+}
+
+/// Pages, counts, liveness, table, and copies of what lies in two places. The log stays.
+fn books(disk: &Disk, examined: &mut Examined, settings: &Settings) -> Result<()> {
+    let superblock = examined.superblock.clone();
+    let entry = &examined.directory.entry;
+    let next_segment = u32::try_from(entry.bounds.segment).unwrap_or(u32::MAX);
+    let mut bounds = entry.bounds;
+    let writer = OfflineWriter::new(disk.device(), &superblock, entry.volume, free_containers(examined), next_segment);
+    // A bad copy of the roots object: both are written again, as they are.
+    let roots = examined.roots.take_if(|roots| roots.damaged);
+    let blob = roots.as_ref().map(|roots| roots.blob.clone()).unwrap_or_default();
+    if roots.is_some() {
+        bounds.segment += 1;
+    }
+    let queue = std::mem::take(&mut examined.queue);
+    let unreadable = std::mem::take(&mut examined.unreadable);
+    let state = NewState { roots, blob, bounds, keep_log: true, queue, unreadable };
+    publish(disk, examined, writer, state, settings.options)
+}
+
+/// Mounts without a mount point: recovery, replay, a checkpoint.
+fn replay(disk: &Disk, settings: &Settings) -> std::result::Result<(), String> {
+    let options = EngineOptions {
+        read_only: false,
+        threads: false,
+        accept_loss: settings.all,
+        clock: Arc::clone(&settings.clock),
+        settings: envoyfs_engine::settings::Settings::default(),
+    };
+    let engine = Engine::open(disk.shared(), options).map_err(|error| error.to_string())?;
+    if !engine.read_only().is_empty() {
+        return Err(engine.read_only().to_string());
+    }
+    let engine = Arc::new(engine);
+    let options =
+        NamespaceOptions { node_cache_bytes: 16 << 20, threads: false, read_only: false, seed: settings.seed };
+    let namespace = Namespace::open(engine.clone(), options).map_err(|error| error.to_string())?;
+    let replayed = namespace.checkpoint().map_err(|error| error.to_string());
+    let closed = namespace.close().map_err(|error| error.to_string());
+    drop(namespace);
+    let stopped = engine.close().map_err(|error| error.to_string());
+    replayed.and(closed).and(stopped)
+}
+
+/// Writes the trees anew where they are damaged, without what is damaged.
+fn trees(disk: &Disk, examined: &mut Examined, settings: &Settings) -> Result<()> {
+    let superblock = examined.superblock.clone();
+    let entry = &examined.directory.entry;
+    let (volume, mut bounds) = (entry.volume, entry.bounds);
+    let next_segment = u32::try_from(bounds.segment).unwrap_or(u32::MAX);
+    let free = free_containers(examined);
+    let writer = OfflineWriter::new(disk.device(), &superblock, volume, free, next_segment);
+    let Some(roots) = examined.roots.take() else { return Ok(()) };
+    let mut rewriter = Rewriter::new(disk, examined, writer, settings);
+    let new = rewriter.roots(&roots)?;
+    let (writer, inode) = rewriter.done();
+    bounds.segment = bounds.segment.max(u64::from(writer.next_segment()) + 1);
+    bounds.inode = bounds.inode.max(inode);
+    let blob = new.blob.clone();
+    let state = NewState { roots: Some(new), blob, bounds, keep_log: false, queue: Vec::new(), unreadable: Vec::new() };
+    publish(disk, examined, writer, state, settings.options)
+}

@@ -1,0 +1,524 @@
+//! New trees from damaged ones: every node above something that is wrong is written anew without it, everything else stays and is shared as before.
+//!
+//! A pure function of the old trees, from the leaves up: an item that cannot be kept is left out, what follows from others (totals, flags, births, link counts) is computed
+//! again, and a node whose items are all as before keeps its object. So nobody has to say which nodes are affected. A node that several trees share is written once.
+//! A new node keeps the birth of the old one, so that nothing below it looks younger, or more exclusive, than it is (INV-02, INV-05).
+//!
+//! Nothing of it counts before [`super::account::publish`]. Memory: about 150 bytes a node, and the items of the largest directory that must be sorted again.
+
+use super::data::BadBlocks;
+use super::disk::Disk;
+use super::examine::Examined;
+use super::items::{self, name_hash};
+use super::links::{Disagreement, RealmRoots};
+use super::repair::Settings;
+use super::roots::Roots;
+use super::space::Space;
+use super::walk::interior;
+use super::{interrupt, tree};
+use anyhow::{Result, anyhow, bail};
+use envoyfs_engine::repair::OfflineWriter;
+use envoyfs_layout::key::{self, DirectoryKey, LinkKey, RealmItemKind, RealmKey};
+use envoyfs_layout::node::{NODE_BYTES_MAX, NodeHeader, NodeView, Owner, TreeKind};
+use envoyfs_layout::{
+    BLOCK, Body, ClientRoots, DirectoryAttributes, Entry, Hlc, Inode, Oid, RealmEntry, Reference, ReferenceKind, Slice,
+    SnapshotItem, TerritoryRecord, Totals, checksum,
+};
+use std::collections::{HashMap, HashSet};
+use tree::{Built, Item, Packer};
+
+/// Directories may lie in each other as deep as the store has room for.
+const STACK_BYTES: usize = 1 << 30;
+
+/// See the module.
+pub struct Rewriter<'a, 'w> {
+    disk: &'a Disk,
+    space: &'a Space,
+    bad: &'a BadBlocks,
+    links: &'a HashMap<RealmRoots, Disagreement>,
+    twice: &'a HashSet<(Oid, Vec<u8>)>,
+    packer: Packer<'w>,
+    seed: [u8; 16],
+    next_inode: u64,
+    /// Contexts of realms whose names and link table disagree; 0 is none.
+    contexts: HashMap<RealmRoots, u32>,
+    nodes: HashMap<(Oid, u32), Option<Built>>,
+    trees: HashMap<(Oid, u32), Option<Built>>,
+    /// The tree being written must be sorted again.
+    disorder: bool,
+    /// End of the last slice of the extents tree being written; none while items are gathered in any order.
+    slices_end: Option<u64>,
+}
+
+/// What is handed down a tree.
+#[derive(Clone, Copy)]
+struct Down<'k> {
+    kind: TreeKind,
+    context: u32,
+    hash_key: Option<[u8; 16]>,
+    level: Option<u8>,
+    from: Option<&'k [u8]>,
+    to: Option<&'k [u8]>,
+}
+
+impl<'a, 'w> Rewriter<'a, 'w> {
+    /// For a store that was examined; new nodes go to `writer`.
+    #[must_use]
+    pub fn new(disk: &'a Disk, examined: &'a Examined, writer: OfflineWriter<'w>, settings: &Settings) -> Self {
+        let contexts = examined.links.keys().copied().zip(1..).collect();
+        Self {
+            disk,
+            space: &examined.space,
+            bad: &examined.bad,
+            links: &examined.links,
+            twice: &examined.twice,
+            packer: Packer::new(writer),
+            seed: settings.seed,
+            next_inode: examined.directory.entry.bounds.inode,
+            contexts,
+            nodes: HashMap::new(),
+            trees: HashMap::new(),
+            disorder: false,
+            slices_end: Some(0),
+        }
+    }
+
+    /// The writer, and the next inode number.
+    #[must_use]
+    pub fn done(self) -> (OfflineWriter<'w>, u64) {
+        (self.packer.writer, self.next_inode)
+    }
+
+    /// The roots over new trees.
+    ///
+    /// # Errors
+    /// There is no room, the device fails, the table of territories is lost, or the user stopped it.
+    pub fn roots(&mut self, old: &Roots) -> Result<Roots> {
+        let this = &mut *self;
+        let result = std::thread::scope(|scope| {
+            let builder = std::thread::Builder::new().name("fsck-rewrite".into()).stack_size(STACK_BYTES);
+            let thread = builder.spawn_scoped(scope, || this.roots_here(old))?;
+            thread.join().map_err(|_| anyhow!("the repair failed; nothing was changed"))?
+        })?;
+        Ok(result)
+    }
+
+    fn roots_here(&mut self, old: &Roots) -> Result<Roots> {
+        let client = ClientRoots::decode(&old.blob, &old.references)?;
+        let lost = || anyhow!("the table of territories is lost; to look for an older one: fsck.envoyfs --rebuild");
+        let territories = self.tree(&client.territory_table, TreeKind::TerritoryTable, 0)?.ok_or_else(lost)?;
+        let realms = match self.tree(&client.realm_table, TreeKind::RealmTable, 0)? {
+            Some(realms) => realms.reference,
+            None => self.packer.empty(TreeKind::RealmTable, Owner::default(), client.realm_table.birth, &[])?.reference,
+        };
+        let client = ClientRoots { territory_table: territories.reference, realm_table: realms };
+        let (blob, references) = client.encode();
+        let trees = vec![
+            (client.territory_table, TreeKind::TerritoryTable, "territory table"),
+            (client.realm_table, TreeKind::RealmTable, "realm table"),
+        ];
+        Ok(Roots { references, trees, blob, damaged: false })
+    }
+
+    /// A whole tree; none if its root cannot be read.
+    fn tree(&mut self, root: &Reference, kind: TreeKind, context: u32) -> Result<Option<Built>> {
+        if let Some(known) = self.trees.get(&(root.oid, context)) {
+            return Ok(*known);
+        }
+        let outside = (std::mem::take(&mut self.disorder), self.slices_end.replace(0));
+        let down = Down { kind, context, hash_key: None, level: None, from: None, to: None };
+        let mut built = self.node(root, down)?;
+        if self.disorder {
+            built = self.sort_again(root, down)?;
+        }
+        (self.disorder, self.slices_end) = outside;
+        self.trees.insert((root.oid, context), built);
+        Ok(built)
+    }
+
+    fn read(&self, reference: &Reference) -> Option<Vec<u8>> {
+        if reference.kind != ReferenceKind::Node || reference.stored_bytes as usize > NODE_BYTES_MAX {
+            return None;
+        }
+        let mut bytes = vec![0; reference.stored_bytes as usize];
+        self.space.read(self.disk, reference.oid, 0, &mut bytes).ok()?;
+        (checksum::crc32c(&bytes) == reference.crc).then_some(bytes)
+    }
+
+    fn node(&mut self, reference: &Reference, down: Down<'_>) -> Result<Option<Built>> {
+        let memo = (reference.oid, down.context);
+        if let Some(known) = self.nodes.get(&memo) {
+            return Ok(*known);
+        }
+        if interrupt::requested() {
+            bail!("stopped before anything was changed");
+        }
+        let built = match self.read(reference) {
+            Some(bytes) => match NodeView::parse(&bytes) {
+                Ok(view) => self.parsed(reference, &view, down)?,
+                Err(_) => None,
+            },
+            None => None,
+        };
+        self.nodes.insert(memo, built);
+        Ok(built)
+    }
+
+    fn parsed(&mut self, reference: &Reference, view: &NodeView<'_>, down: Down<'_>) -> Result<Option<Built>> {
+        let header = *view.header();
+        if header.tree != down.kind || down.level.is_some_and(|level| level != header.level) {
+            return Ok(None);
+        }
+        let mut changed = header.birth != reference.birth;
+        let mut items: Vec<Item> = Vec::with_capacity(header.item_count.into());
+        let hash_key = down.hash_key.or_else(|| items::hash_key(view));
+        let keys: Vec<&[u8]> = view.items().map(|item| item.key).collect();
+        let ascending = keys.windows(2).all(|pair| matches!(pair, [a, b] if a < b));
+        let above = down.from.is_none_or(|from| keys.first().is_none_or(|key| from <= *key));
+        let below = down.to.is_none_or(|to| keys.last().is_none_or(|key| *key < to));
+        self.disorder |= !(ascending && above && below);
+        for (index, item) in view.items().enumerate() {
+            let old = Item::of(view, &item);
+            if header.tree == TreeKind::Extents && header.level == 0 {
+                let new = self.slices(&old)?;
+                changed |= !matches!(new.as_slice(), [one] if one.same(&old));
+                items.extend(new);
+                continue;
+            }
+            let new = if header.level > 0 {
+                let from = if index == 0 { down.from } else { Some(item.key) };
+                let to = keys.get(index + 1).copied().or(down.to);
+                let down = Down { level: header.level.checked_sub(1), hash_key, from, to, ..down };
+                match interior(&old.value, &old.references) {
+                    Ok((child, ..)) => self.node(&child, down)?.map(|built| Item::interior(old.key.clone(), &built)),
+                    Err(_) => None,
+                }
+            } else {
+                self.item(reference.oid, &header, &old, Down { hash_key, ..down })?
+            };
+            match new {
+                Some(new) => {
+                    changed |= !new.same(&old);
+                    items.push(new);
+                }
+                None => changed = true,
+            }
+        }
+        changed |= items.iter().flat_map(|item| &item.references).any(|child| child.birth > header.birth);
+        if header.level > 0 && items.is_empty() {
+            if view.root_blob().is_empty() {
+                return Ok(None);
+            }
+            return Ok(Some(self.packer.empty(header.tree, header.owner, header.birth, view.root_blob())?));
+        }
+        if !changed {
+            return Ok(Some(Built::unchanged(reference, &items)));
+        }
+        match self.packer.node(&header, view.root_blob(), &items)? {
+            Some(built) => Ok(Some(built)),
+            None => {
+                // It grew beyond what a node holds.
+                self.disorder = true;
+                Ok(Some(Built::unchanged(reference, &items)))
+            }
+        }
+    }
+
+    /// All items of a tree, sorted, in new nodes.
+    fn sort_again(&mut self, root: &Reference, down: Down<'_>) -> Result<Option<Built>> {
+        let Some(bytes) = self.read(root) else { return Ok(None) };
+        let Ok(view) = NodeView::parse(&bytes) else { return Ok(None) };
+        let (header, blob) = (*view.header(), view.root_blob().to_vec());
+        let mut all = Vec::new();
+        self.slices_end = None;
+        self.gather(root, Down { hash_key: items::hash_key(&view), ..down }, &mut all)?;
+        if down.kind == TreeKind::Directory
+            && let Some(hash_key) = items::hash_key(&view)
+        {
+            file_again(&hash_key, &mut all);
+        }
+        all.sort_by(|a, b| a.key.cmp(&b.key));
+        all.dedup_by(|later, first| later.key == first.key);
+        if down.kind == TreeKind::Extents {
+            let mut end = 0;
+            all.retain(|item| {
+                let Ok(slice) = Slice::decode(&item.value) else { return false };
+                let keep = slice.file_block >= end;
+                end = end.max(slice.end_block());
+                keep
+            });
+        }
+        let birth = all.iter().flat_map(|item| &item.references).map(|r| r.birth).fold(header.birth, Hlc::max);
+        Ok(Some(self.packer.tree(header.tree, header.owner, birth, &blob, all)?))
+    }
+
+    fn gather(&mut self, reference: &Reference, down: Down<'_>, out: &mut Vec<Item>) -> Result<()> {
+        let Some(bytes) = self.read(reference) else { return Ok(()) };
+        let Ok(view) = NodeView::parse(&bytes) else { return Ok(()) };
+        let header = *view.header();
+        if header.tree != down.kind || down.level.is_some_and(|level| level != header.level) {
+            return Ok(());
+        }
+        for item in view.items() {
+            let old = Item::of(&view, &item);
+            if header.level == 0 && header.tree == TreeKind::Extents {
+                out.extend(self.slices(&old)?);
+            } else if header.level == 0 {
+                out.extend(self.item(reference.oid, &header, &old, down)?);
+            } else if let Ok((child, ..)) = interior(&old.value, &old.references) {
+                self.gather(&child, Down { level: header.level.checked_sub(1), ..down }, out)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The parts of a slice that can be kept.
+    fn slices(&mut self, old: &Item) -> Result<Vec<Item>> {
+        let Ok(slice) = Slice::decode(&old.value) else { return Ok(Vec::new()) };
+        let ([extent], Ok(())) = (old.references.as_slice(), key::check_extent(&old.key, &slice)) else {
+            return Ok(Vec::new());
+        };
+        if let Some(end) = &mut self.slices_end {
+            if slice.file_block < *end {
+                return Ok(Vec::new());
+            }
+            *end = slice.end_block();
+        }
+        let pieces = self.pieces(&slice, extent).into_iter();
+        let item =
+            |piece: Slice| Item::leaf(TreeKind::Extents, key::extent(piece.file_block), piece.encode()?, vec![*extent]);
+        pieces.map(item).collect()
+    }
+
+    /// An item of a leaf as it must be; none if it cannot be kept. Slices are [`Rewriter::slices`].
+    fn item(&mut self, node: Oid, header: &NodeHeader, old: &Item, down: Down<'_>) -> Result<Option<Item>> {
+        match header.tree {
+            TreeKind::Directory => self.name(node, old, down),
+            TreeKind::Links => {
+                let (Ok(key), Ok(mut inode)) = (LinkKey::decode(&old.key), Inode::decode(&old.value, &old.references))
+                else {
+                    return Ok(None);
+                };
+                let counts = self.disagreement(down.context).map(|found| &found.counts);
+                match counts.and_then(|counts| counts.get(&key)) {
+                    Some(0) => return Ok(None),
+                    Some(names) => inode.nlink = *names,
+                    None => {}
+                }
+                if inode.number != key.inode {
+                    return Ok(None);
+                }
+                self.body(&mut inode, header.owner)?;
+                let (value, references) = inode.encode()?;
+                Item::leaf(header.tree, old.key.clone(), value, references).map(Some)
+            }
+            TreeKind::Extents => Ok(None),
+            TreeKind::RealmTable => self.realm_item(header.owner, old),
+            TreeKind::TerritoryTable => {
+                let number = key::decode_territory(&old.key);
+                let Ok(mut record) = TerritoryRecord::decode(&old.value, &old.references) else { return Ok(None) };
+                if number != Ok(record.territory) {
+                    return Ok(None);
+                }
+                if let Some(view) = record.view {
+                    record.view = Some(self.realm(&view)?);
+                }
+                let (value, references) = record.encode()?;
+                Item::leaf(header.tree, old.key.clone(), value, references).map(Some)
+            }
+        }
+    }
+
+    fn disagreement(&self, context: u32) -> Option<&'a Disagreement> {
+        let (roots, _) = self.contexts.iter().find(|(_, number)| **number == context)?;
+        self.links.get(roots)
+    }
+
+    fn name(&mut self, node: Oid, old: &Item, down: Down<'_>) -> Result<Option<Item>> {
+        let Ok(name) = DirectoryKey::decode(&old.key) else { return Ok(None) };
+        let Ok(mut entry) = Entry::decode(&old.value, &old.references) else { return Ok(None) };
+        let filed_wrong = down.hash_key.is_some_and(|hash_key| name_hash(&hash_key, &name.name) != name.hash);
+        self.disorder |= filed_wrong;
+        let renumber = self.twice.contains(&(node, old.key.clone()));
+        match &mut entry {
+            Entry::File(inode) | Entry::Symlink(inode) | Entry::Special(inode) => {
+                inode.nlink = 1;
+                if renumber {
+                    inode.number = self.inode_number();
+                }
+                let owner = Owner { realm: 0, inode: inode.number };
+                self.body(inode, owner)?;
+            }
+            Entry::Directory(directory) => {
+                if renumber {
+                    directory.number = self.inode_number();
+                }
+                let built = self.directory(&directory.root, directory.number, down.context)?;
+                (directory.root, directory.totals) = (built.reference, built.totals);
+            }
+            Entry::Realm(realm) => *realm = self.realm(realm)?,
+            Entry::Link(link) => {
+                let key = LinkKey { shard: link.shard, inode: link.inode };
+                if self.disagreement(down.context).is_some_and(|found| found.missing.contains(&key)) {
+                    return Ok(None);
+                }
+            }
+        }
+        let (value, references) = entry.encode()?;
+        Item::leaf(TreeKind::Directory, old.key.clone(), value, references).map(Some)
+    }
+
+    fn inode_number(&mut self) -> u64 {
+        let number = self.next_inode.max(1);
+        self.next_inode = number + 1;
+        number
+    }
+
+    /// A directory's tree; an empty one in its place if its root is lost.
+    fn directory(&mut self, root: &Reference, number: u64, context: u32) -> Result<Built> {
+        if let Some(built) = self.tree(root, TreeKind::Directory, context)? {
+            return Ok(built);
+        }
+        let mut hash_key = self.seed;
+        for (byte, number) in hash_key.iter_mut().zip(number.to_le_bytes()) {
+            *byte ^= number;
+        }
+        let attributes = DirectoryAttributes { mode: 0o040_700, hash_key, ..DirectoryAttributes::default() };
+        let owner = Owner { realm: 0, inode: number };
+        let built = self.packer.empty(TreeKind::Directory, owner, root.birth, &attributes.encode()?)?;
+        self.trees.insert((root.oid, context), Some(built));
+        Ok(built)
+    }
+
+    fn realm(&mut self, old: &RealmEntry) -> Result<RealmEntry> {
+        let roots = (old.root.oid, old.links.map(|links| links.oid));
+        let context = self.contexts.get(&roots).copied().unwrap_or(0);
+        let mut realm = *old;
+        let built = self.directory(&old.root, old.number, context)?;
+        (realm.root, realm.totals) = (built.reference, built.totals);
+        if let Some(links) = &old.links {
+            let built = self.tree(links, TreeKind::Links, context)?.filter(|built| built.items > 0);
+            realm.links = built.map(|built| built.reference);
+            realm.links_totals = built.map_or(Totals::ZERO, |built| built.totals);
+        }
+        Ok(realm)
+    }
+
+    fn realm_item(&mut self, owner: Owner, old: &Item) -> Result<Option<Item>> {
+        let Ok(key) = RealmKey::decode(&old.key) else { return Ok(None) };
+        let (value, references) = match key.kind {
+            RealmItemKind::Record => match envoyfs_layout::RealmRecord::decode(&old.value) {
+                Ok(_) => (old.value.clone(), Vec::new()),
+                Err(_) => return Ok(None),
+            },
+            RealmItemKind::Snapshot => {
+                let Ok(mut item) = SnapshotItem::decode(&old.value, &old.references) else { return Ok(None) };
+                item.realm = self.realm(&item.realm)?;
+                item.encode()?
+            }
+            RealmItemKind::Orphan => {
+                let Ok(mut inode) = Inode::decode(&old.value, &old.references) else { return Ok(None) };
+                self.body(&mut inode, owner)?;
+                inode.encode()?
+            }
+        };
+        Item::leaf(TreeKind::RealmTable, old.key.clone(), value, references).map(Some)
+    }
+
+    /// A file keeps what can be read of it.
+    fn body(&mut self, inode: &mut Inode, owner: Owner) -> Result<()> {
+        match &inode.body {
+            Body::None | Body::Inline { .. } => {}
+            Body::Slices(slices) => {
+                let mut end = 0;
+                let mut kept = Vec::new();
+                for (slice, extent) in slices {
+                    if slice.file_block < end {
+                        continue;
+                    }
+                    end = slice.end_block();
+                    kept.extend(self.pieces(slice, extent).into_iter().map(|piece| (piece, *extent)));
+                }
+                inode.body = self.body_of(kept, owner)?;
+            }
+            Body::Tree { root, .. } => {
+                let root = *root;
+                let built = self.tree(&root, TreeKind::Extents, 0)?;
+                inode.body = match built.filter(|built| built.items > 0) {
+                    Some(built) => Body::Tree { root: built.reference, bytes: built.totals.bytes },
+                    None => Body::None,
+                };
+            }
+        }
+        Ok(())
+    }
+
+    fn body_of(&mut self, slices: Vec<(Slice, Reference)>, owner: Owner) -> Result<Body> {
+        if slices.is_empty() {
+            return Ok(Body::None);
+        }
+        if slices.len() <= envoyfs_layout::inode::INLINE_SLICES_MAX {
+            return Ok(Body::Slices(slices));
+        }
+        let birth = slices.iter().map(|(_, extent)| extent.birth).max().unwrap_or(Hlc::ZERO);
+        let items = slices.into_iter().map(|(slice, extent)| {
+            Item::leaf(TreeKind::Extents, key::extent(slice.file_block), slice.encode()?, vec![extent])
+        });
+        let built = self.packer.tree(TreeKind::Extents, owner, birth, &[], items.collect::<Result<_>>()?)?;
+        Ok(Body::Tree { root: built.reference, bytes: built.totals.bytes })
+    }
+
+    /// The parts of a slice that can be read.
+    fn pieces(&self, slice: &Slice, extent: &Reference) -> Vec<Slice> {
+        if extent.kind != ReferenceKind::Extent || slice.units().end > extent.units() {
+            return Vec::new();
+        }
+        let mut out: Vec<Slice> = Vec::new();
+        let mut open = false;
+        for (index, crc) in slice.crcs.iter().enumerate() {
+            if self.bad.of(slice, extent, index).is_some() {
+                open = false;
+                continue;
+            }
+            let at = u32::try_from(index).unwrap_or(u32::MAX);
+            let bytes = if index + 1 == slice.crcs.len() { slice.last_block_bytes } else { BLOCK };
+            match out.last_mut().filter(|_| open) {
+                Some(piece) => {
+                    piece.blocks += 1;
+                    piece.last_block_bytes = bytes;
+                    piece.crcs.push(*crc);
+                }
+                None => out.push(Slice {
+                    file_block: slice.file_block + u64::from(at),
+                    blocks: 1,
+                    extent_block: slice.extent_block + at,
+                    last_block_bytes: bytes,
+                    crcs: vec![*crc],
+                }),
+            }
+            open = true;
+        }
+        out
+    }
+}
+
+/// Files names under their right hashes; of those with equal hash and collision index the later get a free index.
+fn file_again(hash_key: &[u8; 16], items: &mut [Item]) {
+    let mut taken: HashSet<(u64, u16)> = HashSet::new();
+    let mut wrong = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        let Ok(name) = DirectoryKey::decode(&item.key) else { continue };
+        if name_hash(hash_key, &name.name) != name.hash || !taken.insert((name.hash, name.collision)) {
+            wrong.push((index, name));
+        }
+    }
+    for (index, mut name) in wrong {
+        name.hash = name_hash(hash_key, &name.name);
+        while !taken.insert((name.hash, name.collision)) {
+            name.collision = name.collision.wrapping_add(1);
+        }
+        if let Some(item) = items.get_mut(index) {
+            item.key = name.encode();
+        }
+    }
+}
