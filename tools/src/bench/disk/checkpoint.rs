@@ -66,6 +66,11 @@ impl Checkpointer {
 impl Shared {
     /// Makes one.
     pub fn checkpoint(&self) -> Result<()> {
+        self.checkpoint_amid(|| ())
+    }
+
+    /// Makes one; `amid` runs when the version is frozen and nothing of it is written yet.
+    pub(super) fn checkpoint_amid(&self, amid: impl FnOnce()) -> Result<()> {
         // One at a time.
         let mut levels = self.levels.lock();
         let (frozen, epoch, dirty) = {
@@ -75,6 +80,7 @@ impl Shared {
             gate.epoch += 1;
             (frozen, epoch, std::mem::take(&mut *self.dirty.lock()))
         };
+        amid();
         let mut changes = Changes { gone: Vec::new(), freed: dirty.freed };
         let mut changed: Vec<(usize, Reference)> = Vec::new();
         let leaves: BTreeSet<usize> = dirty.leaves.into_iter().collect();
