@@ -218,7 +218,7 @@ pub fn format(device: &dyn Device, options: &FormatOptions) -> Result<Made> {
     format_with_progress(device, options, &mut |_, _| {})
 }
 
-/// As [`format`]; calls `progress(bytes written, bytes to write)` now and then.
+/// As [`format()`]; calls `progress(bytes written, bytes to write)` now and then.
 ///
 /// # Errors
 /// [`StoreError::Refused`], or what the device reports.

@@ -1,4 +1,4 @@
-//! What the engine counts and times: one line a metric, in [`groups!`] below; the rest follows from it.
+//! What the engine counts and times: one line a metric, in `groups!` below; the rest follows from it.
 //!
 //! ```text
 //! Engine, Wal, Space, Reader, MeteredDevice --Arc--> Metrics --> snapshot()    samples, for tests and programs

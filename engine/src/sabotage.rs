@@ -1,5 +1,5 @@
 //! Durability rules that can be broken on purpose, one at a time, to see that a test notices (decision 0013). Nothing of it is compiled into a product: without the feature
-//! `sabotage`, [`on`] is `false` for the compiler too.
+//! `sabotage`, `on` is `false` for the compiler too.
 //!
 //! A hook is one line where the rule is kept: `if !sabotage::on(Rule::AckWithoutFlush) { flush }`. `tests/store` has the test that each must fail; `cargo xtask sabotage` runs them.
 

@@ -116,7 +116,7 @@ impl Cleaning {
 
 impl Engine {
     /// Copies ahead of the next checkpoint what admitted bytes are due; true if it did something. Called while waiting for a checkpoint to be due
-    /// ([`Store::wait_checkpoint`](crate::Store::wait_checkpoint)); a store without threads calls it where it likes.
+    /// ([`Store::wait_checkpoint`](crate::store::Store::wait_checkpoint)); a store without threads calls it where it likes.
     ///
     /// # Errors
     /// [`StoreError::ReadOnly`], [`StoreError::Poisoned`]. What cannot be read is left where it is and told in the log.

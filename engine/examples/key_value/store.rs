@@ -1,0 +1,392 @@
+//! The client of the engine: changes, durability, checkpoints, recovery, forks.
+//!
+//! # How it works
+//! A *tree* is a B+tree of nodes that are never changed: leaves hold keys and values, interior nodes the first key of each child. Values above 512 bytes are data objects of
+//! their own. One node more, the *catalog*, holds the name, the share time and the root of every tree; it is the store's only root edge. What was changed since the last
+//! checkpoint is an overlay in memory, and a record in the engine's log.
+//!
+//! | | |
+//! |---|---|
+//! | change | reserve (no lock); write large values; under the lock append the record and change the overlay: the order of the log is the order in memory |
+//! | sync | commit the end of the log |
+//! | checkpoint | under the lock freeze and set the overlays aside; without it merge them into new nodes, publish; under the lock take the new roots over |
+//! | recovery | read the catalog from the recovered roots, apply the replayed records to overlays: the same code as for a change |
+//! | fork | a second entry in the catalog with the same root; the record's clock becomes the share time of both |
+//!
+//! A node that a checkpoint replaces is handed over as *gone* if nobody else can reach it: if it was born after its tree's share time. Everything else the engine counts.
+
+use crate::tree::{Build, extent, items};
+use envoyfs_engine::device::{OpenMode, UringDevice};
+use envoyfs_engine::hlc::SystemClock;
+use envoyfs_engine::store::{Batch, DataObject, Draft, Need, Permit, Replayed, Roots, Store, Tier, Usage};
+use envoyfs_engine::{Engine, Options, Settings};
+use envoyfs_layout::node::{NodeBuilder, Owner, TreeKind};
+use envoyfs_layout::{Hlc, Lsn, Reference, ReferenceKind};
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Anything may go wrong.
+pub type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
+/// Kinds of records; a client's begin at 256.
+const PUT: u16 = 256;
+const DELETE: u16 = 257;
+const FORK: u16 = 258;
+const DROP: u16 = 259;
+
+const KEY_BYTES_MAX: usize = 256;
+/// Larger values are data objects.
+const INLINE_BYTES_MAX: usize = 512;
+/// What one change may cost a checkpoint at most: the leaf and the nodes above it, each split in two. Four levels of 4 KiB hold more than any store.
+const CHANGE_BYTES: u64 = 2 * 4 * crate::tree::NODE_BYTES as u64;
+
+/// What a key holds.
+#[derive(Clone, Debug)]
+pub enum Value {
+    Inline(Vec<u8>),
+    /// Its length, the extent, and a checksum for each 4 KiB.
+    Extent(u32, Reference, Vec<u32>),
+}
+
+/// A change that no checkpoint contains yet: the value (none: deleted), and the birth that the change causes.
+pub type Overlay = BTreeMap<Vec<u8>, (Option<Value>, Hlc)>;
+
+#[derive(Clone, Default)]
+pub struct Tree {
+    /// Root of the stored tree.
+    pub root: Option<Reference>,
+    /// What was born later than this is reachable from here only.
+    pub share: Hlc,
+    /// Changes that the checkpoint under way is merging.
+    pub frozen: Arc<Overlay>,
+    /// Changes since.
+    active: Overlay,
+}
+
+#[derive(Default)]
+struct State {
+    trees: BTreeMap<String, Tree>,
+    catalog: Option<Reference>,
+    /// Exclusive nodes of dropped trees are counted, so nothing is listed for them; but the catalog has to be written.
+    catalog_changed: bool,
+}
+
+/// See the module.
+pub struct KeyValue {
+    engine: Engine,
+    /// The freeze lock of this client: the order of records and of changes is the same under it. Nothing waits for space or log while holding it.
+    state: Mutex<State>,
+    /// Held for a whole checkpoint, and by forks and drops: a tree that is being merged is not copied.
+    checkpoint: Mutex<()>,
+    stop: AtomicBool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Fields of variable length: a length of four bytes, then the bytes.
+fn pack(fields: &[&[u8]]) -> Vec<u8> {
+    fields.iter().flat_map(|field| [&(field.len() as u64).to_le_bytes()[..4], field].concat()).collect()
+}
+
+fn unpack(mut bytes: &[u8]) -> Result<Vec<&[u8]>> {
+    let mut fields = Vec::new();
+    while let Some((length, rest)) = bytes.split_first_chunk() {
+        let (field, rest) =
+            rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or("a field is cut short")?;
+        fields.push(field);
+        bytes = rest;
+    }
+    Ok(fields)
+}
+
+impl KeyValue {
+    /// Mounts: what was published, and every record since.
+    pub fn open(path: &str) -> Result<Arc<Self>> {
+        let device = Arc::new(UringDevice::open(path, OpenMode::ReadWrite, true)?);
+        let clock = Arc::new(SystemClock::new());
+        let engine = Engine::open(
+            device,
+            Options { read_only: false, threads: true, accept_loss: false, clock, settings: Settings::default() },
+        )?;
+        let mut state = State::default();
+        if let Some(catalog) = engine.recovered_roots().references.first() {
+            state.catalog = Some(*catalog);
+            for (name, share, root) in items(&engine, catalog)?.into_iter().map(|item| {
+                let share = item.value.first_chunk().map_or(0, |share| u64::from_le_bytes(*share));
+                (item.key, Hlc(share), item.references.first().copied())
+            }) {
+                state.trees.insert(String::from_utf8(name)?, Tree { root, share, ..Tree::default() });
+            }
+        }
+        for Replayed { kind, body, data, hlc, .. } in engine.take_replay() {
+            state.apply(kind, &unpack(&body)?, &data, hlc)?;
+        }
+        state.trees.entry("main".into()).or_default();
+        let store = Arc::new(Self {
+            engine,
+            state: Mutex::new(state),
+            checkpoint: Mutex::new(()),
+            stop: AtomicBool::new(false),
+        });
+        Ok(store)
+    }
+
+    /// The one way to change anything: the engine promises the room first, then the record and the change in memory are made as one.
+    fn change(&self, kind: u16, fields: &[&[u8]], large: Option<&[u8]>, tier: Tier) -> Result<Lsn> {
+        let body = pack(fields);
+        let need = Need {
+            log_bytes: body.len() as u64,
+            node_bytes: CHANGE_BYTES,
+            payload_bytes: 0,
+            data_bytes: large.map_or(0, |data| data.len() as u64),
+            tier,
+        };
+        // May wait for a checkpoint, so no lock is held; fails when the store is full.
+        let mut permit: Permit = self.engine.reserve(need)?;
+        // Starts the write. It is durable with the record that names it, and lost without one.
+        let data: Vec<DataObject> =
+            large.map(|data| self.engine.append_data(&mut permit, None, data)).transpose()?.into_iter().collect();
+        // A tree that a checkpoint is merging is neither copied nor dropped. After the reservation, which may wait for just that.
+        let _no_checkpoint = matches!(kind, FORK | DROP).then(|| lock(&self.checkpoint));
+        let mut state = lock(&self.state);
+        if let Err(error) = state.check(kind, fields) {
+            data.iter().for_each(|object| self.engine.abandon_data(object));
+            return Err(error);
+        }
+        let draft = Draft { kind, territory: 1, origin: None, data: &data, body: &body };
+        let appended = self.engine.append(&mut permit, draft)?;
+        state.apply(kind, fields, &data, appended.hlc)?;
+        Ok(appended.end)
+    }
+
+    pub fn put(&self, tree: &str, key: &[u8], value: &[u8]) -> Result<Lsn> {
+        let limit = self.engine.limits().extent_bytes_max;
+        if key.is_empty() || key.len() > KEY_BYTES_MAX || value.len() > limit as usize {
+            return Err(format!("keys have 1 to {KEY_BYTES_MAX} bytes, values at most {limit}").into());
+        }
+        match value.len() {
+            0..=INLINE_BYTES_MAX => self.change(PUT, &[tree.as_bytes(), key, value], None, Tier::Writer),
+            bytes => {
+                let length = (bytes as u64).to_le_bytes();
+                self.change(PUT, &[tree.as_bytes(), key, &[], &length], Some(value), Tier::Writer)
+            }
+        }
+    }
+
+    pub fn delete(&self, tree: &str, key: &[u8]) -> Result<Lsn> {
+        self.change(DELETE, &[tree.as_bytes(), key], None, Tier::Shrinking)
+    }
+
+    pub fn fork(&self, from: &str, to: &str) -> Result<Lsn> {
+        self.change(FORK, &[from.as_bytes(), to.as_bytes()], None, Tier::Last)
+    }
+
+    pub fn drop_tree(&self, tree: &str) -> Result<Lsn> {
+        self.change(DROP, &[tree.as_bytes()], None, Tier::Last)
+    }
+
+    /// Everything before this is durable when it returns.
+    pub fn sync(&self) -> Result<()> {
+        Ok(self.engine.commit(self.engine.end())?)
+    }
+
+    pub fn get(&self, tree: &str, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let mut found = self.range(tree, key, Some(key))?;
+        Ok(found.pop().map(|(_, value)| value))
+    }
+
+    /// Pairs from a key on; `until`: the last. Newest first: active changes, frozen ones, the stored tree.
+    pub fn range(&self, tree: &str, from: &[u8], until: Option<&[u8]>) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        // A copy of what is needed: readers hold no lock while they read the device. (The space of a node that is replaced meanwhile is
+        // reused after the next publication at the earliest: so checkpoints are kept out. A real client would hold a version instead.)
+        let _no_checkpoint = lock(&self.checkpoint);
+        let (root, overlay) = {
+            let state = lock(&self.state);
+            let tree = state.trees.get(tree).ok_or("there is no such tree")?;
+            let inside = |key: &[u8]| key >= from && until.is_none_or(|until| key <= until);
+            let mut overlay = Overlay::new();
+            for (key, change) in tree.frozen.iter().chain(&tree.active).filter(|(key, _)| inside(key)) {
+                overlay.insert(key.clone(), change.clone());
+            }
+            (tree.root, overlay)
+        };
+        let mut found = BTreeMap::new();
+        if let Some(root) = root {
+            self.collect(&root, from, until, &mut found)?;
+        }
+        for (key, (value, _)) in overlay {
+            match value {
+                Some(value) => found.insert(key, value),
+                None => found.remove(&key),
+            };
+        }
+        found.into_iter().map(|(key, value)| Ok((key, self.load(value)?))).collect()
+    }
+
+    fn collect(
+        &self,
+        node: &Reference,
+        from: &[u8],
+        until: Option<&[u8]>,
+        found: &mut BTreeMap<Vec<u8>, Value>,
+    ) -> Result<()> {
+        let items = items(&self.engine, node)?;
+        for (index, item) in items.iter().enumerate() {
+            if until.is_some_and(|until| item.key.as_slice() > until) {
+                break;
+            }
+            match &item.child {
+                // Keys below a child end where the next child begins.
+                Some(child) if items.get(index + 1).is_none_or(|next| next.key.as_slice() > from) => {
+                    self.collect(child, from, until, found)?;
+                }
+                Some(_) => {}
+                None if item.key.as_slice() >= from => {
+                    found.insert(item.key.clone(), item.stored()?);
+                }
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn load(&self, value: Value) -> Result<Vec<u8>> {
+        match value {
+            Value::Inline(bytes) => Ok(bytes),
+            Value::Extent(length, extent, crcs) => {
+                let mut bytes = vec![0; extent.stored_bytes as usize];
+                self.engine.read_data(extent.oid, 0, &crcs, &mut bytes)?;
+                bytes.truncate(length as usize);
+                Ok(bytes)
+            }
+        }
+    }
+
+    /// Makes everything so far part of the published tree, so that the log before it is not needed any more.
+    pub fn make_checkpoint(&self) -> Result<()> {
+        let _one_at_a_time = lock(&self.checkpoint);
+        let (frozen, trees, old_catalog, changed) = {
+            let mut state = lock(&self.state);
+            let frozen = self.engine.freeze()?;
+            for tree in state.trees.values_mut() {
+                tree.frozen = Arc::new(std::mem::take(&mut tree.active));
+            }
+            let changed = std::mem::take(&mut state.catalog_changed);
+            (frozen, state.trees.clone(), state.catalog, changed)
+        };
+        let mut build = Build::new(&self.engine);
+        let mut roots: BTreeMap<String, Option<Reference>> = BTreeMap::new();
+        for (name, tree) in &trees {
+            roots.insert(name.clone(), build.merge_tree(tree)?);
+        }
+        let catalog =
+            if changed || roots.iter().any(|(name, root)| trees.get(name).is_none_or(|tree| tree.root != *root)) {
+                // Exclusive at any time: only the roots refer to it.
+                build.gone(old_catalog.as_ref(), Hlc::ZERO)?;
+                let mut node = NodeBuilder::new(TreeKind::RealmTable, 1, frozen.hlc, Owner::default());
+                for (name, root) in &roots {
+                    let share = trees.get(name).map_or(Hlc::ZERO, |tree| tree.share);
+                    node.push(name.as_bytes(), &share.0.to_le_bytes(), root.as_slice())?;
+                }
+                Some(self.engine.append_node(Batch::Frozen, ReferenceKind::Node, 0, frozen.hlc, &node.finish())?)
+            } else {
+                old_catalog
+            };
+        let published = Roots { references: catalog.into_iter().collect(), blob: Vec::new() };
+        self.engine.publish(frozen, published, build.changes)?;
+        let mut state = lock(&self.state);
+        state.catalog = catalog;
+        for (name, root) in roots {
+            if let Some(tree) = state.trees.get_mut(&name) {
+                tree.root = root;
+                tree.frozen = Arc::default();
+            }
+        }
+        Ok(())
+    }
+
+    /// Names of the trees.
+    pub fn names(&self) -> Vec<String> {
+        lock(&self.state).trees.keys().cloned().collect()
+    }
+
+    /// Space and activity.
+    pub fn usage(&self) -> Usage {
+        self.engine.usage()
+    }
+
+    /// Ends [`KeyValue::checkpointer`].
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+    }
+
+    /// For a thread of its own: makes a checkpoint whenever the engine says that one is due.
+    pub fn checkpointer(&self) {
+        while !self.stop.load(Ordering::SeqCst) {
+            if self.engine.wait_checkpoint(200).is_some()
+                && let Err(error) = self.make_checkpoint()
+            {
+                eprintln!("checkpoint: {error}");
+                return;
+            }
+        }
+    }
+}
+
+impl State {
+    /// What must hold before a record is written: a record in the log is never refused.
+    fn check(&self, kind: u16, fields: &[&[u8]]) -> Result<()> {
+        let name = |index: usize| String::from_utf8_lossy(fields.get(index).copied().unwrap_or_default()).into_owned();
+        if !self.trees.contains_key(&name(0)) {
+            return Err(format!("there is no tree {}", name(0)).into());
+        }
+        if kind == FORK
+            && (self.trees.contains_key(&name(1))
+                || name(1).is_empty()
+                || name(1).len() > 64
+                || self.trees.len() >= 128)
+        {
+            return Err(format!("cannot make a tree {}", name(1)).into());
+        }
+        Ok(())
+    }
+
+    /// Changes memory as a record says: when it is written, and when it is replayed.
+    fn apply(&mut self, kind: u16, fields: &[&[u8]], data: &[DataObject], hlc: Hlc) -> Result<()> {
+        let field = |index: usize| fields.get(index).copied().unwrap_or_default();
+        let name = String::from_utf8(field(0).to_vec())?;
+        let tree = self.trees.entry(name.clone()).or_default();
+        match (kind, data.first()) {
+            (PUT, None) => {
+                tree.active.insert(field(1).to_vec(), (Some(Value::Inline(field(2).to_vec())), hlc.birth()));
+            }
+            (PUT, Some(object)) => {
+                let length = field(3).first_chunk().map_or(0, |length| u32::from_le_bytes(*length));
+                let extent = extent(object.oid, hlc.birth(), object.stored_bytes);
+                let value = Value::Extent(length, extent, object.crcs.clone());
+                tree.active.insert(field(1).to_vec(), (Some(value), hlc.birth()));
+            }
+            (DELETE, _) => {
+                tree.active.insert(field(1).to_vec(), (None, hlc.birth()));
+            }
+            (FORK, _) => {
+                // Whatever was born so far is reachable from both: nothing of it is freed without being counted.
+                tree.share = hlc;
+                let copy = tree.clone();
+                self.trees.insert(String::from_utf8(field(1).to_vec())?, copy);
+                self.catalog_changed = true;
+            }
+            (DROP, _) => {
+                // The edge from the catalog goes away; what only it held is freed behind the back of the client.
+                self.trees.remove(&name);
+                self.catalog_changed = true;
+            }
+            (other, _) => return Err(format!("a record of kind {other}").into()),
+        }
+        Ok(())
+    }
+}
