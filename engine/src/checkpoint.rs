@@ -52,6 +52,29 @@ impl Engine {
         Ok(Frozen { number, freeze: point.lsn, hlc: point.hlc })
     }
 
+    /// The frozen batch becomes part of the current one, which takes its number over: numbers of checkpoints have no gap, and no record names this one yet. Nodes built
+    /// for it die with the next checkpoint, unless its roots reach them.
+    pub(crate) fn abandon_batch(&self, frozen: &Frozen) -> Result<()> {
+        let writer = self.writer()?;
+        let misuse = || StoreError::Misuse(format!("checkpoint {} is not the frozen one", frozen.number));
+        let mut batches = writer.batches.lock();
+        let before = batches.frozen.take_if(|objects| objects.number == frozen.number).ok_or_else(misuse)?;
+        let mut objects = std::mem::replace(&mut batches.current, before);
+        for object in objects.unstored.values_mut() {
+            object.batch = frozen.number;
+        }
+        batches.current.unstored.extend(objects.unstored);
+        batches.current.grown.extend(objects.grown);
+        let mut ledger = writer.admission.ledger.lock();
+        ledger.current += std::mem::take(&mut ledger.frozen);
+        drop(ledger);
+        drop(batches);
+        writer.wal.abandon_freeze();
+        writer.in_flight.store(false, Ordering::SeqCst);
+        writer.admission.changed.notify_all();
+        Ok(())
+    }
+
     pub(crate) fn publish_checkpoint(&self, frozen: Frozen, roots: Roots, changes: Changes) -> Result<()> {
         let writer = self.writer()?;
         let timing = self.metrics.time(&self.metrics.checkpoint.total);
@@ -136,7 +159,6 @@ impl Engine {
         for object in objects.unstored.values() {
             space.unpin(object.reference.oid.segment(), object.pieces);
         }
-        drop(objects);
         stage.next(&stages.clean);
         let mut candidates = self.candidates(space);
         let mut cleaning = writer.cleaning.hold();
@@ -158,6 +180,7 @@ impl Engine {
         if let Some(look) = &*self.after_install.lock() {
             look(self);
         }
+        crate::space::install_relocations(&self.pager(), &space.relocations())?;
         let mut releasable: BTreeSet<u32> = {
             let state = self.state.lock();
             let objects = candidates.iter().filter(|(c, s)| **s != ContainerState::System && state.live_in(**c) == 0);
@@ -243,6 +266,13 @@ impl Engine {
         writer.number.store(frozen.number, Ordering::SeqCst);
         writer.overdue.store(false, Ordering::SeqCst);
         self.state.lock().trim(self.options.settings.segment_cache_bytes);
+        if space.has_relocations() {
+            for object in objects.unstored.values() {
+                let slot = u32::from(object.reference.oid.slot());
+                space.settle_relocations(object.reference.oid.segment(), &(slot..slot + object.reference.units()));
+            }
+        }
+        drop(objects);
         self.reader.readers.wait_for_earlier();
         releasable.iter().for_each(|container| space.release(*container));
         cleaning.published(&writer.cleaning, &releasable);

@@ -140,7 +140,7 @@ impl Counters {
 /// What only a writable mount has.
 pub(crate) struct Writer {
     pub(crate) wal: Arc<Wal>,
-    pub(crate) space: Space,
+    pub(crate) space: Arc<Space>,
     pub(crate) batches: Mutex<Batches>,
     pub(crate) published: Mutex<Published>,
     pub(crate) admission: Arc<Admission>,
@@ -217,7 +217,7 @@ fn permit_of(permit: &mut Permit) -> Result<&mut EnginePermit> {
 impl Writer {
     pub(crate) fn new(
         wal: Arc<Wal>,
-        space: Space,
+        space: Arc<Space>,
         batches: Batches,
         published: Published,
         counters: Counters,
@@ -521,7 +521,9 @@ impl Engine {
             *idle = (end, now);
         }
         let has_records = end.0 > writer.freeze.load(Ordering::SeqCst) && room.records > 0;
-        (has_records && now.saturating_sub(idle.1) >= IDLE_MS).then_some(Reason::Idle)
+        // Records whose HLC could not follow the wall clock much longer: a publication raises the bound.
+        let bound_is_near = has_records && writer.wal.is_hlc_bound_near();
+        (bound_is_near || has_records && now.saturating_sub(idle.1) >= IDLE_MS).then_some(Reason::Idle)
     }
 }
 
@@ -623,6 +625,8 @@ impl Store for Engine {
         let Some(writer) = &self.writer else { return };
         if writer.batches.lock().written.remove(&object.oid).is_some() {
             writer.space.unpin(object.oid.segment(), 1);
+            let slot = u32::from(object.oid.slot());
+            writer.space.settle_relocations(object.oid.segment(), &(slot..slot + object.stored_bytes / UNIT));
         }
     }
 
@@ -799,6 +803,10 @@ impl Store for Engine {
 
     fn publish(&self, frozen: Frozen, roots: Roots, changes: Changes) -> Result<()> {
         self.publish_checkpoint(frozen, roots, changes)
+    }
+
+    fn abandon(&self, frozen: Frozen) -> Result<()> {
+        self.abandon_batch(&frozen)
     }
 
     fn recovered_roots(&self) -> Roots {

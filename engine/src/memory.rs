@@ -472,6 +472,13 @@ impl Store for MemoryStore {
         Ok(())
     }
 
+    fn abandon(&self, frozen: Frozen) -> Result<()> {
+        let mut state = self.state.lock();
+        state.check()?;
+        assert_eq!(state.frozen.take(), Some(frozen.number), "the abandoned checkpoint is the frozen one");
+        Ok(())
+    }
+
     fn recovered_roots(&self) -> Roots {
         self.state.lock().recovered.clone()
     }

@@ -19,9 +19,10 @@ use crate::metrics::Metrics;
 use crate::sabotage::{self, Rule};
 use crate::space::admission::Budget;
 use crate::space::{
-    Container, Containers, HEADER_UNITS, Numbers, Open, Reader, Shape, Space, StreamKind, check_blocks, seal,
+    Container, Containers, HEADER_UNITS, Numbers, Open, Reader, Relocation, Shape, Space, StreamKind, check_blocks,
+    install_relocations, seal,
 };
-use crate::state::{Pager, State};
+use crate::state::{Fragment, Pager, State};
 use crate::store::{DataObject, Replayed, Result, Roots};
 use crate::superblock::{self, OpenError};
 use crate::wal::recovery::{Adopted, Found, FoundRecord, Judge, scan};
@@ -31,7 +32,7 @@ use envoyfs_layout::checksum::crc32c;
 use envoyfs_layout::directory_page::{ContainerState, VolumeDirectory, VolumeEntry};
 use envoyfs_layout::roots::RootsObject;
 use envoyfs_layout::segment::{SegmentHeader, TableRow};
-use envoyfs_layout::superblock::Superblock;
+use envoyfs_layout::superblock::{Barrier, Superblock};
 use envoyfs_layout::system_page::HistoryRow;
 use envoyfs_layout::wal::{CheckpointBody, Relocated, SegmentOpened, SegmentPlaced, kind};
 use envoyfs_layout::{Hlc, LayoutError, Oid, Reference, ReferenceKind, UNIT};
@@ -60,7 +61,13 @@ impl Judge for Placements<'_> {
             self.reader.set_home(placed.number, Some(placed.container));
         }
     }
-    fn relocated(&mut self, _relocated: Relocated) {}
+    fn relocated(&mut self, relocated: Relocated) {
+        // What the published slot map says is newer: the cleaner may have moved it on.
+        let Relocated { number, slot, units, container, offset_units } = relocated;
+        if !self.reader.is_moved(number, slot) {
+            self.reader.relocate(number, slot, Fragment { units, container, offset_units });
+        }
+    }
     fn record(&mut self, _record: &FoundRecord) {}
     fn verify(&mut self, object: &DataObject) -> bool {
         let start = u32::from(object.oid.slot());
@@ -139,6 +146,7 @@ impl Engine {
         place_found(&reader, &mut containers, &found)?;
         let (start, incomplete) = adopt(&pager, &directory.entry, &found)?;
         incomplete.into_iter().for_each(|error| note(&mut why, error));
+        let relocated = adopt_relocations(&pager, &containers, &found)?;
         let recovered = Roots { references: start.roots.references.clone(), blob: start.roots.blob.clone() };
         let replay = replay(&found, &directory.entry, start.adopted.as_ref());
         metrics.recovery.replayed.add(replay.len() as u64);
@@ -163,7 +171,8 @@ impl Engine {
             after_install: Mutex::default(),
         };
         if engine.read_only.is_empty() {
-            engine.writer = Some(engine.take_over(superblock, directory.entry, containers, &ring, &found, &start)?);
+            engine.writer =
+                Some(engine.take_over(superblock, directory.entry, containers, &ring, &found, &start, &relocated)?);
         }
         stage.stop();
         whole.stop();
@@ -171,6 +180,7 @@ impl Engine {
     }
 
     /// Publishes what recovery found and makes the store writable.
+    #[expect(clippy::too_many_arguments, reason = "one call, everything that recovery found")]
     fn take_over(
         &self,
         superblock: Superblock,
@@ -179,6 +189,7 @@ impl Engine {
         ring: &RingGeometry,
         found: &Found,
         start: &Start,
+        relocated: &[(Relocation, TableRow)],
     ) -> Result<Writer> {
         let clock = Arc::clone(&self.options.clock);
         let seen = found.max_hlc.max(entry.checkpoint_hlc);
@@ -199,7 +210,7 @@ impl Engine {
         let wal = Wal::new(
             Arc::clone(&self.device),
             Arc::clone(&clock),
-            config(*ring, &entry, &budget),
+            config(*ring, &entry, &budget, superblock.barrier == Barrier::ForcedUnitAccess),
             found.resume(&entry, hlc),
             Arc::clone(&self.metrics),
         );
@@ -211,7 +222,11 @@ impl Engine {
         };
         let space =
             Space::new(Arc::clone(&self.device), Arc::clone(&self.reader), Arc::clone(&wal), containers, numbers);
-        self.seal_open(&space, &published_rows, found, start)?;
+        let space = Arc::new(space);
+        for (relocation, _) in relocated {
+            space.adopt_relocation(*relocation);
+        }
+        self.seal_open(&space, &published_rows, found, start, relocated)?;
         space.wait_writes()?;
 
         self.write_pages(&space)?;
@@ -251,7 +266,14 @@ impl Engine {
     }
 
     /// Ends the segments that were being filled: new appends go to new ones. Without a record of its own (a mount appends none).
-    fn seal_open(&self, space: &Space, published: &BTreeMap<u32, u32>, found: &Found, start: &Start) -> Result<()> {
+    fn seal_open(
+        &self,
+        space: &Space,
+        published: &BTreeMap<u32, u32>,
+        found: &Found,
+        start: &Start,
+        relocated: &[(Relocation, TableRow)],
+    ) -> Result<()> {
         let open: Vec<(u32, Container)> = space.with_containers(|containers| {
             containers
                 .iter()
@@ -293,6 +315,11 @@ impl Engine {
                     add(object.oid, Hlc::ZERO, object.stored_bytes, crc32c(&bytes), object.kind);
                 }
             }
+            // What other segments' failed writes put here must not be overwritten by the table.
+            let moved_here = relocated.iter().filter(|(moved, _)| moved.to.container == container);
+            for (_, row) in moved_here.filter(|(moved, _)| moved.to.offset_units >= covered) {
+                rows.insert(row.offset_units, *row);
+            }
             let used = rows.values().map(|row| row.offset_units + row.units()).max().unwrap_or(0).max(covered);
             let opening = self.opening_of(container);
             let open =
@@ -312,11 +339,17 @@ impl Engine {
     }
 }
 
-fn config(ring: RingGeometry, entry: &VolumeEntry, budget: &Budget) -> Config {
+fn config(ring: RingGeometry, entry: &VolumeEntry, budget: &Budget, durable_writes: bool) -> Config {
     let segments = budget.dirty_max / budget.container_bytes.max(1) + 4;
     let body = ring.blocks_for(CheckpointBody::bytes(BATCH_PARTS) as u64) + 2;
     // Opened, placed and sealed, each in a block of its own. A mount seals without records.
-    Config { ring, writer_epoch: entry.writer_epoch, checkpoint_blocks: 3 * segments + body, seal_blocks: 0 }
+    Config {
+        ring,
+        writer_epoch: entry.writer_epoch,
+        checkpoint_blocks: 3 * segments + body,
+        seal_blocks: 0,
+        durable_writes,
+    }
 }
 
 /// The store can be read, but not written: the first reason counts.
@@ -406,6 +439,38 @@ fn adopt(pager: &Pager<'_>, entry: &VolumeEntry, found: &Found) -> Result<(Start
 fn retained(batch: &Batch, adopted: &Adopted) -> Option<HistoryRow> {
     let body = &adopted.body;
     batch.history.iter().find_map(|step| history_row(step, body.hlc, body.roots, body.roots_twin))
+}
+
+/// Puts what the log says was written elsewhere into the slot maps, as far as it is of use. Returns those that records name, with their rows in the table of the container.
+fn adopt_relocations(pager: &Pager<'_>, containers: &Containers, found: &Found) -> Result<Vec<(Relocation, TableRow)>> {
+    let mut named = Vec::new();
+    for moved in &found.relocated {
+        let Relocated { number: segment, slot, units, container, offset_units } = *moved;
+        let is_it = |oid: Oid| oid.segment() == segment && u32::from(oid.slot()) == slot;
+        let row = found.records.iter().find_map(|record| {
+            let object = record.data.iter().find(|object| is_it(object.oid))?;
+            Some(TableRow {
+                oid: object.oid,
+                birth: record.hlc.birth(),
+                stored_bytes: object.stored_bytes,
+                crc: combine(&object.crcs, object.stored_bytes),
+                offset_units,
+                kind: ReferenceKind::Extent,
+                owner: 0,
+            })
+        });
+        let to = Fragment { units, container, offset_units };
+        let pinned = containers.get(container).map_or(0, |row| row.segment);
+        let relocation = Relocation { segment, slot, to, pinned };
+        pager.load(&BTreeSet::from([segment]))?;
+        let range = slot..slot.saturating_add(units);
+        let live = pager.state.lock().segment(segment).is_some_and(|segment| !segment.live.inside(&range).is_empty());
+        if live || row.is_some() {
+            install_relocations(pager, &[relocation])?;
+        }
+        named.extend(row.map(|row| (relocation, row)));
+    }
+    Ok(named)
 }
 
 fn read_batch(reader: &Reader, entry: &VolumeEntry, adopted: &Adopted) -> Result<Batch> {

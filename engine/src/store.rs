@@ -315,6 +315,9 @@ pub trait Store: Send + Sync + 'static {
     fn freeze(&self) -> Result<Frozen>;
     /// Makes the frozen version the published checkpoint (INV-17): writes, flushes, CHECKPOINT record, directory, superblock, then reuse of space. Blocks for the IO.
     fn publish(&self, frozen: Frozen, roots: Roots, changes: Changes) -> Result<()>;
+    /// Gives a freeze up: there will be no checkpoint of it, and the next may be frozen. What the frozen batch holds belongs to the current one again, nodes that were
+    /// appended to it too; the client keeps its changes for the next `publish`. Waits for nothing.
+    fn abandon(&self, frozen: Frozen) -> Result<()>;
     /// Roots of the checkpoint that recovery started from.
     fn recovered_roots(&self) -> Roots;
     /// The records after that checkpoint, in order; once, before anything is appended.

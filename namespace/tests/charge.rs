@@ -83,6 +83,9 @@ impl Store for Measured {
     fn publish(&self, frozen: Frozen, roots: Roots, changes: Changes) -> Result<()> {
         self.inner.publish(frozen, roots, changes)
     }
+    fn abandon(&self, frozen: Frozen) -> Result<()> {
+        self.inner.abandon(frozen)
+    }
     fn recovered_roots(&self) -> Roots {
         self.inner.recovered_roots()
     }

@@ -30,6 +30,7 @@ struct Shared {
 #[derive(Clone)]
 pub struct Ticket {
     shared: Arc<Shared>,
+    durable: bool,
 }
 
 /// The device's end of a [`Ticket`].
@@ -47,7 +48,7 @@ impl Ticket {
     /// As [`Ticket::pair`]; a waiter drives `driver` until the write is done.
     pub(crate) fn pair_driven_by(driver: Option<Arc<dyn Drive>>) -> (Ticket, Completion) {
         let shared = Arc::new(Shared { state: Mutex::new(State::UnderWay(Vec::new())), done: Condvar::new(), driver });
-        (Ticket { shared: Arc::clone(&shared) }, Completion { shared: Some(shared) })
+        (Ticket { shared: Arc::clone(&shared), durable: false }, Completion { shared: Some(shared) })
     }
 
     /// A pair for a device that wraps the one which gave this ticket: whoever waits drives that device too.
@@ -59,7 +60,19 @@ impl Ticket {
     #[must_use]
     pub fn done(result: Result<(), DeviceError>) -> Ticket {
         let state = Mutex::new(State::Done(result));
-        Ticket { shared: Arc::new(Shared { state, done: Condvar::new(), driver: None }) }
+        Ticket { shared: Arc::new(Shared { state, done: Condvar::new(), driver: None }), durable: false }
+    }
+
+    /// The ticket of a [`Write::durable`](super::Write::durable): for those who decide later whether a flush is needed.
+    #[must_use]
+    pub fn durable(self) -> Ticket {
+        Ticket { durable: true, ..self }
+    }
+
+    /// Whether completion means durable.
+    #[must_use]
+    pub fn is_durable(&self) -> bool {
+        self.durable
     }
 
     /// Whether the write has completed or failed.

@@ -8,10 +8,12 @@ pub mod heat;
 mod in_flight;
 mod reader;
 mod readers;
+mod relocation;
 mod stream;
 
 pub use in_flight::bytes_of;
 pub use reader::{Reader, Run, Shape, check, check_blocks};
+pub(crate) use relocation::{Relocation, install_relocations};
 pub use stream::{HEADER_UNITS, Open, RowOf, Stream, seal};
 
 use crate::StoreError;
@@ -24,14 +26,17 @@ use envoyfs_layout::directory_page::{ContainerRow, ContainerState};
 use envoyfs_layout::wal::{SegmentOpened, SegmentPlaced, SegmentSealed, kind};
 use envoyfs_layout::{Hlc, Oid, UNIT};
 use heat::Heat;
-use in_flight::Bytes;
 use parking_lot::{Mutex, MutexGuard};
+use relocation::Placed;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Most bytes of data with writes under way; writers wait for the oldest beyond it.
 const IN_FLIGHT_BYTES_MAX: u64 = 16 << 20;
+
+/// Largest data object that is written durably where the log is.
+const DURABLE_BYTES_MAX: u32 = 16 << 10;
 
 /// What a container is filled with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,6 +220,8 @@ pub struct Space {
     survivors: Vec<Mutex<Stream>>,
     heats: heat::Scale,
     pins: Mutex<HashMap<u32, u32>>,
+    /// What was written elsewhere and is in no published checkpoint.
+    moved: Mutex<Vec<Relocation>>,
     under_way: Mutex<VecDeque<Ticket>>,
     data_under_way: Mutex<(VecDeque<(Ticket, u64)>, u64)>,
     /// Numbers.
@@ -243,6 +250,7 @@ impl Space {
             containers: Mutex::new(containers),
             streams: [Nodes, Payload, System].map(|kind| Mutex::new(Stream::new(kind, Heat::UNKNOWN))),
             pins: Mutex::default(),
+            moved: Mutex::default(),
             under_way: Mutex::default(),
             data_under_way: Mutex::default(),
             numbers,
@@ -321,12 +329,16 @@ impl Space {
             Ok(()) => arrived.iter().for_each(|(segment, slot)| reader.in_flight.remove(*segment, *slot)),
             Err(error) => wal.poison(&format!("a write to a segment failed: {error}")),
         }));
+        self.note_write(&ticket);
+        ticket
+    }
+
+    fn note_write(&self, ticket: &Ticket) {
         let mut under_way = self.under_way.lock();
         while under_way.front().is_some_and(Ticket::is_done) {
             under_way.pop_front();
         }
         under_way.push_back(ticket.clone());
-        ticket
     }
 
     /// Waits for every write started so far.
@@ -340,7 +352,7 @@ impl Space {
 
     /// Writes a data object at once; readable at once. `buffer` holds the bytes padded to a block; `row` makes the table row's contents for so many bytes of it, fewer than all only if `wish` allows.
     pub fn write_data(
-        &self,
+        self: &Arc<Self>,
         mut buffer: AlignedBuf,
         stored_bytes: u32,
         row: impl Fn(u32) -> RowOf,
@@ -350,16 +362,17 @@ impl Space {
         self.wait_for_budget(u64::from(stored_bytes));
         let (placed, container) = {
             let mut stream = self.stream_behind(wish.after).unwrap_or_else(|| self.data(self.heat_for(wish)));
-            let (segment, container, slot, bytes) = stream.place(self, stored_bytes, row, wish.may_split, floor)?;
+            let (segment, container, slot, bytes) = stream.place(self, stored_bytes, &row, wish.may_split, floor)?;
             self.pin(segment);
             ((segment, slot, bytes), container)
         };
         let (segment, slot, stored_bytes) = placed;
-        let length = (stored_bytes as usize).next_multiple_of(self.shape().block_bytes as usize);
-        buffer.set_len(length);
+        buffer.set_len((stored_bytes as usize).next_multiple_of(self.shape().block_bytes as usize));
         let buffer = Arc::new(buffer);
-        self.reader.in_flight.insert(segment, slot, stored_bytes / UNIT, Bytes::Buffer(Arc::clone(&buffer)));
-        let ticket = self.submit(self.shape().offset(container, slot), buffer, length, vec![(segment, slot)]);
+        // A group with nothing but durable writes needs no flush; large data is cheaper with one.
+        let durable = self.wal.writes_durably() && stored_bytes <= DURABLE_BYTES_MAX;
+        let row = row(stored_bytes);
+        let ticket = self.submit_data(Placed { segment, container, slot, stored_bytes, row, durable }, buffer);
         let mut under_way = self.data_under_way.lock();
         under_way.0.push_back((ticket.clone(), stored_bytes.into()));
         under_way.1 += u64::from(stored_bytes);

@@ -7,7 +7,7 @@ use crate::StoreError;
 use crate::device::Device;
 use crate::metrics::Metrics;
 use crate::state::pager::segment_page;
-use crate::state::{SlotMap, locate, slot_map};
+use crate::state::{Fragment, SlotMap, locate, slot_map};
 use crate::store::Result;
 use envoyfs_layout::checksum::crc32c;
 use envoyfs_layout::directory_page::Place;
@@ -16,6 +16,7 @@ use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What never changes while the store is mounted.
 #[derive(Clone, Debug)]
@@ -118,6 +119,10 @@ pub struct Reader {
     locations: RwLock<HashMap<u32, Location>>,
     held: Mutex<Held>,
     slot_map_bytes: u64,
+    /// Units that were written elsewhere, by segment and slot, and are in no slot map yet.
+    relocated: RwLock<HashMap<u32, SlotMap>>,
+    /// Segments in it: whoever sees none need not look.
+    relocations: AtomicUsize,
     /// Bytes not on the device yet.
     pub in_flight: InFlight,
     /// Pins.
@@ -134,6 +139,8 @@ impl Reader {
             locations: RwLock::default(),
             held: Mutex::default(),
             slot_map_bytes,
+            relocated: RwLock::default(),
+            relocations: AtomicUsize::new(0),
             in_flight: InFlight::default(),
             readers: Readers::default(),
         }
@@ -176,8 +183,58 @@ impl Reader {
         *slots = if has_moved { Slots::OnPage(page) } else { Slots::None };
     }
 
+    /// Units of a segment were written elsewhere, which its slot map does not say yet.
+    pub fn relocate(&self, segment: u32, slot: u32, to: Fragment) {
+        let mut relocated = self.relocated.write();
+        relocated.entry(segment).or_default().insert(slot, to);
+        self.relocations.store(relocated.len(), Ordering::Release);
+    }
+
+    /// Where units were written that no slot map knows yet.
+    #[must_use]
+    pub fn relocated(&self, segment: u32, slot: u32) -> Option<Fragment> {
+        self.relocated.read().get(&segment)?.get(&slot).copied()
+    }
+
+    /// The slot map says so now: see [`Reader::set_moved`].
+    pub fn installed(&self, segment: u32, slot: u32) {
+        let mut relocated = self.relocated.write();
+        let Some(slots) = relocated.get_mut(&segment) else { return };
+        slots.remove(&slot);
+        if slots.is_empty() {
+            relocated.remove(&segment);
+        }
+        self.relocations.store(relocated.len(), Ordering::Release);
+    }
+
+    /// Whether the slot map says that a unit lies elsewhere than at home. Not if it cannot be read.
+    #[must_use]
+    pub fn is_moved(&self, segment: u32, slot: u32) -> bool {
+        let pieces = self.locate_mapped(segment, &(slot..slot.saturating_add(1))).unwrap_or_default();
+        pieces.first().is_some_and(|(container, unit, _)| *container != self.home(segment) || *unit != slot)
+    }
+
     /// Where a range of units of a segment lies; reads the segment's page if units moved out and it is not in memory.
     fn locate(&self, segment: u32, range: &Range<u32>) -> Result<Pieces> {
+        if self.relocations.load(Ordering::Acquire) == 0 {
+            return self.locate_mapped(segment, range);
+        }
+        let fragments = self.relocated.read().get(&segment).cloned();
+        let Some(fragments) = fragments else { return self.locate_mapped(segment, range) };
+        let mut pieces = Pieces::new();
+        let mut at = range.start;
+        // No container: where nothing was relocated, and the slot map knows.
+        for (container, unit, units) in locate(None, &fragments, range) {
+            match container {
+                Some(container) => pieces.push((Some(container), unit, units)),
+                None => pieces.extend(self.locate_mapped(segment, &(at..at.saturating_add(units)))?),
+            }
+            at = at.saturating_add(units);
+        }
+        Ok(pieces)
+    }
+
+    fn locate_mapped(&self, segment: u32, range: &Range<u32>) -> Result<Pieces> {
         let oid = Oid::new(self.shape.volume, segment, 0);
         let unknown = || StoreError::BadReference { oid, what: "its segment is not known" };
         let look = || {
@@ -328,7 +385,7 @@ impl Reader {
             Ok(())
         };
         // Nothing in flight, nothing moved: the common case costs no allocation.
-        if !self.in_flight.may_hold(segment) {
+        if !self.in_flight.may_hold(segment) && self.relocations.load(Ordering::Acquire) == 0 {
             let locations = self.locations.read();
             let location = locations.get(&segment).ok_or_else(unknown)?;
             if matches!(location.slots, Slots::None) {

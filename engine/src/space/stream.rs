@@ -274,6 +274,21 @@ impl Stream {
         }
     }
 
+    /// A place for an object of another segment whose write there failed: its id stays. Returns {segment whose home the container is, container, unit}.
+    pub fn place_moved(
+        &mut self,
+        space: &Space,
+        stored_bytes: u32,
+        oid: Oid,
+        row: RowOf,
+        floor: u32,
+    ) -> Result<(u32, u32, u32)> {
+        let (open, unit) = self.allocate(space, stored_bytes / UNIT, HEADER_UNITS, 1, floor)?;
+        let RowOf { kind, birth, crc, owner } = row;
+        open.add_row(TableRow { oid, birth, stored_bytes, crc, offset_units: unit, kind, owner });
+        Ok((open.segment, open.container, unit))
+    }
+
     /// Buffers an object; readable at once. Returns {segment, container, unit}.
     pub fn append(
         &mut self,

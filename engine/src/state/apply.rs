@@ -208,6 +208,8 @@ impl State {
             let empty: Vec<u32> = segment
                 .moved
                 .range(from..part.end)
+                // Not its neighbour: what was written elsewhere may be there before it is live.
+                .filter(|(slot, fragment)| **slot + fragment.units > part.start)
                 .filter(|(slot, fragment)| segment.live.inside(&(**slot..**slot + fragment.units)).is_empty())
                 .map(|(slot, _)| *slot)
                 .collect();

@@ -518,6 +518,15 @@ impl Client {
         self.engine.publish(building.frozen, building.roots, building.changes)
     }
 
+    /// Gives the freeze up; what was built and collected is left to the next checkpoint.
+    pub fn abandon(&mut self, building: Building) -> Result<()> {
+        self.building = false;
+        let later = std::mem::replace(&mut self.changes, building.changes);
+        self.changes.gone.extend(later.gone);
+        self.changes.freed.extend(later.freed);
+        self.engine.abandon(building.frozen)
+    }
+
     pub fn checkpoint(&mut self) -> Result<()> {
         let building = self.build()?;
         self.finish(building)

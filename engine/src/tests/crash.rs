@@ -1,5 +1,7 @@
 use super::client::*;
+use super::set_barrier;
 use crate::store::*;
+use envoyfs_layout::superblock::Barrier;
 use std::time::Duration;
 
 /// Runs a history until the device stops; returns the history and what was acknowledged.
@@ -17,7 +19,11 @@ fn run_until_crash(client: &mut Client, rng: &mut Rng, steps: u64) -> Result<()>
                     let op = client.random_op(rng, 5, 32);
                     client.run(&op)?;
                 }
-                client.finish(building)?;
+                if rng.below(4) == 0 {
+                    client.abandon(building)?;
+                } else {
+                    client.finish(building)?;
+                }
             }
             8 => {
                 client.clock.advance(Duration::from_millis(1500));
@@ -46,6 +52,13 @@ fn one_crash_history(seed: u64) {
     let mut rng = Rng(seed);
     let (mut device, mut client) = fresh(8, if seed.is_multiple_of(3) { 4096 } else { 512 }, seed);
     let clock = client.clock.clone();
+    if seed % 2 == 1 {
+        // Forced unit access: block and small data are durable writes, other data makes a group flush.
+        drop(client);
+        device = device.process_crash();
+        set_barrier(&device, Barrier::ForcedUnitAccess);
+        client = Client::start(open(&device, &clock).unwrap(), clock.clone());
+    }
     for crash in 0..6 {
         device.crash_after(rng.below(120));
         if let Err(error) = run_until_crash(&mut client, &mut rng, 200) {

@@ -5,6 +5,16 @@ mod cleaning;
 pub(crate) mod client;
 mod crash;
 mod faults;
+mod relocation;
 mod sharing;
 mod space;
 mod threads;
+
+use crate::device::SimulatedDevice;
+use envoyfs_layout::superblock::{Barrier, Superblock};
+
+/// From now on the store makes its barriers so.
+fn set_barrier(device: &SimulatedDevice, barrier: Barrier) {
+    let superblock = Superblock { barrier, ..crate::superblock::open(device).unwrap().superblock };
+    crate::superblock::format(device, &superblock).unwrap();
+}

@@ -5,6 +5,12 @@
 //! ```
 //! While a group runs, others append; the next group takes them all. What a flush covers is fixed *before* it begins: the blocks that had completed, up to the
 //! first record whose data had not. A watermark in a block is never more than that, so recovery may take it for a promise.
+//!
+//! With durable writes ([`super::Config::durable_writes`]) a completed block is durable, and so is data written durably: the flush is left out unless a record covered by the
+//! group names other data, or somebody wants a barrier.
+//!
+//! Data that was written elsewhere ([`crate::space`]) completes after its RELOCATED record was appended; that record must not be less durable than what rests on it. So what is
+//! covered is fixed first, then the local records that wait are framed, and then comes the flush.
 
 use super::ring::RingGeometry;
 use super::staging::{Body, Staging};
@@ -124,6 +130,7 @@ impl Wal {
         let mut inner = self.inner.lock();
         let target = self.staging.end();
         inner.wanted = inner.wanted.max(target);
+        inner.flush_wanted = true;
         let group = inner.groups_started.saturating_add(1);
         loop {
             self.check()?;
@@ -212,6 +219,7 @@ impl Wal {
             while inner.running {
                 self.changed.wait(&mut inner);
             }
+            inner.flush_wanted = true;
             inner = self.lead(inner, true);
         } else if inner.watermark < inner.durable && self.room().free_blocks() > 0 {
             inner = self.lead(inner, true);
@@ -235,11 +243,12 @@ impl Wal {
         inner.running = true;
         inner.groups_started = inner.groups_started.saturating_add(1);
         let wanted = inner.wanted;
+        let flush = std::mem::take(&mut inner.flush_wanted);
         let began_ms = self.clock.monotonic_ms();
         drop(inner);
         self.metrics.log.groups.increment();
         let timing = self.metrics.time(&self.metrics.log.group);
-        let result = self.group(wanted, watermark);
+        let result = self.group(wanted, watermark, flush);
         timing.stop();
         let mut inner = self.inner.lock();
         inner.running = false;
@@ -261,35 +270,45 @@ impl Wal {
     }
 
     /// The IO of one group; returns what is durable now.
-    fn group(&self, wanted: Lsn, watermark: bool) -> std::result::Result<Lsn, String> {
+    fn group(&self, wanted: Lsn, watermark: bool, flush: bool) -> std::result::Result<Lsn, String> {
         let framed = self.submit_waiting(watermark, wanted).map_err(|error| error.to_string())?;
-        let blocks = std::mem::take(&mut self.submitter.lock().writes);
-        for block in blocks {
-            block.wait().map_err(|error| format!("a write to the log failed: {error}"))?;
-        }
+        self.wait_blocks()?;
         let waiting = self.metrics.time(&self.metrics.log.group_data);
         for write in self.writes_before(wanted).into_iter().filter(|_| !sabotage::on(Rule::AckBeforeData)) {
             write.wait().map_err(|error| format!("a data write named by the log failed: {error}"))?;
         }
         waiting.stop();
-        let covered = {
+        let (covered, flush) = {
             let mut inner = self.inner.lock();
-            let incomplete = self.first_incomplete()?.filter(|_| !sabotage::on(Rule::AckBeforeData));
-            let covered = incomplete.map_or(framed, |first| first.min(framed));
+            let (incomplete, bulk) = self.first_incomplete()?;
+            let incomplete = incomplete.filter(|_| !sabotage::on(Rule::AckBeforeData));
             // What others submit from here on is not covered: at most twice the limit is ever un-flushed.
             inner.unflushed_blocks = 0;
             self.levels.named_bytes.store(0, Ordering::Relaxed);
-            covered
+            inner.bulk_unflushed |= bulk;
+            let bulk = std::mem::take(&mut inner.bulk_unflushed);
+            (incomplete.map_or(framed, |first| first.min(framed)), flush || bulk || !self.config.durable_writes)
         };
-        let flushing = self.metrics.time(&self.metrics.log.group_flush);
-        if !sabotage::on(Rule::AckWithoutFlush) {
-            self.device.flush().map_err(|error| format!("a flush failed: {error}"))?;
+        if self.levels.local_bytes.load(Ordering::Acquire) > 0 {
+            self.submit_waiting(false, self.staging.end()).map_err(|error| error.to_string())?;
+            self.wait_blocks()?;
         }
-        flushing.stop();
+        if flush && !sabotage::on(Rule::AckWithoutFlush) {
+            let flushing = self.metrics.time(&self.metrics.log.group_flush);
+            self.device.flush().map_err(|error| format!("a flush failed: {error}"))?;
+            flushing.stop();
+        }
         if sabotage::on(Rule::AckOfLaterRecords) {
             return Ok(self.end());
         }
         Ok(covered)
+    }
+
+    fn wait_blocks(&self) -> std::result::Result<(), String> {
+        let blocks = std::mem::take(&mut self.submitter.lock().writes);
+        blocks
+            .into_iter()
+            .try_for_each(|block| block.wait().map_err(|error| format!("a write to the log failed: {error}")))
     }
 
     /// Frames what is whole (at most [`UNFLUSHED_BYTES_MAX`] since the last flush) and submits it; with `watermark`, a block even if nothing waits. Waits until the
@@ -334,7 +353,9 @@ impl Wal {
                 let end = planned.body.first_lsn.0.saturating_add(planned.body.shared_bytes.into());
                 self.staging.consume(Lsn(end));
             }
-            submitter.writes.push(self.device.submit(Write::part(start, buf, 0..length)));
+            let write = Write::part(start, buf, 0..length);
+            let write = if self.config.durable_writes { write.durable() } else { write };
+            submitter.writes.push(self.device.submit(write));
             rest = later;
         }
         log.records.add(std::mem::take(&mut submitter.started));
@@ -428,20 +449,21 @@ impl Wal {
         self.named.lock().range(..before).flat_map(|(_, writes)| writes.iter().cloned()).collect()
     }
 
-    /// The first record whose data has not completed; forgets those before it. A failed write is an error.
-    fn first_incomplete(&self) -> std::result::Result<Option<Lsn>, String> {
+    /// The first record whose data has not completed; forgets those before it, and says whether data of any of them was not written durably. A failed write is an error.
+    fn first_incomplete(&self) -> std::result::Result<(Option<Lsn>, bool), String> {
         let mut named = self.named.lock();
+        let mut bulk = false;
         while let Some(entry) = named.first_entry() {
             for write in entry.get() {
                 match write.outcome() {
-                    None => return Ok(Some(*entry.key())),
+                    None => return Ok((Some(*entry.key()), bulk)),
                     Some(Err(error)) => return Err(format!("a data write named by the log failed: {error}")),
                     Some(Ok(())) => {}
                 }
             }
-            entry.remove();
+            bulk |= entry.remove().iter().any(|write| !write.is_durable());
         }
-        Ok(None)
+        Ok((None, bulk))
     }
 
     /// A flush completed that covered everything before `durable`.

@@ -5,7 +5,8 @@
 //!           (lock-free)        (never rewritten)                           (group)
 //! ```
 //! Promises:
-//! - INV-18: `durable` passes a record only after a flush that began when its block *and* all data it names had completed.
+//! - INV-18: `durable` passes a record only after a flush that began when its block *and* all data it names had completed; with durable writes, a flush is left out
+//!   when block and data were all written durably, and have completed.
 //! - A block is written once a generation; its watermark is what a *completed* flush covered when it was framed (INV-19).
 //! - INV-24: `append` never waits, neither for the device nor for ring room: the room was reserved before.
 //! - INV-33: after the first failed write or flush nothing is acknowledged; every waiter gets the reason.
@@ -77,6 +78,8 @@ pub struct Config {
     pub checkpoint_blocks: u64,
     /// Worst case of the seals that a mount appends before its first checkpoint.
     pub seal_blocks: u64,
+    /// Blocks are written durably (forced unit access), and a group is flushed only if one of its records names data that was not.
+    pub durable_writes: bool,
 }
 
 /// What a mount starts from; made by [`recovery::Found::resume`].
@@ -224,6 +227,10 @@ struct Inner {
     /// Blocks framed since the last group's flush began.
     unflushed_blocks: u64,
     records_at_freeze: u64,
+    /// The next group flushes whatever it holds: somebody wants every completed write durable.
+    flush_wanted: bool,
+    /// Data that had completed when a group covered it was not written durably: no flush since.
+    bulk_unflushed: bool,
     /// The committer waits for the end of the group that runs.
     committer_waits: bool,
     stop: bool,
@@ -261,6 +268,8 @@ impl Wal {
             groups_done: 0,
             unflushed_blocks: 0,
             records_at_freeze: 0,
+            flush_wanted: false,
+            bulk_unflushed: false,
             committer_waits: false,
             stop: false,
         };
@@ -410,6 +419,12 @@ impl Wal {
             self.wake.notify_one();
         }
         Ok(())
+    }
+
+    /// Whether blocks are written durably; small data should be then, too.
+    #[must_use]
+    pub const fn writes_durably(&self) -> bool {
+        self.config.durable_writes
     }
 
     /// LSN behind the last record.

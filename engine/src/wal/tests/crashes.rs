@@ -1,6 +1,6 @@
 //! Random histories: appends, commits, barriers, checkpoints, in a ring that wraps, with power cuts after any IO, also of recovery.
 
-use super::harness::{Mounted, NOW, Oracle, Random, look, make, mount_at};
+use super::harness::{Mounted, NOW, Oracle, Random, look, make, mount_with};
 use crate::device::SimulatedDevice;
 use crate::store::Result;
 use envoyfs_layout::Lsn;
@@ -83,13 +83,14 @@ fn run(seed: u64) {
     let ring_blocks = [16, 24, 64][usize::try_from(random.below(3)).unwrap()];
     let mut device = make(ring_blocks, seed);
     let mut oracle = Oracle::default();
+    let durable_writes = random.below(2) == 0;
     for round in 0..12 {
         device = device.slow(random.below(2) == 0);
         let ios = if random.below(3) == 0 { 12 } else { 150 };
         device.crash_after(random.below(ios));
         let handle = device.clone();
         let acks = Arc::new(Mutex::new(Lsn(0)));
-        if let Ok(mut mounted) = mount_at(device.clone(), NOW + round * 60_000_000_000) {
+        if let Ok(mut mounted) = mount_with(device.clone(), NOW + round * 60_000_000_000, durable_writes) {
             oracle.check(&mounted.found);
             let served = serve(&mut mounted, &mut oracle, &mut random, &acks);
             let why = served.err().map(|error| error.to_string()).unwrap_or_default();

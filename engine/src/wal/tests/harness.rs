@@ -198,8 +198,13 @@ pub fn mount(device: SimulatedDevice) -> Result<Mounted> {
     mount_at(device, NOW)
 }
 
-/// Recovery in the order of DESIGN 6.
+/// With groups that flush.
 pub fn mount_at(device: SimulatedDevice, wall_ns: i64) -> Result<Mounted> {
+    mount_with(device, wall_ns, false)
+}
+
+/// Recovery in the order of DESIGN 6. `durable_writes`: as in [`Config`].
+pub fn mount_with(device: SimulatedDevice, wall_ns: i64, durable_writes: bool) -> Result<Mounted> {
     device.flush()?;
     let opened = match superblock::open(&device) {
         Ok(opened) => opened,
@@ -230,7 +235,7 @@ pub fn mount_at(device: SimulatedDevice, wall_ns: i64) -> Result<Mounted> {
         opened.superblock.hlc_bound,
         found.closed,
     );
-    let config = Config { ring, writer_epoch: 1, checkpoint_blocks: 1, seal_blocks: 1 };
+    let config = Config { ring, writer_epoch: 1, checkpoint_blocks: 1, seal_blocks: 1, durable_writes };
     let wal = Wal::new(
         Arc::new(device.clone()),
         clock.clone(),
@@ -302,7 +307,14 @@ impl Mounted {
             buf.as_mut_slice()[..8].copy_from_slice(&oracle.next_id.to_le_bytes());
             let crcs = vec![checksum::crc32c(buf.as_slice())];
             data.push(DataObject { oid: Oid::new(1, 1, oracle.next_slot), extends: None, stored_bytes: 512, crcs });
-            writes.push(self.device.submit(Write::whole(DATA_AT + u64::from(oracle.next_slot) * 512, buf)));
+            let write = Write::whole(DATA_AT + u64::from(oracle.next_slot) * 512, buf);
+            // Every third object is bulk: not durable by itself.
+            let durable = self.wal.writes_durably() && !oracle.next_id.is_multiple_of(3);
+            writes.push(if durable {
+                self.device.submit(write.durable()).durable()
+            } else {
+                self.device.submit(write)
+            });
         }
         let record = NewRecord {
             kind: 256,

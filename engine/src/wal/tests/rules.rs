@@ -1,6 +1,6 @@
 //! One rule of durability a test.
 
-use super::harness::{BLOCK, DATA_AT, Mounted, NOW, Oracle, checkpoint_body, look, make, mount, mount_at};
+use super::harness::{BLOCK, DATA_AT, Mounted, NOW, Oracle, checkpoint_body, look, make, mount, mount_at, mount_with};
 use crate::device::{AlignedBuf, Device, DeviceError, Fault, Geometry, SimulatedDevice, Ticket, Write};
 use crate::hlc::HlcSource;
 use crate::store::Result;
@@ -43,6 +43,111 @@ fn a_commit_writes_one_block_and_one_flush() {
     assert_eq!(after.bytes_written - before.bytes_written, u64::from(BLOCK));
     mounted.wal.commit(end).unwrap();
     assert_eq!(mounted.device.counters().flushes, after.flushes, "already durable");
+}
+
+#[test]
+fn durable_writes_make_a_record_durable_without_a_flush() {
+    let mounted = mount_with(make(64, 5), NOW, true).unwrap();
+    let mut oracle = Oracle::default();
+    let before = mounted.device.counters();
+    for _ in 0..3 {
+        let end = put(&mounted, &mut oracle, false);
+        mounted.commit(&mut oracle, end).unwrap();
+    }
+    let after = mounted.device.counters();
+    assert_eq!((after.writes - before.writes, after.flushes - before.flushes), (3, 0));
+    assert_eq!(after.durable_writes - before.durable_writes, 3);
+    assert_eq!(watermark_at(&mounted, 3), oracle.history[1].end);
+    oracle.check(&look(&mounted.device.crash(1)).unwrap().2);
+}
+
+#[test]
+fn a_group_with_data_that_was_not_written_durably_is_flushed_once_and_a_barrier_always() {
+    let mounted = mount_with(make(64, 5), NOW, true).unwrap();
+    let mut oracle = Oracle::default();
+    let flushes = || mounted.device.counters().flushes;
+    let mut seen = Vec::new();
+    for _ in 0..6 {
+        let before = flushes();
+        let end = put(&mounted, &mut oracle, true);
+        mounted.commit(&mut oracle, end).unwrap();
+        seen.push(flushes() - before);
+    }
+    assert_eq!(seen, [0, 0, 1, 0, 0, 1], "every third object is bulk");
+    let before = flushes();
+    mounted.wal.barrier().unwrap();
+    assert_eq!(flushes() - before, 1);
+    let device = mounted.device.crash(1);
+    oracle.check(&look(&device).unwrap().2);
+    oracle.check_data(&device);
+}
+
+#[test]
+fn a_closed_log_says_so_and_a_mount_that_appended_anything_after_it_does_not() {
+    let (mounted, mut oracle) = store(64);
+    let end = put(&mounted, &mut oracle, false);
+    mounted.wal.commit(end).unwrap();
+    assert!(!look(&mounted.device).unwrap().2.closed);
+    mounted.wal.close().unwrap();
+    let last = mounted.wal.last_hlc();
+    let device = mounted.device.crash(1);
+    let found = look(&device).unwrap().2;
+    assert!(found.closed && found.max_hlc == last);
+    // The next mount appends a record that is lost: what was said is not true of that mount.
+    let second = mount_at(device, NOW + 1_000_000).unwrap();
+    let lost = put(&second, &mut oracle, false);
+    let device = second.device.crash(2);
+    let found = look(&device).unwrap().2;
+    assert!(!found.closed && found.cut.lsn < lost);
+    // INV-01: with the clock where it was, the next stamps are above the lost one.
+    let stamp = second.wal.last_hlc();
+    let third = mount_at(device, NOW).unwrap();
+    oracle.history.truncate(1);
+    put(&third, &mut oracle, false);
+    assert!(third.wal.last_hlc() > stamp);
+}
+
+/// Real threads: the loom models know the orderings, this knows the machine.
+#[test]
+fn sixty_four_appenders_lose_and_tear_nothing() {
+    let (mounted, _) = store(7000);
+    let wal = &mounted.wal;
+    let committer = Committer::start(wal).unwrap();
+    let mut positions: Vec<(Lsn, Hlc, u8, usize)> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..64_u8)
+            .map(|thread| {
+                scope.spawn(move || {
+                    let mut positions = Vec::new();
+                    let mut last = None;
+                    for round in 0..200_usize {
+                        let body = vec![thread; 8 + (round * 37 + usize::from(thread)) % 200];
+                        let mut room = wal.try_reserve(1, 300).unwrap();
+                        let at = wal.append(&mut room, NewRecord::engine(256, &body)).unwrap();
+                        assert!(last.is_none_or(|last| last < (at.start, at.hlc)), "INV-40");
+                        last = Some((at.start, at.hlc));
+                        positions.push((at.start, at.hlc, thread, body.len()));
+                        if round % 32 == usize::from(thread % 32) {
+                            wal.commit(at.end).unwrap();
+                            assert!(wal.durable() >= at.end);
+                        }
+                    }
+                    positions
+                })
+            })
+            .collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    wal.barrier().unwrap();
+    drop(committer);
+    positions.sort_unstable();
+    assert!(positions.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1), "INV-01, INV-40");
+    let room = wal.room();
+    assert_eq!((room.waiting_blocks, room.reserved_blocks, room.records), (0, 0, 64 * 200));
+    let found = look(&mounted.device.crash(1)).unwrap().2;
+    let read: Vec<(Lsn, Hlc, u8, usize)> =
+        found.records.iter().map(|r| (r.start, r.hlc, r.body[0], r.body.len())).collect();
+    assert_eq!(read, positions);
+    assert!(found.records.iter().all(|r| r.body.iter().all(|byte| *byte == r.body[0])));
 }
 
 #[test]
@@ -113,7 +218,8 @@ fn what_is_appended_while_a_flush_runs_is_not_covered_by_it() {
     let (mounted, _) = store(64);
     let device = Arc::new(AppendsInFlush(mounted.device.clone(), Mutex::new(None)));
     let hlc = HlcSource::after_recovery(NOW, Hlc::ZERO, Hlc::ZERO, false).0;
-    let config = Config { ring: ring(&mounted), writer_epoch: 1, checkpoint_blocks: 1, seal_blocks: 1 };
+    let config =
+        Config { ring: ring(&mounted), writer_epoch: 1, checkpoint_blocks: 1, seal_blocks: 1, durable_writes: false };
     let resume = mounted.found.resume(&mounted.directory.entry, hlc);
     let wal = Wal::new(
         device.clone(),

@@ -43,7 +43,7 @@ fn open() -> Arc<Wal> {
         records: 0,
         hlc: HlcSource::after_recovery(1_700_000_000_000_000_000, Hlc::ZERO, Hlc::ZERO, false).0,
     };
-    let config = Config { ring, writer_epoch: 1, checkpoint_blocks: 100, seal_blocks: 0 };
+    let config = Config { ring, writer_epoch: 1, checkpoint_blocks: 100, seal_blocks: 0, durable_writes: false };
     let clock = Arc::new(SystemClock::new());
     Wal::new(Arc::new(Null), clock.clone(), config, resume, Metrics::new(clock))
 }

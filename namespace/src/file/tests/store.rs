@@ -190,6 +190,9 @@ impl Store for TestStore {
     fn publish(&self, _: Frozen, _: Roots, _: Changes) -> Result<()> {
         none()
     }
+    fn abandon(&self, _: Frozen) -> Result<()> {
+        none()
+    }
     fn recovered_roots(&self) -> Roots {
         Roots::default()
     }
