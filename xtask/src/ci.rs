@@ -3,7 +3,7 @@
 use crate::command::{has_cargo_command, run_cargo};
 use crate::test::tests;
 
-/// Formatting, lints, licences (when cargo-deny is installed), tests.
+/// Formatting, lints, licences (when cargo-deny is installed), tests, and that the tests notice broken rules.
 pub fn run() -> anyhow::Result<()> {
     check_style()?;
     if has_cargo_command("deny") {
@@ -11,7 +11,8 @@ pub fn run() -> anyhow::Result<()> {
     } else {
         eprintln!("xtask: cargo-deny is not installed, licences are not checked (cargo install cargo-deny --locked)");
     }
-    tests(None)
+    tests(None)?;
+    crate::sabotage::run()
 }
 
 /// Formatting and lints of the workspace.

@@ -7,6 +7,7 @@ mod crash;
 mod fuzz;
 mod kill;
 mod models;
+mod sabotage;
 mod setup;
 mod store_bench;
 mod test;
@@ -32,6 +33,8 @@ enum Task {
     Crash(crash::Arguments),
     /// Fuzzes every decoder of the on-disk format. Needs a nightly toolchain and cargo-fuzz.
     Fuzz(fuzz::Arguments),
+    /// Breaks each durability rule on purpose; a named test must fail for each.
+    Sabotage,
     /// Kills daemons of real mounts at any moment and looks what is left. Needs root.
     Kill(kill::Arguments),
     /// Measures envoyfs beside ext4, both on images in one directory, and prints a table. Needs root.
@@ -49,6 +52,7 @@ fn main() -> anyhow::Result<()> {
         Task::Models(arguments) => models::run(&arguments),
         Task::Crash(arguments) => crash::run(&arguments),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
+        Task::Sabotage => sabotage::run(),
         Task::Kill(arguments) => kill::run(&arguments),
         Task::Compare(arguments) => compare::run(&arguments),
         Task::BenchStore(arguments) => store_bench::run(&arguments),

@@ -14,7 +14,7 @@ mod crash_images;
 #[cfg(test)]
 mod tests;
 
-pub use crash_images::CrashImages;
+pub use crash_images::{CrashImages, SectorFate};
 
 use super::image::Payload;
 use super::{AlignedBuf, BufferPool, Device, DeviceError, DeviceReads, Geometry, Ticket, Write, WriteCache, widen};

@@ -290,7 +290,7 @@ pub fn write_directory(
     directory: &mut VolumeDirectory,
 ) -> Result<(), DeviceError> {
     if sabotage::on(Rule::DirectorySlotInUse) {
-        next.system_slot ^= 1;
+        next.system_slot = 0;
     }
     directory.sequence = next.sequence;
     let (bytes, crc) = directory.encode(&next.seed);

@@ -3,11 +3,19 @@
 //! ```text
 //! client      a small client of the engine, and the plain model of what its store holds (shared with the engine's own tests)
 //! history     random histories of that client, with the device's log of what they did
+//! bench       a small store on a recorded device, and its cuts
+//! mini        a smaller one, for scenarios
+//! scripted    a device that fails, lies or waits at the n-th call
+//! rules       for each durability rule the scenario that fails without it
 //! explore     power cuts at every IO of a history, of the recovery after it, and of the recovery after that
 //! ```
 
+pub mod bench;
 pub mod explore;
 pub mod history;
+pub mod mini;
+pub mod rules;
+pub mod scripted;
 
 #[path = "../../../engine/src/tests/client.rs"]
 #[allow(clippy::should_implement_trait, reason = "a generator that never ends is no iterator")]

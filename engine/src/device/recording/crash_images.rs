@@ -13,6 +13,17 @@ use super::super::image::{DeviceImage, Mercy, Payload, lose_power};
 use super::super::random::Random;
 use super::{Event, Recording};
 
+/// What a power cut does to a sector that was being written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SectorFate {
+    /// The new bytes are there.
+    Kept,
+    /// The old ones are.
+    Gone,
+    /// Neither: what a disk with larger physical sectors, or none of its promises, may do.
+    Destroyed,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Fate {
     Absent,
@@ -132,6 +143,21 @@ impl CrashImages {
             let seed = random.next();
             (position, seed, self.at(position, seed))
         })
+    }
+
+    /// What this cut leaves when `fate` decides over every sector that is at risk, by its offset; in the order of submission.
+    #[must_use]
+    pub fn at_with(&mut self, position: usize, mut fate: impl FnMut(u64) -> SectorFate) -> DeviceImage {
+        self.go_to(position);
+        let mut image = self.durable.clone();
+        for write in self.unsettled.iter().filter_map(|write| self.writes.get(*write)) {
+            write.payload.for_each_sector(write.offset, |at, sector| match fate(at) {
+                SectorFate::Kept => image.write(at, sector),
+                SectorFate::Gone => {}
+                SectorFate::Destroyed => image.write(at, &sector.map(|byte| byte ^ 0xA5)),
+            });
+        }
+        image
     }
 
     /// How many writes a cut here may keep, drop or tear; with none, every seed gives the same image.

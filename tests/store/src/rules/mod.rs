@@ -1,0 +1,45 @@
+//! For each durability rule the scenario that fails when the rule is broken (`envoyfs_engine::sabotage`). Run as tests they show that the engine keeps the rules;
+//! `cargo xtask sabotage` shows that they would notice.
+
+mod log;
+mod publish;
+mod space;
+
+pub use envoyfs_engine::sabotage::Rule;
+pub use log::*;
+pub use publish::*;
+pub use space::*;
+
+macro_rules! scenarios {
+    ($($rule:ident: $name:ident,)*) => {
+        /// Rule, name of its scenario, scenario.
+        pub const SCENARIOS: &[(Rule, &str, fn())] = &[$((Rule::$rule, stringify!($name), $name),)*];
+    };
+}
+
+scenarios! {
+    AckWithoutFlush: acknowledged_records_survive_a_power_cut,
+    AckBeforeData: acknowledged_data_survives_a_power_cut,
+    AckOfLaterRecords: what_is_appended_while_a_flush_runs_needs_a_flush_of_its_own,
+    WatermarkAheadOfFlush: a_power_cut_is_not_taken_for_damage,
+    PoisonForgotten: after_a_failed_flush_nothing_is_acknowledged,
+    ReplayWithoutCut: a_record_whose_data_is_lost_is_cut,
+    GenerationKept: blocks_behind_a_cut_never_come_back,
+    CutNotPublished: what_is_committed_after_a_cut_stays,
+    WatermarkOnlyBeforeBad: damage_below_a_watermark_is_told,
+    BoundNotRaised: a_number_is_never_handed_out_twice,
+    NoFlushAtOpen: a_mount_after_a_killed_process_flushes_before_it_repairs,
+    RepairAllAtOnce: a_repair_leaves_good_copies_alone,
+    SuperblockPairsTogether: a_publication_never_has_all_copies_at_risk,
+    DirectorySlotInUse: a_publication_leaves_the_directory_in_use_alone,
+    NoFlushBeforeCheckpointRecord: a_checkpoint_record_is_durable_only_after_what_it_names,
+    CommitInsteadOfBarrier: a_superblock_is_durable_only_after_its_directory,
+    StartAtCheckpointRecord: records_between_freeze_and_publication_are_replayed,
+    RingReusedEarly: ring_space_is_not_reused_before_the_superblock_that_frees_it,
+    ContainersReusedEarly: a_container_is_not_reused_before_the_superblock_that_frees_it,
+    PinsIgnored: data_that_no_checkpoint_contains_keeps_its_container,
+    ReaderPinsIgnored: a_reader_keeps_what_it_has_looked_up,
+    MovesInstalledEarly: what_the_cleaner_moves_can_be_read_all_the_time,
+    PlusOneDropped: a_fork_counts_what_it_shares,
+    BatchAppliedTwice: an_adopted_checkpoint_counts_once,
+}

@@ -1,0 +1,261 @@
+//! Publication: superblock, directory, CHECKPOINT record, and what may be reused when.
+
+use crate::bench::{Bench, Region, recover};
+use crate::device::{Device, DeviceImage, RecordingDevice, SectorFate, SimulatedDevice};
+use crate::mini::Mini;
+use crate::scripted::{Answer, Call};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// A store with a checkpoint, and the events of the next one.
+fn checkpointed() -> (Bench, Arc<Mini>, Range<usize>) {
+    let bench = Bench::new();
+    let mini = bench.mount();
+    for key in 0..3 {
+        mini.put(key, 8192).unwrap();
+    }
+    mini.checkpoint().unwrap();
+    for key in 2..6 {
+        mini.put(key, 8192).unwrap();
+    }
+    mini.commit().unwrap();
+    let begin = bench.now();
+    mini.checkpoint().unwrap();
+    let range = begin..bench.now() + 1;
+    (bench, mini, range)
+}
+
+const KEYS: [u64; 6] = [0, 1, 2, 3, 4, 5];
+
+/// The process died when the first pair of superblocks was written and not flushed.
+fn dead_amid_superblocks() -> (Bench, usize) {
+    let bench = Bench::new();
+    let mini = bench.mount();
+    mini.put(1, 4096).unwrap();
+    mini.commit().unwrap();
+    let (copies, mut written, mut dead) = (bench.copies(), false, false);
+    bench.device.script(move |call, _| {
+        match call {
+            Call::Write(offset, _) if copies.contains(&offset) => written = true,
+            Call::Flush if written => dead = true,
+            _ => {}
+        }
+        if dead { Answer::Dead } else { Answer::Do }
+    });
+    assert!(mini.checkpoint().is_err());
+    bench.device.script(|_, _| Answer::Do);
+    let position = bench.now();
+    (bench, position)
+}
+
+/// INV-20: the copies that the dead process left in the device's cache.
+pub fn a_mount_after_a_killed_process_flushes_before_it_repairs() {
+    let (bench, position) = dead_amid_superblocks();
+    assert_eq!(bench.mount().keys(), [1]);
+    for position in position..=bench.now() {
+        let image = bench.cut_at(position, |region| match region {
+            Region::Superblock => SectorFate::Destroyed,
+            _ => SectorFate::Gone,
+        });
+        assert_eq!(recover(&image).keys(), [1], "cut at {position}");
+    }
+}
+
+/// INV-23: one copy bad for ever, and a power cut in the repair.
+pub fn a_repair_leaves_good_copies_alone() {
+    let (bench, position) = dead_amid_superblocks();
+    let [first, second, ..] = bench.copies();
+    let image = bench.images().at_with(position, |at| match at {
+        at if (first..first + 4096).contains(&at) => SectorFate::Destroyed,
+        at if (second..second + 4096).contains(&at) => SectorFate::Kept,
+        _ => SectorFate::Gone,
+    });
+    let repair = Bench::on(image, false);
+    assert_eq!(repair.mount().keys(), [1]);
+    for position in 0..=repair.now() {
+        let mut image = repair.cut_at(position, |region| match region {
+            Region::Superblock => SectorFate::Destroyed,
+            _ => SectorFate::Gone,
+        });
+        image.zero(second, 4096);
+        assert_eq!(recover(&image).keys(), [1], "cut at {position}");
+    }
+}
+
+/// INV-23.
+pub fn a_publication_never_has_all_copies_at_risk() {
+    let (bench, _mini, cuts) = checkpointed();
+    for position in cuts {
+        let image = bench.cut_at(position, |region| match region {
+            Region::Superblock => SectorFate::Destroyed,
+            _ => SectorFate::Gone,
+        });
+        assert_eq!(recover(&image).keys(), KEYS, "cut at {position}");
+    }
+}
+
+/// INV-20.
+pub fn a_publication_leaves_the_directory_in_use_alone() {
+    let (bench, _mini, cuts) = checkpointed();
+    for position in cuts {
+        for others in [SectorFate::Kept, SectorFate::Gone] {
+            let image = bench.cut_at(position, |region| match region {
+                Region::Superblock => SectorFate::Gone,
+                Region::Directory => SectorFate::Kept,
+                _ => others,
+            });
+            assert_eq!(recover(&image).keys(), KEYS, "cut at {position}");
+        }
+    }
+}
+
+/// INV-17: however much of the checkpoint's own objects survives, from its end on.
+pub fn a_checkpoint_record_is_durable_only_after_what_it_names() {
+    let (bench, _mini, cuts) = checkpointed();
+    let mut images = bench.images();
+    for position in cuts {
+        let segments: Vec<u64> =
+            bench.at_risk(position).into_iter().filter(|at| bench.region(*at) == Region::Segments).collect();
+        let mut limits: Vec<u64> = segments.iter().copied().chain([u64::MAX]).collect();
+        limits.dedup();
+        for limit in limits {
+            let image = images.at_with(position, |at| match bench.region(at) {
+                Region::Ring => SectorFate::Kept,
+                Region::Segments if at >= limit => SectorFate::Kept,
+                _ => SectorFate::Gone,
+            });
+            assert_eq!(recover(&image).keys(), KEYS, "cut at {position}, segments from {limit} on");
+        }
+    }
+}
+
+/// Runs a checkpoint; before its first write to a region, `other` is done.
+fn amid(bench: &Bench, mini: &Arc<Mini>, region: Region, other: impl Fn(&Mini) + Send + Sync + 'static) -> usize {
+    let (recording, position) = (bench.recording(), Arc::new(AtomicUsize::new(0)));
+    let offsets: Vec<u64> = match region {
+        Region::Superblock => bench.copies().to_vec(),
+        _ => Vec::new(),
+    };
+    let regions = Bench::on(bench.cut(), false);
+    let (weak, once, seen) = (Arc::downgrade(mini), AtomicBool::new(false), Arc::clone(&position));
+    bench.device.look(move |call| {
+        let Call::Write(offset, _) = call else { return };
+        let here = offsets.contains(&offset) || regions.region(offset) == region;
+        if here && !once.swap(true, Ordering::SeqCst) {
+            other(&weak.upgrade().unwrap());
+            seen.store(recording.len(), Ordering::SeqCst);
+        }
+    });
+    mini.checkpoint().unwrap();
+    bench.device.look_away();
+    position.load(Ordering::SeqCst)
+}
+
+/// INV-17: the record may be durable through somebody else's group, whose flush began before the directory was written.
+pub fn a_superblock_is_durable_only_after_its_directory() {
+    let bench = Bench::new();
+    let mini = bench.mount();
+    mini.put(1, 4096).unwrap();
+    mini.commit().unwrap();
+    let begin = amid(&bench, &mini, Region::Directory, |mini| mini.commit().unwrap());
+    assert!(begin > 0, "a directory was written");
+    for position in begin..=bench.now() {
+        let image = bench.cut_at(position, |region| match region {
+            Region::Superblock => SectorFate::Kept,
+            _ => SectorFate::Gone,
+        });
+        assert_eq!(recover(&image).keys(), [1], "cut at {position}");
+    }
+}
+
+/// INV-21.
+pub fn records_between_freeze_and_publication_are_replayed() {
+    let bench = Bench::new();
+    let mini = bench.mount();
+    mini.put(1, 4096).unwrap();
+    let open = mini.freeze().unwrap();
+    mini.put(2, 4096).unwrap();
+    mini.publish(open).unwrap();
+    mini.commit().unwrap();
+    assert_eq!(recover(&bench.cut()).keys(), [1, 2]);
+}
+
+/// INV-37: whoever appends while a checkpoint is published finds no more room than before.
+pub fn ring_space_is_not_reused_before_the_superblock_that_frees_it() {
+    let bench = Bench::new();
+    let mini = bench.mount();
+    mini.put(0, 4096).unwrap();
+    mini.checkpoint().unwrap();
+    for key in 1..6 {
+        mini.put(key, 4096).unwrap();
+    }
+    mini.commit().unwrap();
+    while mini.note(4000).is_ok() {
+        mini.commit().unwrap();
+    }
+    let begin = amid(&bench, &mini, Region::Directory, |mini| {
+        for _ in 0..120 {
+            if mini.note(4000).is_err() || mini.commit().is_err() {
+                break;
+            }
+        }
+    });
+    let image = bench.cut_at(begin, |_| SectorFate::Gone);
+    assert_eq!(recover(&image).keys(), KEYS);
+}
+
+/// INV-13: what the published checkpoint holds is whole until the next one is.
+pub fn a_container_is_not_reused_before_the_superblock_that_frees_it() {
+    let bench = Bench::new();
+    let mini = bench.mount();
+    for key in 0..12 {
+        mini.put(key, 60 << 10).unwrap();
+    }
+    mini.checkpoint().unwrap();
+    for key in 0..12 {
+        mini.delete(key).unwrap();
+    }
+    let begin = amid(&bench, &mini, Region::Directory, |mini| {
+        for key in 100..200 {
+            if mini.put(key, 60 << 10).is_err() {
+                break;
+            }
+        }
+    });
+    // The deletions are lost with the record of the checkpoint: the one before rules.
+    let image = bench.cut_at(begin, |region| match region {
+        Region::Segments => SectorFate::Kept,
+        _ => SectorFate::Gone,
+    });
+    assert_eq!(recover(&image).keys(), (0..12).collect::<Vec<_>>());
+}
+
+/// INV-07: between the CHECKPOINT record and the superblock, recovery applies the batch.
+pub fn an_adopted_checkpoint_counts_once() {
+    use crate::client::{Client, Op};
+    let base = crate::history::formatted(8, 512, 1).durable_image();
+    let device = RecordingDevice::new(SimulatedDevice::from_image(base.clone(), 512, 1));
+    let recording = device.recording();
+    let clock = crate::client::clock();
+    let mut client = Client::start(crate::history::mount(Arc::new(device), &clock).unwrap(), clock.clone());
+    for key in 0..12 {
+        client.run(&Op::Write { tree: 0, key, seed: u64::from(key), len: 5000 }).unwrap();
+    }
+    client.checkpoint().unwrap();
+    client.run(&Op::Fork { from: 0, to: 1 }).unwrap();
+    client.run(&Op::Write { tree: 1, key: 1, seed: 77, len: 5000 }).unwrap();
+    client.commit().unwrap();
+    let begin = recording.len();
+    client.checkpoint().unwrap();
+    let mut images = crate::device::CrashImages::new(base, &recording).unwrap();
+    let mut adopted = 0;
+    for position in begin..=recording.len() {
+        let image: DeviceImage = images.at_with(position, |_| SectorFate::Kept);
+        let device: Arc<dyn Device> = Arc::new(SimulatedDevice::from_image(image, 512, 2));
+        let mut client = Client::start(crate::history::mount(device, &clock).unwrap(), clock.clone());
+        adopted += client.engine.metrics().recovery.adopted.get();
+        client.quiesce_and_check();
+    }
+    assert!(adopted > 0, "no cut between record and superblock");
+}

@@ -1,0 +1,150 @@
+//! Containers: who keeps them, and counts.
+
+use crate::StoreError;
+use crate::bench::Bench;
+use crate::client::{Client, Op};
+use crate::device::Device;
+use crate::mini::Mini;
+use crate::scripted::Call;
+use crate::store::Result;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+/// Writes until there is no space any more, so that everything that is free is overwritten.
+fn fill(mini: &Mini, from: u64) -> u64 {
+    (from..).find(|key| with_checkpoints(mini, || mini.put(*key, 60 << 10)).is_err()).unwrap_or(from) - from
+}
+
+/// Makes the checkpoints that an operation has to wait for.
+fn with_checkpoints<T>(mini: &Mini, operation: impl Fn() -> Result<T>) -> Result<T> {
+    loop {
+        match operation() {
+            Err(StoreError::WouldWait { .. }) => mini.checkpoint()?,
+            other => return other,
+        }
+    }
+}
+
+/// INV-13: data of records after the freeze is in no checkpoint, and nothing in its container lives yet.
+pub fn data_that_no_checkpoint_contains_keeps_its_container() {
+    let bench = Bench::new();
+    let mini = bench.mount();
+    mini.put(0, 4096).unwrap();
+    let open = mini.freeze().unwrap();
+    // More than a container, so that one is sealed; half of it named only after the checkpoint.
+    let later: Vec<_> = (10..16).map(|key| (key, mini.write(key, 60 << 10).unwrap())).collect();
+    for key in 1..7 {
+        mini.put(key, 60 << 10).unwrap();
+    }
+    mini.publish(open).unwrap();
+    assert!(fill(&mini, 100) > 3);
+    for (key, written) in later {
+        mini.name(key, written).unwrap();
+    }
+    mini.verify();
+}
+
+/// INV-13: between the look-up of a place and the read there.
+pub fn a_reader_keeps_what_it_has_looked_up() {
+    let bench = Bench::new();
+    let mini = bench.mount();
+    for key in 0..6 {
+        mini.put(key, 60 << 10).unwrap();
+    }
+    mini.checkpoint().unwrap();
+    let file = mini.file(1);
+    let (reached, at_the_device) = channel();
+    let (go_on, wait) = channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let (reached, name) = (std::sync::Mutex::new(reached), "held reader");
+    bench.device.look(move |call| {
+        if matches!(call, Call::Read(..)) && std::thread::current().name() == Some(name) {
+            reached.lock().unwrap().send(()).unwrap();
+            let _ = wait.lock().unwrap().recv();
+        }
+    });
+    std::thread::scope(|scope| {
+        let held = std::thread::Builder::new().name(name.into());
+        let reader = held.spawn_scoped(scope, || mini.read(1, &file)).unwrap();
+        at_the_device.recv().unwrap();
+        let (done, finished) = channel();
+        scope.spawn({
+            let mini = &mini;
+            move || {
+                for key in 0..6 {
+                    mini.delete(key).unwrap();
+                }
+                mini.checkpoint().unwrap();
+                fill(mini, 100);
+                let _ = done.send(());
+            }
+        });
+        // The engine must not get there; a broken one has the time to.
+        let _ = finished.recv_timeout(Duration::from_millis(700));
+        drop(go_on);
+        reader.join().unwrap().unwrap();
+    });
+}
+
+/// INV-14: the copies are found only when they are on the device.
+pub fn what_the_cleaner_moves_can_be_read_all_the_time() {
+    let bench = Bench::of(16, false);
+    let mini = bench.mount();
+    let count = fill(&mini, 0);
+    mini.checkpoint().unwrap();
+    for key in (0..count).filter(|key| key % 4 != 0) {
+        mini.delete(key).unwrap();
+    }
+    // Full again, and fragmented: the next checkpoint cleans.
+    mini.checkpoint().unwrap();
+    (1000..).find(|key| mini.put(*key, 60 << 10).is_err());
+    let before = mini.engine.metrics().cleaner.moved.get();
+    std::thread::scope(|scope| {
+        bench.device.hold_writes({
+            let regions = Bench::on(bench.simulated.image(), false);
+            move |offset| regions.region(offset) == crate::bench::Region::Segments
+        });
+        let checkpoint = scope.spawn(|| {
+            mini.checkpoint().unwrap();
+        });
+        // Until the copies are under way, and nothing more is written before something is waited for.
+        let moved = || mini.engine.metrics().cleaner.moved.get() - before;
+        let mut held = 0;
+        for _ in 0..100 {
+            let (_never, timer) = channel::<()>();
+            let _ = timer.recv_timeout(Duration::from_millis(150));
+            let now = bench.device.held_writes();
+            if moved() > 0 && now == held {
+                break;
+            }
+            held = now;
+        }
+        let moved = moved();
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| mini.verify()));
+        bench.device.release();
+        checkpoint.join().unwrap();
+        assert!(result.is_ok(), "while the copies were on their way");
+        assert!(moved > 0, "nothing was moved");
+    });
+    mini.verify();
+}
+
+/// INV-07.
+pub fn a_fork_counts_what_it_shares() {
+    let bench = Bench::new();
+    let device: Arc<dyn Device> = Arc::clone(&bench.device) as Arc<dyn Device>;
+    let engine = crate::history::mount(device, &bench.clock).unwrap();
+    let mut client = Client::start(engine, bench.clock.clone());
+    for key in 0..12 {
+        client.run(&Op::Write { tree: 0, key, seed: u64::from(key), len: 5000 }).unwrap();
+    }
+    client.checkpoint().unwrap();
+    client.run(&Op::Fork { from: 0, to: 1 }).unwrap();
+    client.checkpoint().unwrap();
+    client.run(&Op::Write { tree: 1, key: 1, seed: 77, len: 5000 }).unwrap();
+    client.quiesce_and_check();
+    client.run(&Op::Drop { tree: 0 }).unwrap();
+    client.quiesce_and_check();
+    client.verify();
+}

@@ -1,0 +1,49 @@
+//! The scenarios of every durability rule, on the engine as it is. `cargo xtask sabotage` breaks each rule and expects its scenario to fail.
+
+use envoyfs_store_tests::rules::{self, Rule, SCENARIOS};
+
+#[test]
+fn every_rule_that_can_be_broken_has_a_scenario() {
+    for rule in Rule::ALL {
+        assert_eq!(SCENARIOS.iter().filter(|(of, ..)| of == rule).count(), 1, "{}", rule.name());
+    }
+}
+
+macro_rules! tests {
+    ($($name:ident)*) => {
+        $(#[test] fn $name() { rules::$name(); })*
+        /// A scenario that is only in the table would run only when its rule is broken.
+        #[test]
+        fn every_scenario_is_a_test() {
+            let names = [$(stringify!($name)),*];
+            assert!(SCENARIOS.iter().all(|(_, name, _)| names.contains(name)));
+        }
+    };
+}
+
+tests! {
+    acknowledged_records_survive_a_power_cut
+    acknowledged_data_survives_a_power_cut
+    what_is_appended_while_a_flush_runs_needs_a_flush_of_its_own
+    a_power_cut_is_not_taken_for_damage
+    after_a_failed_flush_nothing_is_acknowledged
+    a_record_whose_data_is_lost_is_cut
+    blocks_behind_a_cut_never_come_back
+    what_is_committed_after_a_cut_stays
+    damage_below_a_watermark_is_told
+    a_number_is_never_handed_out_twice
+    a_mount_after_a_killed_process_flushes_before_it_repairs
+    a_repair_leaves_good_copies_alone
+    a_publication_never_has_all_copies_at_risk
+    a_publication_leaves_the_directory_in_use_alone
+    a_checkpoint_record_is_durable_only_after_what_it_names
+    a_superblock_is_durable_only_after_its_directory
+    records_between_freeze_and_publication_are_replayed
+    ring_space_is_not_reused_before_the_superblock_that_frees_it
+    a_container_is_not_reused_before_the_superblock_that_frees_it
+    data_that_no_checkpoint_contains_keeps_its_container
+    a_reader_keeps_what_it_has_looked_up
+    what_the_cleaner_moves_can_be_read_all_the_time
+    a_fork_counts_what_it_shares
+    an_adopted_checkpoint_counts_once
+}
