@@ -286,6 +286,14 @@ pub fn format_calibrated(
     })
 }
 
+/// The superblock and the volume directory of an empty store, without writing anything: what a rebuild starts from.
+///
+/// # Errors
+/// No store fits.
+pub fn blank(size: u64, block_bytes: u32, options: &FormatOptions) -> Result<(Superblock, VolumeDirectory)> {
+    Ok(first(&Regions::plan(size, block_bytes, options)?, options))
+}
+
 fn first(plan: &Regions, options: &FormatOptions) -> (Superblock, VolumeDirectory) {
     let [low, high, ..] = options.seed;
     let volume = u16::from_le_bytes([low, high]).max(1);

@@ -10,6 +10,7 @@ mod models;
 mod sabotage;
 mod setup;
 mod store_bench;
+mod sweep;
 mod test;
 
 use clap::{Parser, Subcommand};
@@ -41,6 +42,8 @@ enum Task {
     Compare(compare::Arguments),
     /// Measures every bar of the object store beside fio and ext4, and prints a table. Needs root.
     BenchStore(store_bench::Arguments),
+    /// Every sector of a small store with every kind of fault: mounted, read, repaired.
+    Sweep(sweep::Arguments),
     /// Installs what this machine lacks (Debian, Ubuntu), or says what to install.
     Setup(setup::Arguments),
 }
@@ -56,6 +59,7 @@ fn main() -> anyhow::Result<()> {
         Task::Kill(arguments) => kill::run(&arguments),
         Task::Compare(arguments) => compare::run(&arguments),
         Task::BenchStore(arguments) => store_bench::run(&arguments),
+        Task::Sweep(arguments) => sweep::run(&arguments),
         Task::Setup(arguments) => setup::run(&arguments),
     }
 }

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use clap::Parser;
 use clap::error::ErrorKind;
+use envoyfs_tools::fsck::rebuild::rebuild;
 use envoyfs_tools::fsck::repair::{Settings, repair};
 use envoyfs_tools::fsck::report::{EXIT_CANCELED, EXIT_CLEAN, EXIT_OPERATIONAL, EXIT_USAGE, Report};
 use envoyfs_tools::fsck::{Options, check, interrupt, looks_clean};
@@ -35,6 +36,9 @@ struct Arguments {
     /// Check also a store that was unmounted and looks clean.
     #[arg(short = 'f', long)]
     force: bool,
+    /// Make all indexes again from what the segments say of themselves; then as -y. For a store that does not open any more.
+    #[arg(long, conflicts_with_all = ["no_changes", "preen"])]
+    rebuild: bool,
     /// Show progress, also if standard error is no terminal. A descriptor behind it, as fsck(8) gives one, is accepted and not used.
     #[arg(short = 'C')]
     progress: bool,
@@ -54,6 +58,9 @@ struct Arguments {
 fn examine(arguments: &Arguments) -> Result<Report> {
     let progress = !arguments.json && (arguments.progress || std::io::stderr().is_terminal());
     let options = Options { data: !arguments.no_data, progress, memory_bytes: arguments.memory.0 };
+    if arguments.rebuild {
+        return rebuild(&arguments.path, &Settings::new(true, options));
+    }
     if !arguments.force
         && let Some(report) = looks_clean(&arguments.path)?
     {

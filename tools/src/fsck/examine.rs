@@ -58,6 +58,10 @@ pub fn examine(disk: &Disk, superblock: &Superblock, options: Options, report: &
     let (unreadable, unreadable_complete) = regions::unreadable(disk, &directory, &space, report);
     let log = log::check(disk, superblock, &directory, &space, report);
 
+    if let Some(found) = log.as_ref().filter(|_| options.data) {
+        log::verify_data(disk, &space, found, report);
+    }
+
     let volume = directory.entry.volume;
     let roots = roots::read(disk, &directory.entry, &mut space, report);
     let dropped: HashSet<Oid> = queue.iter().chain(&unreadable).map(|reference| reference.oid).collect();

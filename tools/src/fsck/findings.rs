@@ -136,6 +136,8 @@ kinds! {
     LOG_UNPUBLISHED = 202 Note Mount "the log holds a checkpoint that was not yet published", "adopted";
     /// The records do not fit the trees that are left.
     LOG_DROPPED = 203 Error Yes "records in the log cannot be replayed on what is left of the trees", "given up";
+    /// Data named by a record does not verify.
+    LOG_DATA = 204 Error Yes "file data that a record in the log names does not verify", "the log is replayed, then the blocks are cut: they read as zeros";
     // 300-399: system pages.
     /// A page does not verify.
     SYSTEM_PAGE = 300 Error Preen "a system page is damaged", "made again from a walk of the trees";

@@ -77,6 +77,19 @@ pub fn check(
     Some(found)
 }
 
+/// Verifies the data that records name: it is part of no tree yet, and a mount replays them all the same where they were acknowledged.
+pub fn verify_data(disk: &Disk, space: &Space, found: &Found, report: &mut Report) {
+    let mut judge = Verifier { disk, space, placed: HashMap::new(), relocated: HashMap::new() };
+    found.placed.iter().for_each(|placed| judge.placed(*placed));
+    found.relocated.iter().for_each(|relocated| judge.relocated(*relocated));
+    for object in found.records.iter().flat_map(|record| &record.data) {
+        if !judge.verify(object) {
+            let detail = format!("{} bytes", object.stored_bytes);
+            report.add(findings::LOG_DATA, format_args!("object {}", object.oid), detail);
+        }
+    }
+}
+
 /// Records that a mount would replay.
 pub fn client_records(found: &Found) -> usize {
     found.records.iter().filter(|record| record.kind >= kind::CLIENT_FIRST).count()

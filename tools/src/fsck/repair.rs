@@ -76,7 +76,9 @@ pub fn repair_disk(disk: &Disk, settings: &Settings) -> Result<Report> {
             report.name(&opened.superblock);
             examine(disk, &opened.superblock, settings.options, &mut report)
         });
+        // What a step brings to light, a path for instance, is told too.
         let first = before.get_or_insert_with(|| report.clone());
+        first.remember(&report);
         step += 1;
         let done = !report.repairable(settings.all) || report.is_fatal() || step > STEPS_MAX || interrupt::requested();
         let (Some(opened), Some(mut examined), false) = (opened, examined, done) else {
@@ -135,7 +137,7 @@ fn next(report: &Report, examined: &Examined, all: bool, drop_log: bool) -> Step
     let log = examined.log.as_ref();
     let replayable =
         log.is_none_or(|log| log::client_records(log) > 0 || log.adopted.is_some() || log.corrupt.is_some());
-    let corrupt = any(&|kind| kind == findings::LOG_CORRUPT);
+    let corrupt = any(&|kind| kind == findings::LOG_CORRUPT || kind == findings::LOG_DATA);
     // To write new trees means to leave out what cannot be read.
     let gives_up = any(&|kind| of_trees(kind) && kind.by == By::Yes);
     let trees = any(&of_trees) && (all || !gives_up);

@@ -4,7 +4,7 @@ use super::findings::{By, Finding, Kind, Severity};
 use crate::mkfs::size::Size;
 use envoyfs_layout::superblock::Superblock;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// Findings of one kind beyond this are only counted: a store with a dead disk in it would fill memory.
@@ -111,6 +111,14 @@ impl Report {
             *self.not_listed.entry(number).or_default() += more;
             *self.counts.entry(number).or_default() += more;
         }
+    }
+    /// Adds what a later check of the same store found besides, worse than notes.
+    pub fn remember(&mut self, later: &Self) {
+        let known: BTreeSet<(u16, String)> =
+            self.findings.iter().map(|finding| (finding.kind.number, finding.place.clone())).collect();
+        let new = |finding: &&Finding| !known.contains(&(finding.kind.number, finding.place.clone()));
+        let worth = |finding: &&Finding| finding.kind.severity > Severity::Note;
+        self.findings.extend(later.findings.iter().filter(worth).filter(new).cloned());
     }
     /// Forgets findings of other kinds.
     pub fn retain(&mut self, keep: impl Fn(&Kind) -> bool) {

@@ -143,6 +143,10 @@ pub struct Walk<'a> {
     pub progress: ProgressBar,
     /// Items whose inode number another one of the realm has: node and key.
     pub twice: HashSet<(Oid, Vec<u8>)>,
+    /// Largest inode number met.
+    pub number_max: u64,
+    /// Largest realm id met.
+    pub realm_max: u64,
     later: VecDeque<Vec<Visit>>,
     numbers: HashMap<u64, Units>,
     realms_seen: HashSet<(Oid, Option<Oid>)>,
@@ -164,6 +168,8 @@ impl<'a> Walk<'a> {
             stack: Vec::new(),
             progress,
             twice: HashSet::new(),
+            number_max: 0,
+            realm_max: 0,
             later: VecDeque::new(),
             numbers: HashMap::new(),
             realms_seen: HashSet::new(),
@@ -204,6 +210,7 @@ impl<'a> Walk<'a> {
 
     /// The inode number of an item of the realm that is being visited. False if another item has it.
     pub fn number(&mut self, number: u64) -> bool {
+        self.number_max = self.number_max.max(number);
         let unit = u32::try_from(number % CHUNK).unwrap_or(0);
         self.numbers.entry(number / CHUNK).or_default().insert_one(unit)
     }
@@ -211,6 +218,8 @@ impl<'a> Walk<'a> {
     /// A realm's entry: its root and its link table. `birth` is that of the node which holds the entry.
     pub fn realm(&mut self, realm: &RealmEntry, birth: Hlc, at: &Rc<At>) {
         self.report.statistics.realms += 1;
+        self.realm_max = self.realm_max.max(realm.realm_id).max(realm.home);
+        self.number_max = self.number_max.max(realm.number);
         let mut visits = vec![Visit::root(realm.root, TreeKind::Directory, Some(realm.totals), Some(birth), at)];
         if let Some(links) = realm.links {
             let at = Rc::new(At::Name(Rc::clone(at), b"(link table)".to_vec()));
@@ -264,6 +273,9 @@ impl<'a> Walk<'a> {
         }
         let Some(bytes) = self.read_node(&visit.reference, &visit.at) else {
             self.unreadable += 1;
+            if matches!(*visit.at, At::Root("territory table")) {
+                self.report.add(findings::NO_TOP, &visit.at, "");
+            }
             return;
         };
         let view = match NodeView::parse(&bytes) {

@@ -1,0 +1,308 @@
+//! `--rebuild`: every index is gone, or what they name; what is left are segments, which describe themselves, and perhaps the log.
+//!
+//! ```text
+//! segment headers every 64 KiB -> seed, where containers lie -> headers, footers, table parts -> homes and slot maps (the newest opening wins)
+//!   -> the newest roots object whose tables can be read -> log from its freeze LSN on, if its blocks are there -> walk: counts, liveness, bounds
+//!   -> pages, directory, superblocks (written to free space, published last) -> an ordinary repair
+//! ```
+//! Lost are: the label and the identity when no superblock is left, retained checkpoints, and whatever was acknowledged after the newest roots object if the log's blocks
+//! are not there. Nothing that a segment names is overwritten, so a rebuild that power cuts short is begun again.
+
+use super::account::{NewState, free_containers, publish};
+use super::disk::Disk;
+use super::examine::{Examined, start};
+use super::repair::{Settings, repair_disk};
+use super::report::Report;
+use super::ring::Ring;
+use super::roots::Roots;
+use super::scan::{FoundHeader, Scanned, container, headers};
+use super::source::Source;
+use super::space::Space;
+use super::walk::Walk;
+use super::{data, log};
+use anyhow::{Result, bail};
+use envoyfs_engine::format::{FormatOptions, blank};
+use envoyfs_engine::hlc::next_bound;
+use envoyfs_engine::repair::OfflineWriter;
+use envoyfs_engine::superblock;
+use envoyfs_layout::directory_page::{Bounds, ContainerRow, ContainerState, VolumeDirectory};
+use envoyfs_layout::node::NodeView;
+use envoyfs_layout::roots::RootsObject;
+use envoyfs_layout::segment::TableRow;
+use envoyfs_layout::superblock::Superblock;
+use envoyfs_layout::system_page::{Moved, SegmentPage};
+use envoyfs_layout::{ClientRoots, Hlc, Lsn, Oid, ReferenceKind, checksum};
+use indicatif::ProgressBar;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Makes the indexes of the store at a path again, then repairs it.
+///
+/// # Errors
+/// No segments are found, none of them holds roots, or the device fails.
+pub fn rebuild(path: &Path, settings: &Settings) -> Result<Report> {
+    rebuild_disk(&Disk::new(Arc::new(Source::open(path, true)?)), settings)
+}
+
+/// As [`rebuild`], on a device that is open.
+///
+/// # Errors
+/// As [`rebuild`].
+pub fn rebuild_disk(disk: &Disk, settings: &Settings) -> Result<Report> {
+    disk.device().flush()?;
+    let (superblock, mut directory) = shape(disk, settings)?;
+    let scanned: BTreeMap<u32, Scanned> = (0..superblock.containers)
+        .filter_map(|n| container(disk, &superblock, n).map(|scanned| (n, scanned)))
+        .collect();
+    let space = places(&superblock, &mut directory, &scanned);
+    let volume = directory.entry.volume;
+    let Some(found) = newest_roots(disk, &space, &scanned) else {
+        bail!("no segment of {} holds roots that can be read; there is nothing to rebuild from", disk.device().label());
+    };
+    let openings = scanned.values().map(|scanned| scanned.opening).max().unwrap_or(0);
+    let mut superblock = superblock;
+    superblock.sequence = superblock.sequence.max((openings >> 20) + 2);
+    // The slot follows from the sequence, which has to be even or odd with it.
+    superblock.system_slot = u8::from(superblock.sequence % 2 == 1);
+    let ring = Ring::read(disk, &superblock, volume);
+    let entry = &mut directory.entry;
+    entry.checkpoint.number = found.checkpoint;
+    entry.checkpoint.freeze = found.freeze;
+    entry.checkpoint.record = found.freeze;
+    entry.checkpoint_hlc = entry.checkpoint_hlc.max(found.hlc);
+    entry.merged_through = found.checkpoint;
+    let blocks = superblock.ring_bytes / u64::from(superblock.logical_block.max(1));
+    let mut keep_log = ring.describe(entry, found.freeze, blocks);
+    let mut log = None;
+    if keep_log {
+        let mut scratch = Report::new(String::new());
+        log = log::check(disk, &superblock, &directory, &space, &mut scratch);
+        keep_log = log.is_some();
+    }
+    if !keep_log {
+        let entry = &mut directory.entry;
+        entry.ring_generation = ring.generation;
+        entry.start.sequence = ring.last().max(1);
+        entry.checkpoint.record = Lsn(ring.end.0.max(found.freeze.0));
+    }
+    let hlc = log.as_ref().map_or(Hlc::ZERO, |log| log.max_hlc).max(directory.entry.checkpoint_hlc);
+    superblock.hlc_bound = superblock.hlc_bound.max(next_bound(settings.clock.wall_ns(), hlc));
+
+    let roots = roots_of(&found)?;
+    let mut examined = Examined {
+        superblock: superblock.clone(),
+        directory,
+        space,
+        log,
+        roots: None,
+        queue: Vec::new(),
+        unreadable: Vec::new(),
+        orphans: Vec::new(),
+        complete: false,
+        bad: data::BadBlocks::default(),
+        links: HashMap::new(),
+        twice: HashSet::new(),
+    };
+    let bounds = bounds(disk, &mut examined, &roots, &scanned);
+    let free = free_containers(&examined);
+    let next_segment = u32::try_from(bounds.segment).unwrap_or(u32::MAX);
+    let bounds = Bounds { segment: bounds.segment + 1, ..bounds };
+    let writer = OfflineWriter::new(disk.device(), &superblock, volume, free, next_segment);
+    let blob = roots.blob.clone();
+    let state = NewState { roots: Some(roots), blob, bounds, keep_log, queue: Vec::new(), unreadable: Vec::new() };
+    publish(disk, &mut examined, writer, state, settings.options)?;
+    repair_disk(disk, settings)
+}
+
+/// What the store's shape is: from a superblock if one is left, else from the segments and the size.
+fn shape(disk: &Disk, settings: &Settings) -> Result<(Superblock, VolumeDirectory)> {
+    let options = FormatOptions {
+        label: String::new(),
+        uuid: settings.seed,
+        seed: settings.seed,
+        now_ns: settings.clock.wall_ns(),
+        wal_bytes: None,
+        segment_bytes: None,
+        force: true,
+        small: true,
+    };
+    let geometry = disk.device().geometry();
+    if let Ok(opened) = superblock::open(disk.device()) {
+        let known = opened.superblock;
+        let options = FormatOptions {
+            uuid: known.store,
+            seed: known.seed,
+            wal_bytes: Some(known.ring_bytes),
+            segment_bytes: Some(known.segment_bytes),
+            ..options
+        };
+        let (_, mut directory) = blank(known.size, known.logical_block, &options)?;
+        directory.table = vec![ContainerRow::FREE; known.containers as usize];
+        if let Ok(old) = superblock::read_directory(disk.device(), &known) {
+            directory.entry.volume = old.entry.volume;
+            directory.entry.uuid = old.entry.uuid;
+            directory.entry.bounds = old.entry.bounds;
+        }
+        return Ok((known, directory));
+    }
+    let all = headers(disk);
+    let mut seeds: HashMap<[u8; 16], usize> = HashMap::new();
+    all.iter().for_each(|found| *seeds.entry(found.header.seed).or_default() += 1);
+    let Some(seed) = seeds.into_iter().max_by_key(|(_, count)| *count).map(|(seed, _)| seed) else {
+        bail!("{} holds no segments of envoyfs; there is nothing to rebuild from", disk.device().label());
+    };
+    let own: Vec<&FoundHeader> = all.iter().filter(|found| found.header.seed == seed).collect();
+    let distances = own.windows(2).filter_map(|pair| match pair {
+        [a, b] => (b.offset - a.offset).checked_div(u64::from(b.header.container.checked_sub(a.header.container)?)),
+        _ => None,
+    });
+    let segment_bytes = distances.min().and_then(|bytes| u32::try_from(bytes).ok());
+    let options = FormatOptions { uuid: seed, seed, segment_bytes, ..options };
+    let fits = |superblock: &Superblock| {
+        own.iter().all(|found| {
+            let inside = u64::from(found.header.container) * u64::from(superblock.segment_bytes);
+            superblock.segments_offset + inside == found.offset && found.header.container < superblock.containers
+        })
+    };
+    // The ring as mkfs makes it; else the largest that leaves the segments where they are.
+    let begin = own.iter().filter_map(|found| {
+        found.offset.checked_sub(u64::from(found.header.container) * u64::from(segment_bytes.unwrap_or(0)))
+    });
+    let begin = begin.min().unwrap_or(0);
+    let rings = (0..4096_u64).map(|pages| begin.saturating_sub((64 << 10) + 8192 + pages * 4096));
+    for wal_bytes in std::iter::once(None).chain(rings.map(Some)) {
+        let options = FormatOptions { wal_bytes, ..options.clone() };
+        if let Ok((superblock, mut directory)) = blank(geometry.size_bytes, geometry.logical_block_bytes, &options)
+            && fits(&superblock)
+        {
+            directory.entry.volume = own.first().map_or(directory.entry.volume, |found| found.header.volume);
+            return Ok((superblock, directory));
+        }
+    }
+    bail!("the segments of {} do not lie as in any store of this size; is it the whole device?", disk.device().label())
+}
+
+/// Homes, slot maps and the table, from what containers say. The newest opening wins.
+fn places(superblock: &Superblock, directory: &mut VolumeDirectory, scanned: &BTreeMap<u32, Scanned>) -> Space {
+    let volume = directory.entry.volume;
+    let mut homes: BTreeMap<u32, (u64, u32)> = BTreeMap::new();
+    let mut fragments: BTreeMap<u32, Vec<(u64, u32, TableRow)>> = BTreeMap::new();
+    for (number, found) in scanned {
+        if found.segment != 0 {
+            let home = homes.entry(found.segment).or_insert((found.opening, *number));
+            *home = (*home).max((found.opening, *number));
+        } else if found.flags & 2 == 0 {
+            for row in &found.rows {
+                fragments.entry(row.oid.segment()).or_default().push((found.opening, *number, *row));
+            }
+        }
+        if let Some(row) = directory.table.get_mut(*number as usize).filter(|_| found.flags & 2 == 0) {
+            let births = || found.rows.iter().map(|row| row.birth).filter(|birth| *birth != Hlc::ZERO);
+            *row = ContainerRow {
+                state: match (found.segment, found.sealed) {
+                    (0, _) => ContainerState::Survivors,
+                    (_, true) => ContainerState::Sealed,
+                    (_, false) => ContainerState::Open,
+                },
+                stream: found.stream,
+                volume,
+                segment: found.segment,
+                used_units: found.used_units,
+                last_part: found.last_part,
+                birth_low: births().min().unwrap_or(Hlc::ZERO),
+                birth_high: births().max().unwrap_or(Hlc::ZERO),
+                ..ContainerRow::FREE
+            };
+        }
+    }
+    // A segment that two containers claim: the older one is not a home any more.
+    for (number, row) in (0_u32..).zip(&mut directory.table) {
+        if row.segment != 0 && homes.get(&row.segment).is_none_or(|(_, home)| *home != number) {
+            *row = ContainerRow::FREE;
+        }
+    }
+    let mut space = Space::new(superblock);
+    for (segment, (_, home)) in &homes {
+        space.add(SegmentPage { segment: *segment, ..SegmentPage::default() }, Some(*home), true);
+    }
+    for (segment, mut rows) in fragments {
+        // What has a home lies there too: its bytes are the same, and a home is not reused while it is one.
+        if homes.contains_key(&segment) {
+            continue;
+        }
+        rows.sort_by_key(|(opening, _, row)| (row.oid.slot(), std::cmp::Reverse(*opening)));
+        let mut moved: Vec<Moved> = Vec::new();
+        let mut end = 0;
+        for (_, container, row) in rows {
+            let (slot, after) = (u32::from(row.oid.slot()), u32::from(row.oid.slot()) + row.units());
+            let from = slot.max(end);
+            if from >= after {
+                continue;
+            }
+            moved.push(Moved {
+                slot: u16::try_from(from).unwrap_or(u16::MAX),
+                units: u16::try_from(after - from).unwrap_or(u16::MAX),
+                container,
+                offset_units: row.offset_units + (from - slot),
+            });
+            end = after;
+        }
+        space.add(SegmentPage { segment, moved, ..SegmentPage::default() }, None, true);
+    }
+    space
+}
+
+/// The newest roots object whose table of territories can be read.
+fn newest_roots(disk: &Disk, space: &Space, scanned: &BTreeMap<u32, Scanned>) -> Option<RootsObject> {
+    let rows = scanned.values().flat_map(|found| &found.rows).filter(|row| row.kind == ReferenceKind::Roots);
+    let mut all: Vec<RootsObject> = rows
+        .filter_map(|row| {
+            let mut bytes = vec![0; row.stored_bytes as usize];
+            space.read(disk, row.oid, 0, &mut bytes).ok()?;
+            RootsObject::decode(&bytes).ok().filter(|_| checksum::crc32c(&bytes) == row.crc)
+        })
+        .collect();
+    all.sort_by_key(|roots| std::cmp::Reverse(roots.checkpoint));
+    all.into_iter().find(|roots| {
+        let Ok(client) = ClientRoots::decode(&roots.blob, &roots.references) else { return false };
+        let reference = client.territory_table;
+        let mut bytes = vec![0; reference.stored_bytes as usize];
+        space.read(disk, reference.oid, 0, &mut bytes).is_ok()
+            && checksum::crc32c(&bytes) == reference.crc
+            && NodeView::parse(&bytes).is_ok()
+    })
+}
+
+fn roots_of(found: &RootsObject) -> Result<Roots> {
+    use envoyfs_layout::node::TreeKind;
+    let client = ClientRoots::decode(&found.blob, &found.references)?;
+    let trees = vec![
+        (client.territory_table, TreeKind::TerritoryTable, "territory table"),
+        (client.realm_table, TreeKind::RealmTable, "realm table"),
+    ];
+    Ok(Roots { references: found.references.clone(), trees, blob: found.blob.clone(), damaged: false })
+}
+
+/// Numbers that may have been handed out: beyond all that are met, and what a mount reserves at once.
+fn bounds(disk: &Disk, examined: &mut Examined, roots: &Roots, scanned: &BTreeMap<u32, Scanned>) -> Bounds {
+    const RESERVED: u64 = 1 << 20;
+    let mut scratch = Report::new(String::new());
+    examined.space.begin_pass(0..0);
+    let mut walk = Walk::new(disk, &mut examined.space, &mut scratch, ProgressBar::hidden());
+    start(&mut walk, &examined.directory, Some(roots), &[]);
+    walk.run();
+    let (inode, realm) = (walk.number_max, walk.realm_max);
+    let rows = scanned.values().flat_map(|found| &found.rows).map(|row: &TableRow| row.oid);
+    let largest = rows.map(Oid::segment).chain(scanned.values().map(|found| found.segment)).max().unwrap_or(0);
+    let placed = examined.log.iter().flat_map(|log| &log.placed).map(|placed| placed.number).max().unwrap_or(0);
+    let reserved = 2 * u64::from(examined.superblock.containers) + 16;
+    let old = examined.directory.entry.bounds;
+    Bounds {
+        segment: old.segment.max(u64::from(largest.max(placed)) + reserved),
+        inode: old.inode.max(inode + RESERVED),
+        realm: old.realm.max(realm + RESERVED),
+        territory: old.territory.max(2),
+        pin: old.pin.max(1),
+    }
+}

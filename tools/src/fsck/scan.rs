@@ -1,0 +1,127 @@
+//! What segments say of themselves: headers, footers, table parts. Read without any index.
+
+use super::disk::Disk;
+use envoyfs_layout::UNIT;
+use envoyfs_layout::segment::{SegmentFooter, SegmentHeader, TablePart, TableRow};
+use envoyfs_layout::superblock::Superblock;
+
+/// Headers lie at multiples of this, at least: segments are powers of two and not smaller.
+const STEP: u64 = 64 << 10;
+const UNIT_LEN: usize = UNIT as usize;
+
+/// A header and where it was found.
+#[derive(Clone, Copy, Debug)]
+pub struct FoundHeader {
+    /// Byte offset on the device.
+    pub offset: u64,
+    /// The header.
+    pub header: SegmentHeader,
+}
+
+/// Every segment header on the device. Costs one small read every 64 KiB.
+pub fn headers(disk: &Disk) -> Vec<FoundHeader> {
+    let mut out = Vec::new();
+    let mut unit = vec![0; UNIT_LEN];
+    let mut offset = 0;
+    while offset + u64::from(UNIT) <= disk.size_bytes() {
+        if disk.read_at(offset, &mut unit).is_ok()
+            && let Some(seed) = unit.get(16..32).and_then(|seed| <[u8; 16]>::try_from(seed).ok())
+            && let Ok(header) = SegmentHeader::decode(&unit, &seed, offset)
+            && header.seed == seed
+        {
+            out.push(FoundHeader { offset, header });
+        }
+        offset += STEP;
+    }
+    out
+}
+
+/// A container as it describes itself.
+#[derive(Clone, Debug)]
+pub struct Scanned {
+    /// Segment number; 0 for survivors and system pages.
+    pub segment: u32,
+    /// Stream code.
+    pub stream: u8,
+    /// 1 survivors, 2 system pages.
+    pub flags: u8,
+    /// Which opening.
+    pub opening: u64,
+    /// It was ended.
+    pub sealed: bool,
+    /// Unit of the last table part; 0 = none.
+    pub last_part: u32,
+    /// First unit that nothing is known to use.
+    pub used_units: u32,
+    /// What lies in it.
+    pub rows: Vec<TableRow>,
+}
+
+/// Reads a container's header, footer and table. None if neither header nor footer verify.
+pub fn container(disk: &Disk, superblock: &Superblock, container: u32) -> Option<Scanned> {
+    let units = superblock.segment_bytes / UNIT;
+    let at = |unit: u32| {
+        superblock.segments_offset
+            + u64::from(container) * u64::from(superblock.segment_bytes)
+            + u64::from(unit) * u64::from(UNIT)
+    };
+    let read = |unit: u32, count: u32| {
+        let mut bytes = vec![0; count as usize * UNIT_LEN];
+        disk.read_at(at(unit), &mut bytes).ok().map(|()| bytes)
+    };
+    let header = read(0, 1).and_then(|bytes| SegmentHeader::decode(&bytes, &superblock.seed, at(0)).ok());
+    let last = units.checked_sub(1)?;
+    let footer = read(last, 1).and_then(|bytes| SegmentFooter::decode(&bytes, &superblock.seed, at(last)).ok());
+    let (segment, opening) = match (&header, &footer) {
+        (Some(header), _) => (header.segment, header.opening),
+        (None, Some(footer)) => (footer.segment, footer.opening),
+        (None, None) => return None,
+    };
+    let footer = footer.filter(|footer| footer.opening == opening);
+    let mut out = Scanned {
+        segment,
+        stream: header.map_or(0, |header| header.stream),
+        flags: header.map_or(u8::from(segment == 0), |header| header.flags),
+        opening,
+        sealed: footer.is_some(),
+        last_part: footer.map_or(0, |footer| footer.last_part),
+        used_units: footer.map_or(8, |footer| footer.used_units),
+        rows: Vec::new(),
+    };
+    if out.flags & 2 != 0 {
+        return Some(out);
+    }
+    let part = |unit: u32| {
+        let length = u32::try_from(TablePart::units_of(&read(unit, 1)?).ok()?).ok()?;
+        let bytes = read(unit, length.min(units.checked_sub(unit)?))?;
+        TablePart::decode(&bytes).ok().filter(|part| part.opening == opening && part.segment == segment)
+    };
+    // Parts chain backwards from the footer.
+    let (mut unit, mut whole) = (out.last_part, out.sealed);
+    while unit != 0 {
+        let Some(found) = part(unit) else {
+            whole = false;
+            break;
+        };
+        out.rows.extend(&found.rows);
+        unit = if found.previous < unit { found.previous } else { 0 };
+    }
+    if !whole {
+        // It was open, or a part is damaged: every unit may begin one.
+        out.rows.clear();
+        let mut unit = 8;
+        while unit < units {
+            if let Some(found) = part(unit) {
+                let length = u32::try_from(TablePart::units(found.rows.len())).unwrap_or(1);
+                out.used_units = out.used_units.max((unit + length).next_multiple_of(8));
+                out.last_part = out.last_part.max(unit);
+                out.rows.extend(&found.rows);
+                unit += length.max(1);
+            } else {
+                unit += 1;
+            }
+        }
+    }
+    out.rows.retain(|row| row.offset_units + row.units() <= units);
+    Some(out)
+}
