@@ -33,6 +33,9 @@ pub struct Arguments {
     /// Where the rows are written as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Directory with `envoyfs` and `store-probe`, instead of building them.
+    #[arg(long)]
+    binaries: Option<PathBuf>,
 }
 
 /// How much of everything.
@@ -68,9 +71,14 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         .collect();
     let names: Vec<&str> = BARS.iter().map(|(name, _)| *name).collect();
     ensure!(!chosen.is_empty(), "no bar has that in its name; there are {}", names.join(", "));
-    run_cargo(&["build", "--release", "--package", "envoyfs-tools", "--package", "envoyfs-benches", "--bins"])?;
-    let binaries =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from).join("release");
+    let binaries = match &arguments.binaries {
+        Some(binaries) => binaries.clone(),
+        None => {
+            run_cargo(&["build", "--release", "--package", "envoyfs-tools", "--package", "envoyfs-benches", "--bins"])?;
+            let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+            target.join("release")
+        }
+    };
     let sizes = Sizes {
         quick: arguments.quick,
         rounds: arguments.rounds.unwrap_or(if arguments.quick { 3 } else { 7 }),
