@@ -28,7 +28,12 @@ enum Probe {
         trees: u32,
     },
     /// Time of a recovery with the log at its trigger.
-    Recovery { device: PathBuf },
+    Recovery {
+        device: PathBuf,
+        /// Records of no client, until the ring itself is due.
+        #[arg(long)]
+        engine: bool,
+    },
     /// Time to open a store that was closed.
     Mount {
         device: PathBuf,
@@ -55,7 +60,8 @@ fn main() -> anyhow::Result<()> {
     let value = match Line::parse().probe {
         Probe::Clone { device, existing, samples } => probe::clone(&device, &existing, samples)?,
         Probe::Drop { device, trees } => probe::drop_queue(&device, trees)?,
-        Probe::Recovery { device } => probe::recovery(&device)?,
+        Probe::Recovery { device, engine: true } => probe::recovery_of_engine(&device)?,
+        Probe::Recovery { device, engine: false } => probe::recovery(&device)?,
         Probe::Mount { device, objects, rounds } => probe::mount(&device, objects, rounds)?,
         Probe::Written { device, operations } => probe::written(&device, operations)?,
         Probe::Memory { device, seconds } => probe::memory(&device, seconds)?,

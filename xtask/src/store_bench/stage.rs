@@ -108,19 +108,20 @@ impl Stage {
         }
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         call("dd", &arguments)?;
-        self.attach(medium, image)
+        self.attach(medium, image, 512)
     }
 
-    /// A loop device over a file of holes.
-    pub fn sparse(&self, medium: Medium, mib: u64) -> anyhow::Result<Loop> {
+    /// A loop device over a file of holes, with logical blocks of so many bytes.
+    pub fn sparse(&self, medium: Medium, mib: u64, block_bytes: u32) -> anyhow::Result<Loop> {
         let image = self.image(medium);
         call("truncate", &["-s", &format!("{mib}M"), &image.display().to_string()])?;
-        self.attach(medium, image)
+        self.attach(medium, image, block_bytes)
     }
 
-    fn attach(&self, medium: Medium, image: PathBuf) -> anyhow::Result<Loop> {
+    fn attach(&self, medium: Medium, image: PathBuf, block_bytes: u32) -> anyhow::Result<Loop> {
         let direct = if medium == Medium::Disk { "--direct-io=on" } else { "--direct-io=off" };
-        let device = call("losetup", &["--find", "--show", direct, &image.display().to_string()])?;
+        let block = format!("--sector-size={block_bytes}");
+        let device = call("losetup", &["--find", "--show", direct, &block, &image.display().to_string()])?;
         Ok(Loop { device: device.trim().to_owned(), image })
     }
 
