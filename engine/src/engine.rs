@@ -325,20 +325,6 @@ pub(crate) const fn extent(oid: Oid, birth: Hlc, stored_bytes: u32) -> Reference
     }
 }
 
-/// Checksum of the whole from those of its blocks.
-pub(crate) fn combine(crcs: &[u32], stored_bytes: u32) -> u32 {
-    let (mut whole, mut left) = (0, stored_bytes as usize);
-    for crc in crcs {
-        if left == 0 {
-            break;
-        }
-        let bytes = left.min(BLOCK as usize);
-        whole = crc32c::crc32c_combine(whole, *crc, bytes);
-        left -= bytes;
-    }
-    whole
-}
-
 /// Bytes, padded to a unit.
 fn padded(bytes: &[u8]) -> Arc<[u8]> {
     let mut out = Vec::with_capacity(bytes.len().next_multiple_of(UNIT as usize));
@@ -731,7 +717,8 @@ impl Store for Engine {
             return Ok(DataObject { oid: self.keep(stored)?, extends: None, stored_bytes, crcs });
         };
         let align = if stored_bytes >= BLOCK { BLOCK / UNIT } else { 1 };
-        let row = RowOf { kind: ReferenceKind::Extent, birth, crc: combine(&crcs, stored_bytes), owner: 0 };
+        let row =
+            RowOf { kind: ReferenceKind::Extent, birth, crc: checksum::join(&crcs, stored_bytes as usize), owner: 0 };
         let (segment, slot) = self.append_buffered(writer, StreamKind::Payload, stored, align, row)?;
         self.metrics.streams.payloads.increment();
         self.metrics.streams.payload_bytes.add(stored_bytes.into());
@@ -926,7 +913,7 @@ impl Engine {
         let row = |stored_bytes| RowOf {
             kind: ReferenceKind::Extent,
             birth: Hlc::ZERO,
-            crc: combine(&crcs, stored_bytes),
+            crc: checksum::join(&crcs, stored_bytes as usize),
             owner: hint.owner,
         };
         let floor = match permit.tier {

@@ -12,7 +12,7 @@
 use crate::StoreError;
 use crate::checkpoint::{describe, max_bounds, table};
 use crate::device::{Device, MeteredDevice, warn_if_changed};
-use crate::engine::{Batches, Counters, Engine, Objects, Options, Published, Writer, combine};
+use crate::engine::{Batches, Counters, Engine, Objects, Options, Published, Writer};
 use crate::history::history_row;
 use crate::hlc::{HlcSource, next_bound};
 use crate::metrics::Metrics;
@@ -28,7 +28,7 @@ use crate::superblock::{self, OpenError};
 use crate::wal::recovery::{Adopted, Found, FoundRecord, Judge, scan};
 use crate::wal::{Config, RingGeometry, Wal, publish_cut};
 use envoyfs_layout::batch::{Batch, BatchObject};
-use envoyfs_layout::checksum::crc32c;
+use envoyfs_layout::checksum::{self, crc32c};
 use envoyfs_layout::directory_page::{ContainerState, VolumeDirectory, VolumeEntry};
 use envoyfs_layout::roots::RootsObject;
 use envoyfs_layout::segment::{SegmentHeader, TableRow};
@@ -299,7 +299,7 @@ impl Engine {
             let here = |oid: Oid| oid.segment() == row.segment && u32::from(oid.slot()) >= covered;
             for record in &found.records {
                 for object in record.data.iter().filter(|object| here(object.oid)) {
-                    let crc = combine(&object.crcs, object.stored_bytes);
+                    let crc = checksum::join(&object.crcs, object.stored_bytes as usize);
                     add(object.oid, record.hlc.birth(), object.stored_bytes, crc, ReferenceKind::Extent);
                 }
             }

@@ -34,3 +34,97 @@ pub fn hash64(bytes: &[u8]) -> u64 {
 pub fn blocks(bytes: &[u8]) -> Vec<u32> {
     bytes.chunks(4096).map(crc32c).collect()
 }
+
+/// The checksum of a whole from those of its blocks ([`blocks`]): `stored_bytes` in all, a few table look-ups a block.
+#[must_use]
+pub fn join(crcs: &[u32], stored_bytes: usize) -> u32 {
+    let (mut whole, mut left) = (0, stored_bytes);
+    for crc in crcs {
+        let bytes = left.min(4096);
+        whole = crc ^ append_zeros(whole, bytes);
+        left -= bytes;
+    }
+    whole
+}
+
+/// What becomes of a checksum when zeros follow, but for the constant that the checksum of the zeros itself adds.
+fn append_zeros(crc: u32, bytes: usize) -> u32 {
+    if bytes == 4096 {
+        return SHIFT_4096.apply(crc);
+    }
+    let sectors = (0..bytes / 512).fold(crc, |crc, _| SHIFT_512.apply(crc));
+    if bytes.is_multiple_of(512) { sectors } else { crc32c::crc32c_combine(sectors, 0, bytes % 512) }
+}
+
+/// Multiplication by a power of x modulo the polynomial, by tables of one for each byte of the factor.
+struct Shift([[u32; 256]; 4]);
+
+static SHIFT_512: Shift = Shift::by_zero_bits(12);
+static SHIFT_4096: Shift = Shift::by_zero_bits(15);
+
+impl Shift {
+    /// By 2^`log` zero bits. The matrix of one bit is squared so many times.
+    #[expect(clippy::indexing_slicing, reason = "evaluated when compiled: an index outside its array does not compile")]
+    const fn by_zero_bits(log: u32) -> Shift {
+        // CRC32C, reflected: bit 31 is the coefficient of x^0.
+        let mut columns = [0x82F6_3B78_u32; 32];
+        let mut bit = 1;
+        while bit < 32 {
+            columns[bit] = 1 << (bit - 1);
+            bit += 1;
+        }
+        let mut squared = 0;
+        while squared < log {
+            let before = columns;
+            bit = 0;
+            while bit < 32 {
+                columns[bit] = times(&before, before[bit]);
+                bit += 1;
+            }
+            squared += 1;
+        }
+        let mut tables = [[0; 256]; 4];
+        let mut byte = 0;
+        while byte < 4 {
+            let mut value = 0_u32;
+            while value < 256 {
+                tables[byte][value as usize] = times(&columns, value << (8 * byte));
+                value += 1;
+            }
+            byte += 1;
+        }
+        Shift(tables)
+    }
+
+    fn apply(&self, crc: u32) -> u32 {
+        let bytes = self.0.iter().zip(crc.to_le_bytes());
+        bytes.fold(0, |sum, (table, byte)| sum ^ table.get(usize::from(byte)).copied().unwrap_or(0))
+    }
+}
+
+#[expect(clippy::indexing_slicing, reason = "evaluated when compiled: an index outside its array does not compile")]
+const fn times(columns: &[u32; 32], factor: u32) -> u32 {
+    let (mut sum, mut bit) = (0, 0);
+    while bit < 32 {
+        if factor >> bit & 1 == 1 {
+            sum ^= columns[bit];
+        }
+        bit += 1;
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checksums_of_blocks_join_to_that_of_the_whole() {
+        let bytes: Vec<u8> =
+            (0..40_000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24).to_le_bytes()[0]).collect();
+        for length in [0, 1, 511, 512, 513, 3584, 4095, 4096, 4097, 8192, 8704, 20_480, 39_999, 40_000] {
+            let part = &bytes[..length];
+            assert_eq!(join(&blocks(part), length), crc32c(part), "{length}");
+        }
+    }
+}
