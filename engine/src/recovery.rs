@@ -453,7 +453,7 @@ fn adopt_relocations(pager: &Pager<'_>, containers: &Containers, found: &Found) 
                 oid: object.oid,
                 birth: record.hlc.birth(),
                 stored_bytes: object.stored_bytes,
-                crc: combine(&object.crcs, object.stored_bytes),
+                crc: checksum::join(&object.crcs, object.stored_bytes as usize),
                 offset_units,
                 kind: ReferenceKind::Extent,
                 owner: 0,

@@ -26,7 +26,11 @@ mod random;
 mod reads;
 mod recording;
 mod simulated;
+mod sync;
+#[cfg_attr(test, expect(clippy::duplicate_mod, reason = "compiled once more over the locks of loom"))]
 mod ticket;
+#[cfg(test)]
+mod ticket_tests;
 mod uring;
 
 pub use buffer::{AlignedBuf, BUFFER_ALIGNMENT, BUFFER_GRANULE, BufferClass, BufferPool};

@@ -4,8 +4,7 @@
 //! a result settles as [`DeviceError::Closed`], so that nobody waits for ever.
 
 use super::DeviceError;
-use parking_lot::{Condvar, Mutex};
-use std::sync::Arc;
+use super::sync::{Arc, Condvar, Mutex};
 
 type Callback = Box<dyn FnOnce(Result<(), DeviceError>) + Send>;
 
@@ -110,7 +109,7 @@ impl Ticket {
             if let State::Done(result) = &*state {
                 return result.clone();
             }
-            self.shared.done.wait(&mut state);
+            state = self.shared.done.wait(state);
         }
     }
 
@@ -161,36 +160,5 @@ fn settle(shared: &Shared, result: &Result<(), DeviceError>) {
         for callback in callbacks {
             callback(result.clone());
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    #[test]
-    fn functions_run_once_each_before_or_after_completion() {
-        let calls = Arc::new(AtomicU32::new(0));
-        let (ticket, completion) = Ticket::pair();
-        let count = |by: u32| {
-            let calls = Arc::clone(&calls);
-            Box::new(move |_: Result<(), DeviceError>| {
-                calls.fetch_add(by, Ordering::SeqCst);
-            })
-        };
-        ticket.on_done(count(1));
-        assert_eq!(calls.load(Ordering::SeqCst), 0);
-        completion.complete(Ok(()));
-        ticket.on_done(count(10));
-        assert_eq!(calls.load(Ordering::SeqCst), 11);
-        assert_eq!(ticket.wait(), Ok(()));
-    }
-
-    #[test]
-    fn a_dropped_completion_is_an_error_not_a_hang() {
-        let (ticket, completion) = Ticket::pair();
-        drop(completion);
-        assert_eq!(ticket.wait(), Err(DeviceError::Closed));
     }
 }

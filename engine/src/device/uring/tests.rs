@@ -490,3 +490,48 @@ fn a_queue_tells_errors_of_each_read_and_may_be_dropped_with_reads_under_way() {
     let in_arena = all.iter().filter(|buffer| buffer.is_in(arena)).count();
     assert_eq!(in_arena + done.iter().filter(|read| read.buffer.is_in(arena)).count(), 20);
 }
+
+/// Threads with queues of their own on one device, which lose some of them with reads under way, while others write: each buffer holds what was read into it
+/// and nothing else, and all slots of the arena come back.
+#[test]
+fn many_queues_at_once_keep_their_buffers_apart_also_when_dropped_under_way() {
+    let image = Image::new(8 * MIB);
+    let device = image.open();
+    for index in 0..2048 {
+        drop(device.submit(Write::whole(index * 4096, filled(&device, 4096, block_of(index)))));
+    }
+    device.submit(Write::whole(0, filled(&device, 4096, 0))).wait().unwrap();
+    device.flush().unwrap();
+    drop(device);
+    let device = image.open();
+    std::thread::scope(|scope| {
+        for thread in 0..6_u64 {
+            let device = &device;
+            scope.spawn(move || {
+                let mut random = Random::new(thread);
+                for _ in 0..12 {
+                    let mut reads = device.own_reads(16).unwrap().unwrap();
+                    for tag in 0..100 {
+                        let index = widen(random.below(2048));
+                        reads.submit(index, index * 4096, device.buffers().take(4096));
+                        let mut done = Vec::new();
+                        reads.wait(usize::from(tag % 7 == 0), &mut done);
+                        for read in done {
+                            read.outcome.unwrap();
+                            assert!(read.buffer.as_slice().iter().all(|byte| *byte == block_of(read.tag)));
+                        }
+                    }
+                    // Dropped with whatever is under way.
+                }
+            });
+        }
+        scope.spawn(|| {
+            for index in 0..500 {
+                let at = index % 2048;
+                device.submit(Write::whole(at * 4096, filled(&device, 4096, block_of(at)))).wait().unwrap();
+            }
+        });
+    });
+    let all: Vec<AlignedBuf> = (0..1024).map(|_| device.buffers().take(4096)).collect();
+    assert!(all.iter().all(|buffer| buffer.is_in(device.buffers().arena().unwrap())));
+}
