@@ -27,7 +27,7 @@ use envoyfs_layout::directory_page::{
 };
 use envoyfs_layout::roots::{BLOB_BYTES_MAX, RootsObject};
 use envoyfs_layout::wal::{CheckpointBody, kind};
-use envoyfs_layout::{Encoding, Hlc, Oid, Reference, ReferenceKind};
+use envoyfs_layout::{Encoding, Hlc, Oid, Reference, ReferenceKind, UNIT};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -142,6 +142,7 @@ impl Engine {
         batch.freed.extend(old.iter().flatten().map(BatchObject::from));
         batch.new.sort_unstable();
         batch.freed.sort_unstable();
+        self.drop_history(writer, &mut batch)?;
         self.apply_law(space, &batch)?;
         stages.objects.add(batch.new.len() as u64);
         stages.deltas.add(batch.deltas.len() as u64);
@@ -149,6 +150,9 @@ impl Engine {
         stage.next(&stages.drops);
         let hurry = self.is_short(writer);
         self.work_off(writer, &mut batch, hurry)?;
+        self.release_deferred(writer, &mut batch, hurry)?;
+        self.retain_this(writer, &mut batch, frozen.hlc, &copies);
+        self.apply_repairs(writer, &mut batch)?;
         let part_max = PART_BYTES_MAX.min(self.shape.segment_bytes as usize / 4);
         let mut parts = Vec::new();
         for part in batch.encode(part_max) {
@@ -191,7 +195,10 @@ impl Engine {
         let mut entry = published.entry.clone();
         let table = {
             let state = self.state.lock();
-            candidates.retain(|container, kind| *kind == ContainerState::System && state.pages.of(*container) == 0);
+            let marking = self.is_marking();
+            candidates.retain(|container, kind| {
+                *kind == ContainerState::System && !marking && state.pages.of(*container) == 0
+            });
             releasable.extend(candidates.keys());
             describe(&mut entry, &state, frozen.number);
             table(space, &state, &releasable)
@@ -203,14 +210,18 @@ impl Engine {
 
         stage.next(&stages.record);
         let bounds = writer.counters.reserve(self.segment_bound(space));
+        let (history_floor, drop_position) = {
+            let state = self.state.lock();
+            (state.history().first().map_or(0, |retained| retained.row.checkpoint), state.queue().len())
+        };
         let body = CheckpointBody {
             number: frozen.number,
             freeze: frozen.freeze,
             stream_hash: 0,
             merged_through: frozen.number,
             bounds,
-            history_floor: 0,
-            drop_position: 0,
+            history_floor,
+            drop_position,
             hlc: frozen.hlc,
             roots: copies[0],
             roots_twin: copies[1],
@@ -234,7 +245,9 @@ impl Engine {
         entry.roots_twin = Some(copies[1]);
         entry.bounds = bounds;
         entry.checkpoint_hlc = frozen.hlc;
-        let dropped = !batch.drops.is_empty();
+        // Something was given back, or will be by the next checkpoint.
+        let dropped =
+            !batch.drops.is_empty() || self.state.lock().has_history() && !self.stalled.load(Ordering::SeqCst);
         let mut next = published.superblock.next();
         next.hlc_bound = next_bound(self.options.clock.wall_ns(), record.hlc).max(published.superblock.hlc_bound);
         let mut directory = VolumeDirectory { sequence: 0, entry, table };
@@ -262,10 +275,19 @@ impl Engine {
         published.roots.clone_from(&roots.references);
         writer.counters.raise(&bounds);
         space.numbers.segment_bound.fetch_max(bounds.segment, Ordering::SeqCst);
+        self.pin_version(frozen.number, &roots.references, copies);
         writer.freeze.store(frozen.freeze.0, Ordering::SeqCst);
         writer.number.store(frozen.number, Ordering::SeqCst);
         writer.overdue.store(false, Ordering::SeqCst);
-        self.state.lock().trim(self.options.settings.segment_cache_bytes);
+        {
+            let mut state = self.state.lock();
+            state.trim(self.options.settings.segment_cache_bytes);
+            let metrics = &self.metrics.state;
+            metrics.loaded_bytes.set(state.loaded_bytes());
+            metrics.drop_queue.set(state.queue().len());
+            metrics.retained.set(state.history().len() as u64);
+            metrics.deferred_bytes.set(state.deferred_units() * u64::from(UNIT));
+        }
         if space.has_relocations() {
             for object in objects.unstored.values() {
                 let slot = u32::from(object.reference.oid.slot());

@@ -18,6 +18,7 @@ impl Engine {
         while left > 0 {
             if let Err(error) = self.pager().load_queue() {
                 tracing::error!(%error, "a page of the drop queue cannot be read; nothing is dropped until fsck.envoyfs repairs it");
+                self.stalled.store(true, std::sync::atomic::Ordering::SeqCst);
                 return Ok(());
             }
             let Some(next) = self.state.lock().next_drop() else { return Ok(()) };
@@ -25,6 +26,8 @@ impl Engine {
                 .reader
                 .object(&next)
                 .and_then(|bytes| edges(&bytes).map_err(|what| StoreError::Damaged { oid: next.oid, offset: 0, what }));
+            self.metrics.state.drops.increment();
+            self.metrics.state.drops_unreadable.add(u64::from(found.is_err()));
             let (edges, unreadable) = match found {
                 Ok(edges) => (edges, false),
                 Err(error) => {

@@ -12,6 +12,7 @@
 use crate::StoreError;
 use crate::cleaner::Cleaning;
 use crate::device::{AlignedBuf, Device, Ticket};
+use crate::history::HistoryPolicy;
 use crate::hlc::Clock;
 use crate::metrics::Metrics;
 use crate::sabotage::{self, Rule};
@@ -165,6 +166,10 @@ pub struct Engine {
     pub(crate) shape: Shape,
     pub(crate) reader: Arc<Reader>,
     pub(crate) state: Mutex<State>,
+    pub(crate) history_policy: Mutex<HistoryPolicy>,
+    pub(crate) mark: Mutex<crate::mark::Mark>,
+    /// A page of the drop queue or of deferred units cannot be read: no checkpoint is made just to work on them.
+    pub(crate) stalled: std::sync::atomic::AtomicBool,
     pub(crate) writer: Option<Writer>,
     pub(crate) read_only: String,
     pub(crate) recovered: Roots,
@@ -401,10 +406,10 @@ impl Engine {
         drop(state);
         drop(published);
         let usage = self.usage();
-        if usage.live + usage.dead + usage.free != usage.capacity {
+        if usage.live + usage.dead + usage.deferred + usage.free != usage.capacity {
             found.push(format!(
-                "live {} + dead {} + free {} is not {}",
-                usage.live, usage.dead, usage.free, usage.capacity
+                "live {} + dead {} + deferred {} + free {} is not {}",
+                usage.live, usage.dead, usage.deferred, usage.free, usage.capacity
             ));
         }
         found
@@ -428,6 +433,12 @@ impl Engine {
         let all: BTreeSet<u32> = self.state.lock().table().keys().copied().collect();
         self.load_segments(&all)?;
         Ok(self.state.lock())
+    }
+
+    /// Nodes of the drop queue that could not be read: allocated until a mark or fsck frees what is left of them.
+    #[must_use]
+    pub fn unreadable(&self) -> Vec<Reference> {
+        self.state.lock().unreadable().to_vec()
     }
 
     /// References to a stored object, as the last checkpoint counts them. For tests and `fsck`.
@@ -497,7 +508,8 @@ impl Engine {
             return Some(Reason::Reclaim);
         }
         if let Some(state) = self.state.try_lock()
-            && !state.queue().is_empty()
+            && (!state.queue().is_empty() || state.is_releasing())
+            && !self.stalled.load(Ordering::SeqCst)
         {
             return Some(Reason::Reclaim);
         }
@@ -807,15 +819,18 @@ impl Store for Engine {
     fn usage(&self) -> Usage {
         let segment = u64::from(self.shape.segment_bytes);
         let capacity = u64::from(self.shape.containers) * segment;
-        let (live, drop_queue, shared_objects) = {
+        let (live, deferred, drop_queue, shared_objects) = {
             let state = self.state.lock();
-            (state.live_units() * u64::from(UNIT), state.queue().len(), state.shared_objects())
+            let deferred = state.deferred_units() * u64::from(UNIT);
+            let live = state.live_units() * u64::from(UNIT) - deferred;
+            (live, deferred, state.queue().len(), state.shared_objects())
         };
         let Some(writer) = &self.writer else {
             return Usage {
                 capacity,
                 live,
-                dead: capacity - live,
+                deferred,
+                dead: capacity.saturating_sub(live).saturating_sub(deferred),
                 drop_queue,
                 shared_objects,
                 checkpoint: self.checkpoint,
@@ -831,7 +846,8 @@ impl Store for Engine {
         Usage {
             capacity,
             live,
-            dead: capacity.saturating_sub(live).saturating_sub(free),
+            deferred,
+            dead: capacity.saturating_sub(live).saturating_sub(deferred).saturating_sub(free),
             free,
             available,
             drop_queue,

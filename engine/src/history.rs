@@ -1,9 +1,68 @@
 //! Retained checkpoints: recent roots kept without counts. They only defer reuse (INV-13, INV-31).
+//!
+//! ```text
+//! retained --drop, oldest first--> releasing --all of its units freed--> forgotten
+//! ```
+//! A unit that dies while R is the newest retained checkpoint is in R if its segment was opened before R's batch was complete (its number is below R's bound); then it is
+//! *deferred*: it stays live, in R's list. It is in no newer retained one, and older ones go before R; so when R goes, its whole list is free. Units of segments from
+//! the bound on are in no retained checkpoint and die at once.
+//!
+//! Decisions stand in the batch, so they take effect exactly once: live, and when recovery applies the batch (the lists are those of the published directory). What is
+//! deferred is a function of the batches. If power fails, the published directory's lists count.
+//!
+//! Cost: 8 bytes a range that dies, written once and read once; the space of what dies while a checkpoint is kept, bounded by the policy.
 
-use envoyfs_layout::batch::HistoryStep;
+use crate::engine::{Engine, Writer};
+use crate::store::{Result, Roots};
+use crate::{StoreError, recovery};
+use envoyfs_layout::batch::{Batch, HistoryStep};
 use envoyfs_layout::directory_page::Place;
 use envoyfs_layout::system_page::{HistoryRow, HistoryState};
 use envoyfs_layout::{Hlc, Reference};
+
+/// Rows released by one checkpoint: at leisure, and when space is short.
+const RELEASE_ROWS: (u64, u64) = (1 << 14, 1 << 20);
+/// Rows between two looks at the memory that changed pages take.
+const LOOK_ROWS: u64 = 512;
+
+/// Which checkpoints stay readable. All are dropped, oldest first, before anybody is told that there is no space, and while the store is short of free segments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HistoryPolicy {
+    /// Most retained checkpoints; 0 retains none. At most 256.
+    pub checkpoints_max: u32,
+    /// Retained no longer than this.
+    pub age_ms_max: u64,
+    /// A checkpoint is retained if the newest retained one is this old.
+    pub interval_ms: u64,
+    /// Bytes that retained checkpoints may keep from reuse, as a part of the segments: 1/this.
+    pub part_max: u64,
+}
+
+impl HistoryPolicy {
+    /// Retains nothing.
+    pub const NONE: Self = Self { checkpoints_max: 0, age_ms_max: 0, interval_ms: 0, part_max: 32 };
+}
+
+impl Default for HistoryPolicy {
+    /// Eight checkpoints of the last ten minutes, in at most 1/32 of the segments.
+    fn default() -> Self {
+        Self { checkpoints_max: 8, age_ms_max: 10 * 60_000, interval_ms: 0, part_max: 32 }
+    }
+}
+
+/// A retained checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistoryRoot {
+    /// Its number.
+    pub checkpoint: u64,
+    /// Every birth in it is at most this.
+    pub hlc: Hlc,
+    /// Wall clock at its publication, nanoseconds since 1970.
+    pub wall_ns: i64,
+    /// The client's roots in it. What they lead to is readable until the checkpoint is dropped; after that, reads fail ([`StoreError::Damaged`] or
+    /// [`StoreError::BadReference`]), they never give other bytes.
+    pub roots: Roots,
+}
 
 /// The row of the checkpoint that a step retains.
 pub(crate) fn history_row(step: &HistoryStep, hlc: Hlc, roots: Reference, roots_twin: Reference) -> Option<HistoryRow> {
@@ -20,4 +79,120 @@ pub(crate) fn history_row(step: &HistoryStep, hlc: Hlc, roots: Reference, roots_
         rows: 0,
         units: 0,
     })
+}
+
+impl Engine {
+    /// Changes what is retained, from the next checkpoint on.
+    pub fn retain(&self, policy: HistoryPolicy) {
+        *self.history_policy.lock() = policy;
+    }
+
+    /// Retained checkpoints, oldest first. Reads one object each.
+    ///
+    /// # Errors
+    /// Both copies of a roots object are damaged.
+    pub fn history(&self) -> Result<Vec<HistoryRoot>> {
+        let rows: Vec<HistoryRow> = {
+            let state = self.state.lock();
+            let retained = state.history().iter().filter(|retained| retained.row.state == HistoryState::Retained);
+            retained.map(|retained| retained.row).collect()
+        };
+        let root = |row: HistoryRow| {
+            let found = recovery::read_roots(&self.reader, [Some(row.roots), Some(row.roots_twin)])?;
+            let roots = Roots { references: found.references, blob: found.blob };
+            Ok(HistoryRoot { checkpoint: row.checkpoint, hlc: row.hlc, wall_ns: row.wall_ns, roots })
+        };
+        rows.into_iter().map(root).collect()
+    }
+
+    /// Decides which retained checkpoints go now. Before anything of the batch is applied.
+    pub(crate) fn drop_history(&self, writer: &Writer, batch: &mut Batch) -> Result<()> {
+        let policy = *self.history_policy.lock();
+        let now = self.options.clock.wall_ns();
+        let short = self.is_short(writer);
+        let mut state = self.state.lock();
+        let all = u64::from(self.shape.containers) * u64::from(self.shape.units());
+        let retained: Vec<(HistoryRow, u64)> = state
+            .history()
+            .iter()
+            .filter(|retained| retained.row.state == HistoryState::Retained)
+            .map(|retained| (retained.row, retained.units))
+            .collect();
+        let mut deferred: u64 = retained.iter().map(|(_, units)| units).sum();
+        // With this checkpoint they are one more.
+        let keep = (policy.checkpoints_max as usize).min(256).saturating_sub(1);
+        let surplus = retained.len().saturating_sub(keep);
+        let half = if short { retained.len().div_ceil(2) } else { 0 };
+        for (index, (row, units)) in retained.iter().enumerate() {
+            let age_ms = u64::try_from(now.saturating_sub(row.wall_ns) / 1_000_000).unwrap_or(0);
+            let goes = index < surplus.max(half)
+                || age_ms > policy.age_ms_max
+                || deferred > all / policy.part_max.max(1)
+                || policy.checkpoints_max == 0;
+            if !goes || self.pinned_history(row.checkpoint, short) {
+                break;
+            }
+            deferred -= units;
+            self.metrics.state.dropped.increment();
+            batch.history.push(HistoryStep::Drop { checkpoint: row.checkpoint });
+        }
+        state.drop_history(&batch.history).map_err(|error| StoreError::Misuse(error.to_string()))
+    }
+
+    /// Frees what dropped checkpoints kept. After the drops of the batch.
+    pub(crate) fn release_deferred(&self, writer: &Writer, batch: &mut Batch, hurry: bool) -> Result<()> {
+        let mut left = if hurry { RELEASE_ROWS.1 } else { RELEASE_ROWS.0 };
+        let releasing: Vec<u64> = {
+            let state = self.state.lock();
+            let releasing = state.history().iter().filter(|retained| retained.row.state == HistoryState::Releasing);
+            releasing.map(|retained| retained.row.checkpoint).collect()
+        };
+        for checkpoint in releasing {
+            let mut rows = 0;
+            while left > 0 {
+                if let Err(error) = self.pager().load_release(checkpoint) {
+                    tracing::error!(checkpoint, %error, "what a dropped checkpoint kept cannot be found; it stays allocated until fsck.envoyfs repairs it");
+                    self.stalled.store(true, std::sync::atomic::Ordering::SeqCst);
+                    break;
+                }
+                let mut state = self.state.lock();
+                if state.next_release(checkpoint).is_none() {
+                    break;
+                }
+                state.release_row(checkpoint).map_err(|error| StoreError::Misuse(error.to_string()))?;
+                drop(state);
+                rows += 1;
+                left -= 1;
+                if left.is_multiple_of(LOOK_ROWS) {
+                    self.spill(&writer.space)?;
+                }
+            }
+            self.metrics.state.released.add(rows);
+            if rows > 0 {
+                batch.history.push(HistoryStep::Release { checkpoint, rows });
+            }
+        }
+        Ok(())
+    }
+
+    /// Decides whether this checkpoint is retained. After everything that belongs to it was appended.
+    pub(crate) fn retain_this(&self, writer: &Writer, batch: &mut Batch, hlc: Hlc, copies: &[Reference; 2]) {
+        let policy = *self.history_policy.lock();
+        let now = self.options.clock.wall_ns();
+        let mut state = self.state.lock();
+        let newest = state.newest_retained().map(|retained| retained.row.wall_ns);
+        let interval = i64::try_from(policy.interval_ms.saturating_mul(1_000_000)).unwrap_or(i64::MAX);
+        let due = newest.is_none_or(|newest| now.saturating_sub(newest) >= interval);
+        let wanted = policy.checkpoints_max > 0 && due && !self.is_short(writer);
+        if !wanted && !self.mark_wants() {
+            return;
+        }
+        let segment_bound = writer.space.numbers.segment.load(std::sync::atomic::Ordering::SeqCst);
+        let step = HistoryStep::Retain { checkpoint: batch.checkpoint, segment_bound, wall_ns: now };
+        batch.history.push(step);
+        let [roots, twin] = *copies;
+        if let Some(row) = history_row(&step, hlc, roots, twin) {
+            state.retain(row);
+        }
+    }
 }

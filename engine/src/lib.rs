@@ -52,6 +52,7 @@ mod error;
 pub mod format;
 mod history;
 pub mod hlc;
+mod mark;
 pub mod memory;
 pub mod metrics;
 mod queue;
@@ -72,5 +73,7 @@ pub mod wal;
 
 pub use engine::{Engine, Options};
 pub use error::StoreError;
+pub use history::{HistoryPolicy, HistoryRoot};
+pub use mark::{MarkOptions, MarkReport};
 pub use queue::ReadQueue;
 pub use settings::Settings;

@@ -495,6 +495,7 @@ impl Store for MemoryStore {
         Usage {
             capacity,
             live,
+            deferred: 0,
             dead: 0,
             free: capacity.saturating_sub(live),
             available: (capacity - capacity / 8).saturating_sub(live),

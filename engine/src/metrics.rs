@@ -138,6 +138,21 @@ groups! {
         freed: Counter = "Objects freed by checkpoints.",
         number: Gauge = "Number of the published checkpoint.",
     }
+    /// Counts, liveness, retained checkpoints, the drop queue, marks.
+    state: StateMetrics {
+        spills: Counter = "Times that changed pages were written early for lack of memory.",
+        loaded_bytes: Gauge = "Bytes of segment pages in memory.",
+        drops: Counter = "Nodes of the drop queue worked off.",
+        drops_unreadable: Counter = "Nodes of the drop queue that could not be read.",
+        drop_queue: Gauge = "Nodes in the drop queue.",
+        retained: Gauge = "Checkpoints retained or being dropped.",
+        dropped: Counter = "Retained checkpoints dropped.",
+        released: Counter = "Rows of deferred units freed.",
+        deferred_bytes: Gauge = "Bytes that only retained checkpoints need.",
+        marks: Counter = "Marks finished.",
+        marks_given_up: Counter = "Marks given up for lack of space.",
+        repairs: Counter = "Corrections of marks applied.",
+    }
     /// The mount.
     recovery: RecoveryMetrics {
         total: Latency = "Time of a mount.",

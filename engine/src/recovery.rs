@@ -153,6 +153,7 @@ impl Engine {
         metrics.recovery.adopted.add(u64::from(start.adopted.is_some()));
         let end = found.cut.lsn;
         stage.next(&metrics.recovery.take_over);
+        let history_policy = options.settings.history;
         let mut engine = Self {
             device: Arc::clone(&device),
             metrics: Arc::clone(&metrics),
@@ -164,6 +165,9 @@ impl Engine {
             read_only: why,
             recovered,
             replay: Mutex::new(replay),
+            history_policy: Mutex::new(history_policy),
+            mark: Mutex::default(),
+            stalled: std::sync::atomic::AtomicBool::new(false),
             unsaved: crate::unsaved::Unsaved::default(),
             end,
             checkpoint: start.adopted.as_ref().map_or(directory.entry.checkpoint.number, |adopted| adopted.body.number),
@@ -489,7 +493,7 @@ fn read_batch(reader: &Reader, entry: &VolumeEntry, adopted: &Adopted) -> Result
     Ok(batch)
 }
 
-fn read_roots(reader: &Reader, copies: [Option<Reference>; 2]) -> Result<RootsObject> {
+pub(crate) fn read_roots(reader: &Reader, copies: [Option<Reference>; 2]) -> Result<RootsObject> {
     let mut last = StoreError::Refused("the checkpoint names no roots object".into());
     for reference in copies.into_iter().flatten() {
         let read = reader.object(&reference).and_then(|bytes| {

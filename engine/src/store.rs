@@ -245,7 +245,9 @@ pub struct Usage {
     pub capacity: u64,
     /// Live bytes.
     pub live: u64,
-    /// Dead bytes that are not free yet (deferred, or in half-used segments).
+    /// Bytes that only retained checkpoints need.
+    pub deferred: u64,
+    /// Dead bytes that are not free yet (in half-used segments).
     pub dead: u64,
     /// Bytes in free containers.
     pub free: u64,

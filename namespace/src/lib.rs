@@ -21,7 +21,9 @@ mod realm;
 mod replay;
 mod table;
 pub mod tree;
+mod uses;
 
 pub use namespace::{Namespace, Options};
 pub use observer::Observer;
 pub use open::Status;
+pub use uses::extent_uses;

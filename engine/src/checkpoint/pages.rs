@@ -57,6 +57,7 @@ impl Engine {
         if self.state.lock().loaded_bytes() <= bytes_max {
             return Ok(());
         }
+        self.metrics.state.spills.increment();
         let written = self.write_segments(space)?;
         self.pages_arrived(space, &written)?;
         self.state.lock().trim(bytes_max);

@@ -235,8 +235,8 @@ impl State {
         let wrong = StateError::History { checkpoint, oldest: known };
         let retained = self
             .history
-            .first_mut()
-            .filter(|retained| retained.row.checkpoint == checkpoint && retained.row.state == HistoryState::Releasing);
+            .iter_mut()
+            .find(|retained| retained.row.checkpoint == checkpoint && retained.row.state == HistoryState::Releasing);
         let Some((retained, (row, old))) = retained.and_then(|retained| {
             let popped = retained.deferred.pop()?;
             Some((retained, popped))

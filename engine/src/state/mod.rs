@@ -441,6 +441,18 @@ impl State {
         self.history.iter_mut().find(|retained| retained.row.checkpoint == checkpoint)
     }
 
+    /// Whether anything is retained or being freed.
+    #[must_use]
+    pub const fn has_history(&self) -> bool {
+        !self.history.is_empty()
+    }
+
+    /// Whether a dropped checkpoint waits to be freed.
+    #[must_use]
+    pub fn is_releasing(&self) -> bool {
+        self.history.first().is_some_and(|retained| retained.row.state == HistoryState::Releasing)
+    }
+
     /// The newest checkpoint that defers what dies now.
     #[must_use]
     pub fn newest_retained(&self) -> Option<&Retained> {

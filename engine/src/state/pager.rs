@@ -171,7 +171,8 @@ pub fn segment_page(reader: &Reader, segment: u32, place: &Place) -> Result<Segm
     })
 }
 
-fn list(reader: &Reader, place: &Place) -> Result<(ListPage, Place)> {
+/// A page of a list, and the next one's place.
+pub fn list(reader: &Reader, place: &Place) -> Result<(ListPage, Place)> {
     let bytes = reader.page(place, "list page")?;
     let offset = reader.shape().offset(place.container, place.units);
     ListPage::decode(&bytes).map_err(|source| StoreError::Structure { structure: "list page", offset, source })

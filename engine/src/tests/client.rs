@@ -5,7 +5,7 @@ use crate::device::{Device, SimulatedDevice};
 use crate::format::{FormatOptions, format};
 use crate::hlc::ManualClock;
 use crate::store::*;
-use crate::{Engine, Options, Settings, StoreError};
+use crate::{Engine, HistoryPolicy, Options, Settings, StoreError};
 use envoyfs_layout::node::{NodeBuilder, NodeView, Owner, TreeKind, edges};
 use envoyfs_layout::{Encoding, Hlc, Lsn, Oid, Reference, ReferenceKind};
 use std::collections::{BTreeMap, BTreeSet};
@@ -189,7 +189,11 @@ impl Client {
         let roots = client.engine.recovered_roots();
         if let Some(top) = roots.references.first() {
             client.top = Some(*top);
-            client.load(*top);
+            client.trees = load(&client.engine, *top);
+        }
+        // Retained checkpoints are readable, every byte, whatever happened since.
+        for root in client.engine.history().unwrap() {
+            client.verify_trees(&load(&client.engine, root.roots.references[0]));
         }
         for record in client.engine.take_replay() {
             client.apply(&decode_op(&record.body), record.hlc, record.data.first()).unwrap();
@@ -197,46 +201,6 @@ impl Client {
         client.verify();
         client.history.push((client.engine.end(), client.logical()));
         client
-    }
-
-    fn load(&mut self, top: Reference) {
-        let bytes = self.engine.read_node(&top).unwrap();
-        let view = NodeView::parse(&bytes).unwrap();
-        for item in view.items() {
-            let id = u32::from_le_bytes(item.key.try_into().unwrap());
-            let share = Hlc(u64::from_le_bytes(item.value.try_into().unwrap()));
-            let root = view.reference(item.reference_indexes().next().unwrap()).unwrap();
-            let mut tree = Tree { share, stored: Some(root), ..Tree::default() };
-            let bytes = self.engine.read_node(&root).unwrap();
-            let view = NodeView::parse(&bytes).unwrap();
-            for item in view.items() {
-                let leaf = view.reference(item.reference_indexes().next().unwrap()).unwrap();
-                tree.leaves.insert(u32::from_le_bytes(item.key.try_into().unwrap()), self.load_leaf(leaf));
-            }
-            self.trees.insert(id, tree);
-        }
-    }
-
-    fn load_leaf(&self, reference: Reference) -> Leaf {
-        let bytes = self.engine.read_node(&reference).unwrap();
-        let view = NodeView::parse(&bytes).unwrap();
-        let mut leaf = Leaf { stored: Some(reference), ..Leaf::default() };
-        for item in view.items() {
-            let extent = view.reference(item.reference_indexes().next().unwrap()).unwrap();
-            let (head, rest) = item.value.split_at(2);
-            let (pieces, crcs) = rest.split_at(head[1] as usize * 12);
-            let pieces = pieces
-                .chunks(12)
-                .map(|p| {
-                    (u64::from_le_bytes(p[..8].try_into().unwrap()), u32::from_le_bytes(p[8..].try_into().unwrap()))
-                })
-                .collect();
-            let crcs = crcs.chunks(4).map(|c| u32::from_le_bytes(c.try_into().unwrap())).collect();
-            let slot =
-                Slot { value: Value { pieces, punched: head[0] }, body: Body::Extent { reference: extent, crcs } };
-            leaf.slots.insert(u32::from_le_bytes(item.key.try_into().unwrap()), slot);
-        }
-        leaf
     }
 
     /// The extent of a key and its checksums.
@@ -248,14 +212,23 @@ impl Client {
     }
 
     pub fn logical(&self) -> Logical {
-        let of =
-            |tree: &Tree| tree.leaves.values().flat_map(|l| &l.slots).map(|(k, s)| (*k, s.value.clone())).collect();
-        self.trees.iter().map(|(id, tree)| (*id, of(tree))).collect()
+        logical(&self.trees)
     }
 
     /// Reads every byte of every key.
     pub fn verify(&self) {
-        for (id, tree) in &self.trees {
+        self.verify_trees(&self.trees);
+    }
+
+    /// Reads every byte under an old root, and says what it holds.
+    pub fn read_root(&self, top: Reference) -> Logical {
+        let trees = load(&self.engine, top);
+        self.verify_trees(&trees);
+        logical(&trees)
+    }
+
+    fn verify_trees(&self, trees: &BTreeMap<u32, Tree>) {
+        for (id, tree) in trees {
             for (key, slot) in tree.leaves.values().flat_map(|leaf| &leaf.slots) {
                 let Body::Extent { reference, crcs } = &slot.body else { continue };
                 let want: Vec<u8> = slot
@@ -617,7 +590,51 @@ impl Client {
     }
 }
 
-fn half(stored_bytes: u32) -> u32 {
+fn load(engine: &Engine, top: Reference) -> BTreeMap<u32, Tree> {
+    let mut trees = BTreeMap::new();
+    let bytes = engine.read_node(&top).unwrap();
+    let view = NodeView::parse(&bytes).unwrap();
+    for item in view.items() {
+        let id = u32::from_le_bytes(item.key.try_into().unwrap());
+        let share = Hlc(u64::from_le_bytes(item.value.try_into().unwrap()));
+        let root = view.reference(item.reference_indexes().next().unwrap()).unwrap();
+        let mut tree = Tree { share, stored: Some(root), ..Tree::default() };
+        let bytes = engine.read_node(&root).unwrap();
+        let view = NodeView::parse(&bytes).unwrap();
+        for item in view.items() {
+            let leaf = view.reference(item.reference_indexes().next().unwrap()).unwrap();
+            tree.leaves.insert(u32::from_le_bytes(item.key.try_into().unwrap()), load_leaf(engine, leaf));
+        }
+        trees.insert(id, tree);
+    }
+    trees
+}
+
+fn load_leaf(engine: &Engine, reference: Reference) -> Leaf {
+    let bytes = engine.read_node(&reference).unwrap();
+    let view = NodeView::parse(&bytes).unwrap();
+    let mut leaf = Leaf { stored: Some(reference), ..Leaf::default() };
+    for item in view.items() {
+        let extent = view.reference(item.reference_indexes().next().unwrap()).unwrap();
+        let (head, rest) = item.value.split_at(2);
+        let (pieces, crcs) = rest.split_at(head[1] as usize * 12);
+        let pieces = pieces
+            .chunks(12)
+            .map(|p| (u64::from_le_bytes(p[..8].try_into().unwrap()), u32::from_le_bytes(p[8..].try_into().unwrap())))
+            .collect();
+        let crcs = crcs.chunks(4).map(|c| u32::from_le_bytes(c.try_into().unwrap())).collect();
+        let slot = Slot { value: Value { pieces, punched: head[0] }, body: Body::Extent { reference: extent, crcs } };
+        leaf.slots.insert(u32::from_le_bytes(item.key.try_into().unwrap()), slot);
+    }
+    leaf
+}
+
+fn logical(trees: &BTreeMap<u32, Tree>) -> Logical {
+    let of = |tree: &Tree| tree.leaves.values().flat_map(|l| &l.slots).map(|(k, s)| (*k, s.value.clone())).collect();
+    trees.iter().map(|(id, tree)| (*id, of(tree))).collect()
+}
+
+pub fn half(stored_bytes: u32) -> u32 {
     stored_bytes / 2 / 4096 * 4096
 }
 
@@ -654,5 +671,6 @@ pub fn tick(clock: &ManualClock) {
 
 /// Caches so small that pages are read, spilled and forgotten all the time.
 pub fn tight() -> Settings {
-    Settings { segment_cache_bytes: 2048, slot_map_bytes: 512 }
+    let history = HistoryPolicy { checkpoints_max: 3, interval_ms: 50, ..HistoryPolicy::default() };
+    Settings { segment_cache_bytes: 2048, slot_map_bytes: 512, history }
 }

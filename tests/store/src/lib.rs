@@ -22,4 +22,4 @@ pub mod scripted;
 pub mod client;
 
 // What the client calls `crate::`.
-pub use envoyfs_engine::{Engine, Options, Settings, StoreError, device, format, hlc, store};
+pub use envoyfs_engine::{Engine, HistoryPolicy, Options, Settings, StoreError, device, format, hlc, store};

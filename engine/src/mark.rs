@@ -1,0 +1,525 @@
+//! The mark: an online check that visits every node once from a pinned checkpoint's roots, and sets right what counts and liveness say differently (INV-06, INV-12).
+//!
+//! ```text
+//! ask --> the next checkpoint V is retained, its table remembered --> run: walk V, compare with V's pages --> repairs stand in a later batch --> V may be dropped
+//! ```
+//! Operations and checkpoints go on meanwhile: V's objects stay because V is retained, V's pages because no system container is released while the mark runs. What is found
+//! is a difference *at V*; counts are sums, so adding the difference later is right, and what nothing used at V nothing uses later. When space is short the mark is given up.
+//!
+//! Memory: one bit a unit of every segment with nodes (1/4096 of the bytes in nodes), and three bits a unit of the segments of one pass; there are as many passes as
+//! [`MarkOptions::memory_bytes`] asks for. With more than one pass, nodes are visited once a pass. If power fails: nothing is left of a mark but batches with repairs.
+//!
+//! Share times are the namespace's: the mark does not lower them.
+
+use crate::StoreError;
+use crate::engine::{Engine, Writer};
+use crate::state::pager::segment_page;
+use crate::store::{Reason, Result};
+use envoyfs_layout::batch::{Batch, Repair, RepairAction};
+use envoyfs_layout::directory_page::Place;
+use envoyfs_layout::node::edges;
+use envoyfs_layout::system_page::{ListPage, SegmentPage};
+use envoyfs_layout::{Encoding, Hlc, LayoutError, Oid, Reference, ReferenceKind, UNIT};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Most repairs of one batch.
+const REPAIRS_A_BATCH: usize = 1 << 14;
+
+/// How much a mark may take.
+#[derive(Clone, Copy, Debug)]
+pub struct MarkOptions {
+    /// Bytes of memory for one pass.
+    pub memory_bytes: u64,
+}
+
+impl Default for MarkOptions {
+    fn default() -> Self {
+        Self { memory_bytes: 64 << 20 }
+    }
+}
+
+/// What a mark found at its checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MarkReport {
+    /// The checkpoint.
+    pub checkpoint: u64,
+    /// Passes over the nodes.
+    pub passes: u64,
+    /// Nodes visited in one pass.
+    pub nodes: u64,
+    /// Objects that something refers to.
+    pub objects: u64,
+    /// Objects with a wrong count.
+    pub counts: u64,
+    /// Live bytes that nothing refers to.
+    pub leaked_bytes: u64,
+    /// Live bytes of referenced extents that no node uses.
+    pub unused_bytes: u64,
+    /// Bytes in use that were not live.
+    pub lost_bytes: u64,
+    /// Nodes that cannot be read. If any is reachable, nothing is reclaimed.
+    pub unreadable: Vec<Oid>,
+    /// Corrections that the next checkpoints apply.
+    pub repairs: u64,
+}
+
+/// Tells which units of which extents a node uses; called with its reference and its bytes.
+pub type Uses<'a> =
+    dyn Fn(&Reference, &[u8], &mut dyn FnMut(Oid, Range<u32>)) -> std::result::Result<(), LayoutError> + 'a;
+
+/// The checkpoint that a mark looks at.
+#[derive(Debug)]
+pub(crate) struct Version {
+    checkpoint: u64,
+    roots: Vec<Reference>,
+    own: Vec<Reference>,
+    table: Vec<(u32, Place)>,
+    queue: Place,
+    unreadable: Vec<Reference>,
+}
+
+/// A mark under way.
+#[derive(Debug, Default)]
+pub(crate) struct Mark {
+    asked: bool,
+    version: Option<Arc<Version>>,
+    given_up: bool,
+    repairs: Vec<Repair>,
+}
+
+#[derive(Default)]
+struct Bits(Vec<u64>);
+
+impl Bits {
+    fn insert(&mut self, unit: u32) -> bool {
+        let word = unit as usize / 64;
+        if self.0.len() <= word {
+            self.0.resize(word + 1, 0);
+        }
+        let Some(word) = self.0.get_mut(word) else { return false };
+        let bit = 1 << (unit % 64);
+        let added = *word & bit == 0;
+        *word |= bit;
+        added
+    }
+    fn extend(&mut self, units: Range<u32>) {
+        units.for_each(|unit| {
+            self.insert(unit);
+        });
+    }
+    fn contains(&self, unit: u32) -> bool {
+        self.0.get(unit as usize / 64).is_some_and(|word| word >> (unit % 64) & 1 == 1)
+    }
+    fn end(&self) -> u32 {
+        u32::try_from(self.0.len() * 64).unwrap_or(u32::MAX)
+    }
+}
+
+/// What the walk found in one segment.
+#[derive(Default)]
+struct Found {
+    /// Objects that something refers to, by slot.
+    seen: Bits,
+    /// References beyond the first.
+    extra: BTreeMap<u16, i32>,
+    /// Units of objects that something refers to.
+    covered: Bits,
+    /// Units that a node uses.
+    used: Bits,
+    /// Nodes whose count is zero.
+    queued: BTreeSet<u16>,
+}
+
+struct Pass {
+    segments: std::ops::RangeInclusive<u32>,
+    found: HashMap<u32, Found>,
+    visited: HashMap<u32, Bits>,
+    nodes: u64,
+    objects: u64,
+    unreadable: Vec<Oid>,
+    /// References wanted, of objects with a wrong count.
+    wanted: BTreeMap<Oid, Option<Reference>>,
+}
+
+impl Pass {
+    fn at(&mut self, oid: Oid) -> Option<&mut Found> {
+        self.segments.contains(&oid.segment()).then(|| self.found.entry(oid.segment()).or_default())
+    }
+
+    fn cover(&mut self, reference: &Reference, used: bool) {
+        let start = u32::from(reference.oid.slot());
+        let units = start..start + reference.units();
+        if let Some(found) = self.at(reference.oid) {
+            found.covered.extend(units.clone());
+            if used {
+                found.used.extend(units);
+            }
+        }
+    }
+
+    fn edge(&mut self, reference: &Reference, whole: bool) {
+        if let Some(wanted) = self.wanted.get_mut(&reference.oid) {
+            *wanted = Some(*reference);
+        }
+        self.cover(reference, whole);
+        let slot = reference.oid.slot();
+        let Some(found) = self.at(reference.oid) else { return };
+        if found.seen.insert(slot.into()) {
+            self.objects += 1;
+        } else {
+            *found.extra.entry(slot).or_default() += 1;
+        }
+    }
+}
+
+impl Engine {
+    /// Asks for a mark: it looks at the next checkpoint. In a store with threads, [`Engine::mark`] does it.
+    ///
+    /// # Errors
+    /// The store is read-only, or a mark is under way.
+    pub fn ask_mark(&self) -> Result<()> {
+        let writer = self.writer()?;
+        let mut mark = self.mark.lock();
+        if mark.asked || mark.version.is_some() {
+            return Err(StoreError::Misuse("a mark is under way already".into()));
+        }
+        *mark = Mark { asked: true, repairs: std::mem::take(&mut mark.repairs), ..Mark::default() };
+        drop(mark);
+        writer.admission.ledger.lock().wanted.get_or_insert(Reason::Log);
+        writer.admission.changed.notify_all();
+        Ok(())
+    }
+
+    /// Marks; see the module. `uses` tells which units of its extents a node uses; without it, every referenced extent counts as used whole. Blocks for the whole walk; with
+    /// threads also until somebody made the checkpoint.
+    ///
+    /// # Errors
+    /// [`StoreError::WouldWait`] without threads, before the checkpoint after [`Engine::ask_mark`]; the mark was given up because space was short; a page of the store cannot
+    /// be read.
+    pub fn mark(&self, options: MarkOptions, uses: Option<&Uses<'_>>) -> Result<MarkReport> {
+        let asked = {
+            let mark = self.mark.lock();
+            mark.asked || mark.version.is_some()
+        };
+        if !asked {
+            self.ask_mark()?;
+        }
+        let version = self.wait_version()?;
+        let result = self.run_mark(&version, options, uses);
+        let mut mark = self.mark.lock();
+        mark.version = None;
+        let metrics = &self.metrics.state;
+        metrics.marks.add(u64::from(result.is_ok()));
+        metrics.marks_given_up.add(u64::from(mark.given_up));
+        match result {
+            _ if mark.given_up => Err(StoreError::Refused("the mark was given up: the store is short of space".into())),
+            Ok((mut report, repairs)) => {
+                report.repairs = repairs.len() as u64;
+                mark.repairs.extend(repairs);
+                Ok(report)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn wait_version(&self) -> Result<Arc<Version>> {
+        let writer = self.writer()?;
+        loop {
+            let version = self.mark.lock().version.clone();
+            if let Some(version) = version {
+                return Ok(version);
+            }
+            if let Some(why) = writer.wal.poisoned() {
+                return Err(StoreError::Poisoned { why });
+            }
+            if !self.options.threads {
+                return Err(StoreError::WouldWait { what: "a mark" });
+            }
+            let mut ledger = writer.admission.ledger.lock();
+            ledger.wanted.get_or_insert(Reason::Log);
+            writer.admission.changed.wait_for(&mut ledger, std::time::Duration::from_millis(50));
+        }
+    }
+
+    /// Whether a checkpoint is retained for a mark.
+    pub(crate) fn mark_wants(&self) -> bool {
+        self.mark.lock().asked
+    }
+
+    /// Whether pages of a mark's checkpoint must stay.
+    pub(crate) fn is_marking(&self) -> bool {
+        self.mark.lock().version.is_some()
+    }
+
+    /// Whether a retained checkpoint must stay for a mark; gives the mark up when space is short.
+    pub(crate) fn pinned_history(&self, checkpoint: u64, short: bool) -> bool {
+        let mut mark = self.mark.lock();
+        let pinned = mark.version.as_ref().is_some_and(|version| version.checkpoint == checkpoint);
+        mark.given_up |= pinned && short;
+        pinned && !mark.given_up
+    }
+
+    /// This checkpoint is published: a mark that was asked for looks at it, if it is retained.
+    pub(crate) fn pin_version(&self, checkpoint: u64, roots: &[Reference], own: [Reference; 2]) {
+        let mut mark = self.mark.lock();
+        if !mark.asked {
+            return;
+        }
+        let state = self.state.lock();
+        if state.newest_retained().is_none_or(|retained| retained.row.checkpoint != checkpoint) {
+            return;
+        }
+        mark.asked = false;
+        mark.version = Some(Arc::new(Version {
+            checkpoint,
+            roots: roots.to_vec(),
+            own: own.to_vec(),
+            table: state.table().iter().map(|(number, row)| (*number, row.page)).collect(),
+            queue: state.queue().place(),
+            unreadable: state.unreadable().to_vec(),
+        }));
+    }
+
+    /// Puts corrections into a batch and applies them.
+    pub(crate) fn apply_repairs(&self, writer: &Writer, batch: &mut Batch) -> Result<()> {
+        let due: Vec<Repair> = {
+            let mut mark = self.mark.lock();
+            let count = mark.repairs.len().min(REPAIRS_A_BATCH);
+            mark.repairs.drain(..count).collect()
+        };
+        for part in due.chunks(256) {
+            self.load_segments(&part.iter().map(|repair| repair.reference.oid.segment()).collect())?;
+            let mut state = self.state.lock();
+            for repair in part {
+                state.repair(repair).map_err(|error| StoreError::Misuse(error.to_string()))?;
+            }
+            drop(state);
+            self.spill(&writer.space)?;
+        }
+        self.metrics.state.repairs.add(due.len() as u64);
+        batch.repairs = due;
+        Ok(())
+    }
+
+    fn run_mark(
+        &self,
+        version: &Version,
+        options: MarkOptions,
+        uses: Option<&Uses<'_>>,
+    ) -> Result<(MarkReport, Vec<Repair>)> {
+        let mut report = MarkReport { checkpoint: version.checkpoint, ..MarkReport::default() };
+        let mut repairs = Vec::new();
+        let mut wrong: BTreeMap<Oid, i32> = BTreeMap::new();
+        // Three bits a unit.
+        let segment_bytes = u64::from(self.shape.units()) * 3 / 8 + 512;
+        let width = usize::try_from((options.memory_bytes / segment_bytes).max(1)).unwrap_or(usize::MAX);
+        let mut unreadable: BTreeSet<Oid> = BTreeSet::new();
+        let mut complete = true;
+        for part in version.table.chunks(width) {
+            let (Some((first, _)), Some((last, _))) = (part.first(), part.last()) else { continue };
+            let pass = self.walk(version, *first..=*last, BTreeMap::new(), uses)?;
+            report.passes += 1;
+            report.nodes = pass.nodes;
+            report.objects += pass.objects;
+            complete &= pass.unreadable.is_empty();
+            unreadable.extend(&pass.unreadable);
+            for (number, place) in part {
+                let page = if place.is_none() {
+                    SegmentPage { segment: *number, ..SegmentPage::default() }
+                } else {
+                    segment_page(&self.reader, *number, place)?
+                };
+                let nothing = Found::default();
+                let found = pass.found.get(number).unwrap_or(&nothing);
+                self.compare(&page, found, &mut report, &mut repairs, &mut wrong);
+            }
+        }
+        report.counts = wrong.len() as u64;
+        report.unreadable = unreadable.into_iter().collect();
+        if !complete {
+            // What hangs below a node that cannot be read only seems to be unused.
+            return Ok((report, Vec::new()));
+        }
+        if !wrong.is_empty() {
+            let wanted = wrong.keys().map(|oid| (*oid, None)).collect();
+            // No segment: only references are looked for.
+            let (low, high) = (u32::MAX, 0);
+            let pass = self.walk(version, low..=high, wanted, uses)?;
+            for (oid, reference) in pass.wanted {
+                let (Some(reference), Some(delta)) = (reference, wrong.get(&oid)) else { continue };
+                let units = reference.units();
+                repairs.push(Repair { action: RepairAction::Count, reference, first: 0, units, delta: *delta });
+            }
+        }
+        for reference in &version.unreadable {
+            if self.reader.object(reference).is_err() {
+                repairs.push(Repair { action: RepairAction::Readable, ..unit_repair(reference.oid, 1) });
+            }
+        }
+        Ok((report, repairs))
+    }
+
+    /// Visits every node of the checkpoint, and counts what it refers to in some segments.
+    fn walk(
+        &self,
+        version: &Version,
+        segments: std::ops::RangeInclusive<u32>,
+        wanted: BTreeMap<Oid, Option<Reference>>,
+        uses: Option<&Uses<'_>>,
+    ) -> Result<Pass> {
+        let mut pass = Pass {
+            segments,
+            found: HashMap::new(),
+            visited: HashMap::new(),
+            nodes: 0,
+            objects: 0,
+            unreadable: Vec::new(),
+            wanted,
+        };
+        version.own.iter().for_each(|reference| pass.cover(reference, true));
+        for root in &version.roots {
+            pass.edge(root, true);
+            self.walk_from(&mut pass, root, uses)?;
+        }
+        // Nodes of the drop queue: nothing refers to them, but their edges still count.
+        let mut place = version.queue;
+        while !place.is_none() {
+            let (page, next) = crate::state::pager::list(&self.reader, &place)?;
+            let ListPage::DropQueue(rows) = page else {
+                let found = LayoutError::Field { structure: "list page", field: "list", found: 1 };
+                return Err(StoreError::Structure { structure: "drop queue", offset: 0, source: found });
+            };
+            for row in rows {
+                self.walk_queued(&mut pass, &row, uses)?;
+            }
+            place = next;
+        }
+        for row in &version.unreadable {
+            if self.reader.object(row).is_ok() {
+                self.walk_queued(&mut pass, row, uses)?;
+            }
+        }
+        Ok(pass)
+    }
+
+    fn walk_queued(&self, pass: &mut Pass, row: &Reference, uses: Option<&Uses<'_>>) -> Result<()> {
+        pass.cover(row, true);
+        if let Some(found) = pass.at(row.oid) {
+            found.queued.insert(row.oid.slot());
+        }
+        self.walk_from(pass, row, uses)
+    }
+
+    fn walk_from(&self, pass: &mut Pass, root: &Reference, uses: Option<&Uses<'_>>) -> Result<()> {
+        let mut stack = vec![*root];
+        while let Some(node) = stack.pop() {
+            if node.kind != ReferenceKind::Node
+                || !pass.visited.entry(node.oid.segment()).or_default().insert(node.oid.slot().into())
+            {
+                continue;
+            }
+            if self.mark.lock().given_up {
+                return Err(StoreError::Refused("the mark was given up".into()));
+            }
+            pass.nodes += 1;
+            let read = self.reader.object(&node).and_then(|bytes| {
+                let damaged = |what| StoreError::Damaged { oid: node.oid, offset: 0, what };
+                let edges = edges(&bytes).map_err(damaged)?;
+                if let Some(uses) = uses {
+                    uses(&node, &bytes, &mut |oid, units| {
+                        let start = u32::from(oid.slot());
+                        if let Some(found) = pass.at(oid) {
+                            found.used.extend(start + units.start..start + units.end);
+                        }
+                    })
+                    .map_err(damaged)?;
+                }
+                Ok(edges)
+            });
+            match read {
+                Ok(edges) => {
+                    for edge in &edges {
+                        pass.edge(edge, edge.kind == ReferenceKind::Node || uses.is_none());
+                        if edge.kind == ReferenceKind::Node {
+                            stack.push(*edge);
+                        }
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the mark cannot read a node");
+                    pass.unreadable.push(node.oid);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn compare(
+        &self,
+        page: &SegmentPage,
+        found: &Found,
+        report: &mut MarkReport,
+        repairs: &mut Vec<Repair>,
+        wrong: &mut BTreeMap<Oid, i32>,
+    ) {
+        let oid = |slot: u32| Oid::new(self.shape.volume, page.segment, u16::try_from(slot).unwrap_or(u16::MAX));
+        let (mut live, mut deferred) = (Bits::default(), Bits::default());
+        let units = |(slot, units): &(u16, u16)| u32::from(*slot)..u32::from(*slot) + u32::from(*units);
+        page.live.iter().for_each(|run| live.extend(units(run)));
+        page.deferred.iter().for_each(|run| deferred.extend(units(run)));
+        let mut run: Option<(RepairAction, Range<u32>)> = None;
+        for unit in 0..=live.end().max(found.used.end()) {
+            let what = match (live.contains(unit), found.used.contains(unit), deferred.contains(unit)) {
+                (true, false, false) if found.covered.contains(unit) => {
+                    report.unused_bytes += u64::from(UNIT);
+                    Some(RepairAction::Dead)
+                }
+                (true, false, false) => {
+                    report.leaked_bytes += u64::from(UNIT);
+                    Some(RepairAction::Dead)
+                }
+                (false, true, _) => {
+                    report.lost_bytes += u64::from(UNIT);
+                    Some(RepairAction::Live)
+                }
+                _ => None,
+            };
+            match (&mut run, what) {
+                (Some((action, range)), Some(what)) if *action == what => range.end = unit + 1,
+                _ => {
+                    if let Some((action, range)) = run.take() {
+                        repairs.push(Repair { action, ..unit_repair(oid(range.start), range.end - range.start) });
+                    }
+                    run = what.map(|what| (what, unit..unit + 1));
+                }
+            }
+        }
+        let stored: BTreeMap<u16, i32> = page.extra.iter().copied().collect();
+        for slot in stored.keys().chain(found.extra.keys()).collect::<BTreeSet<_>>() {
+            let (says, is) = (stored.get(slot).copied().unwrap_or(0), found.extra.get(slot).copied().unwrap_or(0));
+            let seen = found.seen.contains(u32::from(*slot));
+            if seen && says != is {
+                wrong.insert(oid((*slot).into()), is - says);
+            } else if !(seen || says == -1 && found.queued.contains(slot)) {
+                repairs.push(Repair { action: RepairAction::Forget, ..unit_repair(oid((*slot).into()), 1) });
+            }
+        }
+    }
+}
+
+/// Of an object of which only the id is known.
+const fn unit_repair(oid: Oid, units: u32) -> Repair {
+    let reference = Reference {
+        oid,
+        birth: Hlc::ZERO,
+        stored_bytes: UNIT,
+        logical_bytes: UNIT,
+        crc: 0,
+        kind: ReferenceKind::Extent,
+        flags: 0,
+        encoding: Encoding::Plain,
+    };
+    Repair { action: RepairAction::Dead, reference, first: 0, units, delta: 0 }
+}

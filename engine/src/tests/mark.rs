@@ -1,0 +1,197 @@
+//! The mark: exact on stores that are right, whatever goes on meanwhile; what is wrong is found and set right.
+
+use super::client::*;
+use crate::MarkOptions;
+use crate::device::Fault;
+use crate::store::*;
+use envoyfs_layout::batch::{Repair, RepairAction};
+use envoyfs_layout::node::NodeView;
+use envoyfs_layout::{LayoutError, Oid, Reference, ReferenceKind};
+use std::ops::Range;
+
+/// Units of extents that a leaf of the test client uses: punched values do not use their first half.
+fn uses(_: &Reference, bytes: &[u8], add: &mut dyn FnMut(Oid, Range<u32>)) -> std::result::Result<(), LayoutError> {
+    let view = NodeView::parse(bytes)?;
+    for item in view.items() {
+        for index in item.reference_indexes() {
+            let reference = view.reference(index).unwrap();
+            if reference.kind == ReferenceKind::Extent {
+                let skip = if item.value[0] == 0 { 0 } else { half(reference.stored_bytes) / 512 };
+                add(reference.oid, skip..reference.units());
+            }
+        }
+    }
+    Ok(())
+}
+
+const ONE_PASS: MarkOptions = MarkOptions { memory_bytes: 64 << 20 };
+const MANY_PASSES: MarkOptions = MarkOptions { memory_bytes: 4096 };
+
+fn settle(client: &mut Client) {
+    for _ in 0..4 {
+        client.checkpoint().unwrap();
+    }
+}
+
+#[test]
+fn a_mark_of_a_right_store_finds_only_what_no_slice_uses() {
+    for seed in 0..6 {
+        println!("seed {seed}");
+        let (_, mut client) = fresh(16, if seed % 2 == 0 { 512 } else { 4096 }, seed);
+        let mut rng = Rng(seed);
+        for round in 0..12 {
+            for _ in 0..60 {
+                tick(&client.clock);
+                let op = client.random_op(&mut rng, 6, 40);
+                client.run(&op).unwrap();
+            }
+            client.engine.ask_mark().unwrap();
+            client.checkpoint().unwrap();
+            // What happens after the checkpoint that the mark looks at does not disturb it.
+            for _ in 0..rng.below(60) {
+                let op = client.random_op(&mut rng, 6, 40);
+                client.run(&op).unwrap();
+                if rng.below(8) == 0 {
+                    client.checkpoint().unwrap();
+                }
+            }
+            let options = if round % 2 == 0 { ONE_PASS } else { MANY_PASSES };
+            let report = client.engine.mark(options, Some(&uses)).unwrap();
+            assert_eq!((report.counts, report.leaked_bytes, report.lost_bytes), (0, 0, 0), "{report:?}");
+            assert!(report.nodes > 0 && report.unreadable.is_empty());
+            assert_eq!(report.passes > 1, round % 2 == 1, "{report:?}");
+            settle(&mut client);
+            client.verify();
+        }
+        // What it reclaimed is not reclaimed twice, and everything that is used still reads.
+        client.engine.ask_mark().unwrap();
+        client.checkpoint().unwrap();
+        let first = client.engine.mark(ONE_PASS, Some(&uses)).unwrap();
+        settle(&mut client);
+        client.engine.ask_mark().unwrap();
+        client.checkpoint().unwrap();
+        let second = client.engine.mark(ONE_PASS, Some(&uses)).unwrap();
+        assert_eq!((second.unused_bytes, second.repairs), (0, 0), "{first:?} {second:?}");
+        assert_eq!(client.engine.check_space(), Vec::<String>::new());
+    }
+}
+
+/// Breaks the state of the store on purpose, in the way a lost or doubled batch would.
+fn break_state(client: &Client, action: RepairAction, reference: Reference, first: u32, units: u32, delta: i32) {
+    client.engine.load_segments(&[reference.oid.segment()].into()).unwrap();
+    client.engine.state.lock().repair(&Repair { action, reference, first, units, delta }).unwrap();
+}
+
+#[test]
+fn wrong_counts_and_wrong_liveness_are_found_and_set_right() {
+    let (_, mut client) = fresh(16, 512, 9);
+    client.engine.retain(crate::HistoryPolicy::NONE);
+    for key in 0..30 {
+        client.run(&Op::Write { tree: 0, key, seed: 7 + u64::from(key), len: 12_000 }).unwrap();
+    }
+    client.run(&Op::Fork { from: 0, to: 1 }).unwrap();
+    // From here on the trees have roots of their own, and share all leaves but one.
+    client.run(&Op::Small { tree: 1, key: 0, seed: 1, len: 100 }).unwrap();
+    client.quiesce_and_check();
+    let before = client.engine.usage().live;
+    let top = client.engine.client_roots()[0];
+    let edges = |node: &Reference| envoyfs_layout::node::edges(&client.engine.read_node(node).unwrap()).unwrap();
+    let root = edges(&top)[0];
+    let leaves = edges(&root);
+    let shared = *leaves.iter().find(|leaf| client.engine.count(leaf.oid) == 2).unwrap();
+    let (leaf, extents) = (leaves[0], edges(&leaves[0]));
+    let last = *edges(leaves.last().unwrap()).last().unwrap();
+    break_state(&client, RepairAction::Count, leaf, 0, 1, 1);
+    break_state(&client, RepairAction::Count, extents[0], 0, 1, 3);
+    break_state(&client, RepairAction::Forget, shared, 0, 1, 0);
+    break_state(&client, RepairAction::Dead, extents[1], 2, 3, 0);
+    let volume = client.engine.shape.volume;
+    // Leaked: 20 units that nothing refers to, far behind everything in that segment.
+    let far = Reference { oid: Oid::new(volume, last.oid.segment(), 470), ..last };
+    break_state(&client, RepairAction::Live, far, 0, 20, 0);
+    assert!(client.engine.usage().live > before);
+    client.engine.ask_mark().unwrap();
+    client.checkpoint().unwrap();
+    let report = client.engine.mark(ONE_PASS, Some(&uses)).unwrap();
+    assert_eq!((report.counts, report.leaked_bytes, report.lost_bytes), (3, 20 * 512, 3 * 512), "{report:?}");
+    settle(&mut client);
+    client.quiesce_and_check();
+    assert_eq!(client.engine.usage().live, before);
+    client.engine.ask_mark().unwrap();
+    client.checkpoint().unwrap();
+    assert_eq!(client.engine.mark(ONE_PASS, Some(&uses)).unwrap().repairs, 0);
+}
+
+#[test]
+fn a_dropped_node_that_cannot_be_read_is_listed_and_the_mark_frees_what_hung_below() {
+    let (device, mut client) = fresh(16, 512, 4);
+    client.engine.retain(crate::HistoryPolicy::NONE);
+    for key in 0..20 {
+        client.run(&Op::Write { tree: 0, key, seed: 3 + u64::from(key), len: 9000 }).unwrap();
+    }
+    client.run(&Op::Write { tree: 2, key: 1, seed: 5, len: 9000 }).unwrap();
+    client.checkpoint().unwrap();
+    let kept = client.engine.usage().live;
+    client.run(&Op::Fork { from: 0, to: 1 }).unwrap();
+    client.quiesce_and_check();
+    let top = client.engine.client_roots()[0];
+    let root = envoyfs_layout::node::edges(&client.engine.read_node(&top).unwrap()).unwrap()[0];
+    let node = client.engine.read_node(&root).unwrap();
+    let image = device.image();
+    let mut stored = vec![0; node.len()];
+    let position = (0..image.size_bytes()).step_by(512).find(|at| {
+        image.read(*at, &mut stored);
+        stored == *node
+    });
+    let position = position.unwrap();
+    client.run(&Op::Drop { tree: 0 }).unwrap();
+    client.run(&Op::Drop { tree: 1 }).unwrap();
+    device.inject(Fault::FlipBits { offset: position + 100, mask: 4 });
+    client.checkpoint().unwrap();
+    settle(&mut client);
+    assert_eq!(client.engine.usage().drop_queue, 0);
+    assert!(client.engine.usage().live > 100 << 10, "a leak, but a known one");
+    let again = open(&device.process_crash(), &client.clock).unwrap();
+    assert_eq!(again.unreadable().iter().map(|r| r.oid).collect::<Vec<_>>(), vec![root.oid], "the list is persistent");
+    client = Client::start(again, client.clock.clone());
+    client.engine.retain(crate::HistoryPolicy::NONE);
+    client.engine.ask_mark().unwrap();
+    client.checkpoint().unwrap();
+    let report = client.engine.mark(ONE_PASS, Some(&uses)).unwrap();
+    assert!(report.leaked_bytes > 100 << 10, "{report:?}");
+    settle(&mut client);
+    assert_eq!(client.engine.unreadable(), Vec::new());
+    client.quiesce_and_check();
+    assert!(client.engine.usage().live < kept);
+}
+
+#[test]
+fn counts_are_exact_after_a_churn_of_clones() {
+    let clones: u32 = std::env::var("CLONES").map_or(1500, |clones| clones.parse().unwrap());
+    let (_, mut client) = fresh(32, 4096, 11);
+    let mut rng = Rng(11);
+    for key in 0..24 {
+        client.run(&Op::Write { tree: 0, key, seed: u64::from(key), len: 5000 }).unwrap();
+    }
+    for clone in 0..clones {
+        let (from, to) = (rng.below(40) as u32, rng.below(40) as u32);
+        client.run(&Op::Fork { from, to }).unwrap();
+        match rng.below(4) {
+            0 => client.run(&Op::Drop { tree: 1 + rng.below(39) as u32 }).unwrap(),
+            1 => {
+                let (tree, key) = (rng.below(40) as u32, rng.below(24) as u32);
+                client.run(&Op::Small { tree, key, seed: u64::from(clone), len: 900 }).unwrap();
+            }
+            _ => {}
+        }
+        if clone % 50 == 49 {
+            client.checkpoint().unwrap();
+        }
+    }
+    client.engine.ask_mark().unwrap();
+    client.checkpoint().unwrap();
+    let report = client.engine.mark(ONE_PASS, Some(&uses)).unwrap();
+    println!("{clones} clones: {report:?}");
+    assert_eq!((report.counts, report.leaked_bytes, report.lost_bytes), (0, 0, 0));
+    client.quiesce_and_check();
+}
