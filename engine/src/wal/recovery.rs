@@ -90,6 +90,13 @@ pub enum Cause {
         /// Its byte offset on the device.
         offset: u64,
     },
+    /// What is there is older, or was never written: a write that a completed flush covered is gone.
+    Lost {
+        /// Its sequence.
+        sequence: u64,
+        /// Its byte offset on the device.
+        offset: u64,
+    },
     /// A record does not verify though its blocks do.
     Record(LayoutError),
 }
@@ -100,6 +107,10 @@ impl std::fmt::Display for Corruption {
             Cause::Block { sequence, offset } => {
                 write!(f, "log block {sequence} at device offset {offset} is damaged")?
             }
+            Cause::Lost { sequence, offset } => write!(
+                f,
+                "log block {sequence} at device offset {offset} was never written: the device lost what a completed flush covered"
+            )?,
             Cause::Record(error) => write!(f, "log record at {:?}: {error}", self.cut)?,
         }
         let lost = self.threshold.0.saturating_sub(self.cut.0);
@@ -216,6 +227,8 @@ struct Lineage {
     end: Lsn,
     /// Sequence of the first block that is not in the chain.
     broken_at: u64,
+    /// At `broken_at` is an older block, or nothing was ever written.
+    is_older: bool,
     watermark: Lsn,
     local: Vec<(u64, Record)>,
 }
@@ -295,8 +308,7 @@ pub fn scan(device: &dyn Device, ring: &RingGeometry, entry: &VolumeEntry, judge
         corrupt: (cut < threshold).then(|| Corruption {
             cut,
             threshold,
-            cause: cause
-                .unwrap_or(Cause::Block { sequence: lineage.broken_at, offset: ring.position(lineage.broken_at) }),
+            cause: cause.unwrap_or_else(|| lineage.cause(ring)),
         }),
         records,
         chain: lineage.chain,
@@ -334,6 +346,7 @@ fn lineage(device: &dyn Device, ring: &RingGeometry, entry: &VolumeEntry) -> Res
         stream: Vec::new(),
         end: freeze,
         broken_at: start,
+        is_older: false,
         watermark: Lsn(0),
         local: Vec::new(),
     };
@@ -344,10 +357,9 @@ fn lineage(device: &dyn Device, ring: &RingGeometry, entry: &VolumeEntry) -> Res
         if !open && sequence.saturating_sub(last_seen) > search {
             break;
         }
-        let block = match reader.block(sequence)? {
-            Some(bytes) => Block::decode(bytes, &ring.seed, ring.position(sequence)).ok(),
-            None => None,
-        };
+        let bytes = reader.block(sequence)?;
+        let is_blank = bytes.is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0));
+        let block = bytes.and_then(|bytes| Block::decode(bytes, &ring.seed, ring.position(sequence)).ok());
         let block = block.filter(|block| block.header.volume == ring.volume);
         if let Some(block) = &block
             && block.header.generation == entry.ring_generation
@@ -357,6 +369,7 @@ fn lineage(device: &dyn Device, ring: &RingGeometry, entry: &VolumeEntry) -> Res
             last_seen = sequence;
         }
         if open {
+            found.is_older = is_blank || block.is_some();
             open = block.is_some_and(|block| found.accept(entry, sequence, &block));
             if open {
                 last_seen = sequence;
@@ -367,6 +380,12 @@ fn lineage(device: &dyn Device, ring: &RingGeometry, entry: &VolumeEntry) -> Res
 }
 
 impl Lineage {
+    /// Why the chain ends where it does, if it must not.
+    fn cause(&self, ring: &RingGeometry) -> Cause {
+        let (sequence, offset) = (self.broken_at, ring.position(self.broken_at));
+        if self.is_older { Cause::Lost { sequence, offset } } else { Cause::Block { sequence, offset } }
+    }
+
     /// Adds the next block if it is the one that belongs here.
     fn accept(&mut self, entry: &VolumeEntry, sequence: u64, block: &Block<'_>) -> bool {
         let header = &block.header;
