@@ -5,7 +5,9 @@ mod command;
 mod compare;
 mod crash;
 mod fuzz;
+mod install;
 mod kill;
+mod man;
 mod models;
 mod sabotage;
 mod setup;
@@ -36,6 +38,8 @@ enum Task {
     Fuzz(fuzz::Arguments),
     /// Breaks each durability rule on purpose; a named test must fail for each.
     Sabotage,
+    /// Builds the tools, and installs them under their real names with manual pages.
+    Install(install::Arguments),
     /// Kills daemons of real mounts at any moment and looks what is left. Needs root.
     Kill(kill::Arguments),
     /// Measures envoyfs beside ext4, both on images in one directory, and prints a table. Needs root.
@@ -56,6 +60,7 @@ fn main() -> anyhow::Result<()> {
         Task::Crash(arguments) => crash::run(&arguments),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Sabotage => sabotage::run(),
+        Task::Install(arguments) => install::run(&arguments),
         Task::Kill(arguments) => kill::run(&arguments),
         Task::Compare(arguments) => compare::run(&arguments),
         Task::BenchStore(arguments) => store_bench::run(&arguments),
