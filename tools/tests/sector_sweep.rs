@@ -235,7 +235,7 @@ fn any_single_sector() {
             all || held != [0; 512]
         })
         .collect();
-    let cases = number("SWEEP_CASES").unwrap_or(400) as usize;
+    let cases = number("SWEEP_CASES").unwrap_or(250) as usize;
     let mut random = Random(number("SWEEP_SEED").unwrap_or(1));
     if !all {
         // One fault each, of every kind in turn, of sectors that hold something.
