@@ -5,6 +5,7 @@ mod cleaning;
 pub(crate) mod client;
 mod crash;
 mod faults;
+mod features;
 mod history;
 mod mark;
 mod measure;
