@@ -49,6 +49,11 @@ impl Engine {
         drop(batches);
         let mut ledger = writer.admission.ledger.lock();
         ledger.frozen = std::mem::take(&mut ledger.current);
+        #[cfg(test)]
+        {
+            let free = u64::from(writer.space.free_containers()) * writer.admission.budget.container_bytes;
+            assert!(free >= ledger.frozen, "INV-25: {free} bytes free for {} admitted", ledger.frozen);
+        }
         Ok(Frozen { number, freeze: point.lsn, hlc: point.hlc })
     }
 

@@ -180,6 +180,8 @@ pub struct Engine {
     pub(crate) end: Lsn,
     /// Of a read-only mount.
     pub(crate) checkpoint: u64,
+    /// Containers, of a read-only mount.
+    pub(crate) mounted: Vec<crate::space::Container>,
     /// Called when a checkpoint has installed the cleaner's copies, before it does anything else.
     #[cfg(test)]
     pub(crate) after_install: AfterInstall,

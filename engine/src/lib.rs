@@ -60,6 +60,7 @@ mod recovery;
 pub mod repair;
 #[cfg_attr(not(feature = "sabotage"), doc(hidden))]
 pub mod sabotage;
+mod scrub;
 pub mod settings;
 pub mod signature;
 pub mod space;
@@ -76,4 +77,5 @@ pub use error::StoreError;
 pub use history::{HistoryPolicy, HistoryRoot};
 pub use mark::{MarkOptions, MarkReport};
 pub use queue::ReadQueue;
+pub use scrub::{ScrubFinding, ScrubOptions, ScrubReport};
 pub use settings::Settings;

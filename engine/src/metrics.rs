@@ -178,6 +178,8 @@ groups! {
         victims: Counter = "Containers cleaned.",
         read_bytes: Counter = "Bytes read from victims.",
         moved_bytes: Counter = "Bytes copied.",
+        moved_data_bytes: Counter = "Bytes of data among them; the rest is nodes.",
+        emptied: Counter = "Victims of which everything was copied.",
         moved: Counter = "Fragments copied.",
         unreadable: Counter = "Fragments left where they are because the device did not give them.",
         damaged: Counter = "Fragments left where they are because they do not verify.",

@@ -171,12 +171,15 @@ impl Engine {
             unsaved: crate::unsaved::Unsaved::default(),
             end,
             checkpoint: start.adopted.as_ref().map_or(directory.entry.checkpoint.number, |adopted| adopted.body.number),
+            mounted: Vec::new(),
             #[cfg(test)]
             after_install: Mutex::default(),
         };
         if engine.read_only.is_empty() {
             engine.writer =
                 Some(engine.take_over(superblock, directory.entry, containers, &ring, &found, &start, &relocated)?);
+        } else {
+            engine.mounted = containers.iter().map(|(_, row)| *row).collect();
         }
         stage.stop();
         whole.stop();

@@ -1,6 +1,7 @@
 //! Project tasks: `cargo xtask COMMAND`. One file a command.
 
 mod ci;
+mod clean;
 mod command;
 mod compare;
 mod crash;
@@ -32,6 +33,8 @@ enum Task {
     Ci,
     /// Runs the executable models with larger budgets than the tests do.
     Models(models::Arguments),
+    /// Write amplification and latency of cleaning, in virtual time.
+    Clean(clean::Arguments),
     /// Power cuts under the whole stack, on simulated and recorded devices.
     Crash(crash::Arguments),
     /// Fuzzes every decoder of the on-disk format. Needs a nightly toolchain and cargo-fuzz.
@@ -57,6 +60,7 @@ fn main() -> anyhow::Result<()> {
         Task::Test(arguments) => test::run(&arguments),
         Task::Ci => ci::run(),
         Task::Models(arguments) => models::run(&arguments),
+        Task::Clean(arguments) => clean::run(&arguments),
         Task::Crash(arguments) => crash::run(&arguments),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Sabotage => sabotage::run(),

@@ -16,8 +16,8 @@ use crate::engine::{Engine, Writer};
 use crate::space::heat::Heat;
 use crate::state::{Fragment, State};
 use crate::store::{Result, Tier};
-use envoyfs_layout::UNIT;
 use envoyfs_layout::directory_page::ContainerState;
+use envoyfs_layout::{ReferenceKind, UNIT};
 use parking_lot::Mutex;
 use pieces::{Copied, Piece, Table};
 use std::collections::BTreeSet;
@@ -280,6 +280,7 @@ impl Engine {
         let mut copies = copies.into_iter();
         let counts = &self.metrics.cleaner;
         for copy in copies.by_ref() {
+            let is_data = copy.rows.first().is_some_and(|row| row.kind == ReferenceKind::Extent);
             let (piece, heat) = (copy.piece, self.heat_of_survivor(writer, job.heat, copy.piece.segment));
             let Some(to) = self.append_survivor(writer, heat, &copy, pace, &mut progress.deep)? else {
                 job.pieces.push(piece);
@@ -288,12 +289,16 @@ impl Engine {
             done += u64::from(piece.units) * u64::from(UNIT);
             counts.moved.increment();
             counts.moved_bytes.add(u64::from(piece.units) * u64::from(UNIT));
+            if is_data {
+                counts.moved_data_bytes.add(u64::from(piece.units) * u64::from(UNIT));
+            }
             progress.moves.push(Moved { piece, to });
         }
         job.pieces.extend(copies.map(|copy| copy.piece));
         job.pieces.sort_unstable_by_key(|piece| std::cmp::Reverse(piece.unit));
         if job.pieces.is_empty() {
             if job.complete {
+                counts.emptied.increment();
                 progress.emptied.insert(job.container);
                 writer.cleaning.coming.store(progress.emptied.len() as u64, Ordering::Relaxed);
             } else {

@@ -10,6 +10,7 @@ mod history;
 mod mark;
 mod measure;
 mod relocation;
+mod scrub;
 mod sharing;
 mod space;
 mod threads;

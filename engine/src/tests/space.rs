@@ -36,6 +36,27 @@ fn a_full_store_can_still_delete_and_then_write_again() {
 }
 
 #[test]
+fn forks_and_their_deletion_work_at_zero_user_space() {
+    let (_, mut client) = fresh(16, 512, 3);
+    let keys = fill(&mut client, 0);
+    for round in 0..30 {
+        // Last tier: a fork, and its deletion; in between what only shrinks (INV-26).
+        client.run(&Op::Fork { from: 0, to: 1 }).unwrap();
+        client.run(&Op::Delete { tree: 1, key: round % keys }).unwrap();
+        client.checkpoint().unwrap();
+        client.run(&Op::Drop { tree: 1 }).unwrap();
+        assert!(matches!(
+            client.run(&Op::Write { tree: 2, key: 0, seed: 1, len: 48 << 10 }),
+            Ok(()) | Err(StoreError::NoSpace { .. })
+        ));
+        client.checkpoint().unwrap();
+        assert_eq!(client.engine.check_space(), Vec::<String>::new(), "round {round}");
+    }
+    client.verify();
+    client.quiesce_and_check();
+}
+
+#[test]
 fn fragmented_segments_are_cleaned_and_the_survivors_read() {
     for block in [512, 4096] {
         let (device, mut client) = fresh(16, block, 3);

@@ -58,6 +58,7 @@ pub struct Report {
 struct Counts {
     data: u64,
     moved: u64,
+    moved_nodes: u64,
     nodes: u64,
     pages: u64,
     device: u64,
@@ -161,7 +162,8 @@ impl Run {
         let metrics = self.client.engine.metrics();
         Counts {
             data: metrics.streams.data_bytes.get(),
-            moved: metrics.cleaner.moved_bytes.get(),
+            moved: metrics.cleaner.moved_data_bytes.get(),
+            moved_nodes: metrics.cleaner.moved_bytes.get() - metrics.cleaner.moved_data_bytes.get(),
             nodes: metrics.streams.node_bytes.get() + metrics.streams.own_bytes.get(),
             pages: metrics.streams.page_bytes.get(),
             device: self.device.counters().0,
@@ -289,7 +291,7 @@ pub fn run(plan: &Plan) -> Report {
     let after = run.counts();
     let data = (after.data - half.data) as f64;
     report.data = 1.0 + (after.moved - half.moved) as f64 / data;
-    report.nodes = (after.nodes - half.nodes) as f64 / data;
+    report.nodes = (after.nodes + after.moved_nodes - half.nodes - half.moved_nodes) as f64 / data;
     report.pages = (after.pages - half.pages) as f64 / data;
     report.tables_and_log = (after.device - half.device) as f64 / data - report.data - report.nodes - report.pages;
     let victims = (after.victims - half.victims).max(1) as f64;

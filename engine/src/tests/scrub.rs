@@ -1,0 +1,93 @@
+use super::client::*;
+use crate::device::{Fault, SimulatedDevice};
+use crate::{Engine, Options, ScrubOptions, Settings};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+fn filled() -> (SimulatedDevice, Client) {
+    let (device, mut client) = fresh(16, 512, 3);
+    for key in 0..100 {
+        client.run(&Op::Write { tree: 0, key, seed: u64::from(key), len: 20_000 }).unwrap();
+    }
+    client.checkpoint().unwrap();
+    (device, client)
+}
+
+fn place_of(device: &SimulatedDevice, want: &[u8]) -> u64 {
+    let image = device.image();
+    let mut held = vec![0; want.len()];
+    let found = (0..image.size_bytes()).step_by(512).find(|at| {
+        image.read(*at, &mut held);
+        held == want
+    });
+    found.unwrap()
+}
+
+#[test]
+fn a_whole_store_verifies_also_after_cleaning_and_read_only() {
+    let (device, mut client) = filled();
+    for round in 0..2 {
+        let report = client.engine.scrub(ScrubOptions::default(), |_| ControlFlow::Continue(())).unwrap();
+        assert_eq!(report.findings, [], "round {round}");
+        assert_eq!(report.position, report.containers);
+        for key in (round..100).step_by(3) {
+            client.run(&Op::Delete { tree: 0, key }).unwrap();
+            client.run(&Op::Punch { tree: 0, key: key + 1 }).unwrap();
+        }
+        client.checkpoint().unwrap();
+        while client.engine.clean_anyway().unwrap() {}
+        client.checkpoint().unwrap();
+    }
+    client.commit().unwrap();
+    let before = client.engine.scrub(ScrubOptions::default(), |_| ControlFlow::Continue(())).unwrap();
+    assert!(before.objects > 40 && before.findings.is_empty() && before.unnamed_units < 64, "{before:?}");
+    let clock: Arc<dyn crate::hlc::Clock> = Arc::<crate::hlc::ManualClock>::clone(&client.clock);
+    let device = device.process_crash();
+    let settings = Settings::default();
+    let options = Options { read_only: true, threads: false, accept_loss: false, clock, settings };
+    let engine = Engine::open(Arc::new(device), options).unwrap();
+    let report = engine.scrub(ScrubOptions::default(), |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!((report.objects, report.bytes, report.findings), (before.objects, before.bytes, Vec::new()));
+}
+
+#[test]
+fn damage_is_told_with_its_object_and_a_pass_goes_on_where_it_stopped() {
+    let (device, client) = filled();
+    let (oid, _) = client.extent_of(0, 7);
+    let data = place_of(&device, &content(7, 4096, 512));
+    device.inject(Fault::FlipBits { offset: data + 9, mask: 1 });
+    let (other, _) = client.extent_of(0, 90);
+    device.inject(Fault::ReadError { offset: place_of(&device, &content(90, 0, 512)) });
+    let mut report = client.engine.scrub(ScrubOptions::default(), |_| ControlFlow::Break(())).unwrap();
+    assert_eq!(report.position, 1);
+    let mut findings = Vec::new();
+    while report.position < report.containers {
+        findings.append(&mut report.findings);
+        let options = ScrubOptions { from: report.position, bytes_per_second: 1 << 30 };
+        report = client.engine.scrub(options, |_| ControlFlow::Break(())).unwrap();
+    }
+    findings.append(&mut report.findings);
+    let objects: Vec<_> = findings.iter().filter_map(|finding| finding.object).collect();
+    assert_eq!(objects, [oid, other], "{findings:?}");
+    assert_eq!(client.engine.metrics().scrub.damaged.get(), 2);
+}
+
+#[test]
+fn a_damaged_header_footer_or_table_is_told() {
+    let (device, mut client) = filled();
+    client.run(&Op::Write { tree: 1, key: 0, seed: 1, len: 20_000 }).unwrap();
+    client.checkpoint().unwrap();
+    let writer = client.engine.writer().unwrap();
+    let (oid, _) = client.extent_of(0, 0);
+    let container = client.engine.reader.container_of(oid).unwrap();
+    let row = writer.space.with_containers(|containers| *containers.get(container).unwrap());
+    let shape = &client.engine.shape;
+    for (unit, what) in [(0, "header"), (shape.units() - 1, "footer"), (row.last_part, "table")] {
+        let flip = Fault::FlipBits { offset: shape.offset(container, unit) + 20, mask: 1 };
+        device.inject(flip);
+        let report = client.engine.scrub(ScrubOptions::default(), |_| ControlFlow::Continue(())).unwrap();
+        assert_eq!(report.findings.len(), 1, "{what}: {:?}", report.findings);
+        assert!(report.findings[0].what.contains(what) && report.findings[0].unit == unit, "{:?}", report.findings);
+        device.inject(flip);
+    }
+}
