@@ -3,7 +3,7 @@
 //! Owns identity, place in the tree, share time, dirty marks and the state behind the lock. It promises that whoever holds the freeze lock (shared) and an inode's state
 //! lock sees a consistent inode, and that a dirty inode stays in memory until a checkpoint contains it. If power fails, all of this is rebuilt from roots and log.
 //!
-//! Lock order: state (parent before child) -> place -> dirty sets. Places of *directories* change only under the freeze lock held exclusively, so that whoever holds it shared
+//! Lock order: state (directories before files, each by id) -> place -> dirty sets. Places of *directories* change only under the freeze lock held exclusively, so that whoever holds it shared
 //! may climb without locks of the ancestors.
 
 use crate::api::{Attributes, Error, FileType, InodeId, Result, Time};
