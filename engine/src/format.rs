@@ -10,7 +10,7 @@
 
 use crate::StoreError;
 use crate::device::{AlignedBuf, Calibration, Device, Write, WriteCache, calibrate, scratch_bytes};
-use crate::hlc::{Clock, next_bound};
+use crate::hlc::{Clock, wall_hlc};
 use crate::space::admission::Budget;
 use crate::store::Result;
 use crate::{signature, superblock};
@@ -323,7 +323,8 @@ fn first(plan: &Regions, options: &FormatOptions) -> (Superblock, VolumeDirector
         system_slot: 1,
         barrier: Barrier::Flush,
         device_cache: 0,
-        hlc_bound: next_bound(options.now_ns, Hlc::ZERO),
+        // Nothing is stamped before the first mount, which raises it.
+        hlc_bound: wall_hlc(options.now_ns),
         format_ns: options.now_ns,
         label: [0; 64],
     };

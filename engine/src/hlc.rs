@@ -145,7 +145,8 @@ impl HlcSource {
     /// mount said that it appended nothing any more. Returns also whether the wall clock is behind what the store has seen, which deserves a warning.
     #[must_use]
     pub fn after_recovery(wall_ns: i64, seen: Hlc, bound: Hlc, closed: bool) -> (Self, bool) {
-        let ahead = u64::try_from(BOUND_AHEAD.as_millis()).unwrap_or(u64::MAX);
+        // Stamps that a mount after a crash began with are as far ahead, and the bound a little more.
+        let ahead = u64::try_from((BOUND_AHEAD + BOUND_AHEAD_OF_LAST).as_millis()).unwrap_or(u64::MAX);
         let expected = wall_hlc(wall_ns).milliseconds().saturating_add(ahead).saturating_add(STEP_MS);
         let behind = expected < seen.max(bound).milliseconds();
         let last = if closed { seen } else { seen.max(bound) };

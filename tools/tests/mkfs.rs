@@ -183,7 +183,7 @@ fn log_and_segment_sizes_are_taken_or_refused_before_anything_is_made() {
     assert_eq!(made.code, 0, "{made:?}");
     let made: serde_json::Value = serde_json::from_str(&made.stdout).unwrap();
     assert_eq!((&made["ring"][1], &made["segment_bytes"]), (&(4 << 20).into(), &(2 << 20).into()));
-    let answer = common::fsck(&["-n", &path]);
+    let answer = common::fsck(&["-fn", &path]);
     assert_eq!(answer.code, 0, "{answer:?}");
 }
 
@@ -209,7 +209,7 @@ fn killed_at_any_moment_it_leaves_no_image_or_a_whole_one() {
         child.kill().unwrap();
         child.wait().unwrap();
         if std::path::Path::new(&path).exists() {
-            let answer = common::fsck(&["-n", &path]);
+            let answer = common::fsck(&["-fn", &path]);
             assert_eq!(answer.code, 0, "after {delay_ms} ms: {answer:?}");
         }
     }

@@ -86,7 +86,7 @@ fn a_device_is_taken_whole_with_its_own_blocks_and_discarded() {
         assert_eq!(made["logical_block_bytes"], block_bytes);
         assert_eq!((&made["bytes"], &made["discarded_bytes"]), (&SIZE.into(), &SIZE.into()));
         assert!(device.read(100 << 20, 4096).iter().all(|byte| *byte == 0), "not discarded");
-        let checked = fsck(&["-n", &device.path]);
+        let checked = fsck(&["-fn", &device.path]);
         assert_eq!(checked.code, 0, "{checked:?}");
         assert!(checked.stdout.ends_with("clean\n"));
 
@@ -169,7 +169,7 @@ fn what_other_tools_put_there_is_refused_and_with_force_no_copy_of_it_stays() {
         assert_eq!(answer.code, 0, "{name}: {answer:?}");
         assert!(answer.stdout.contains(name), "{answer:?}");
         assert_eq!(device.known_signatures(), "", "{name}: a copy stayed");
-        assert_eq!(fsck(&["-n", &device.path]).code, 0, "{name}");
+        assert_eq!(fsck(&["-fn", &device.path]).code, 0, "{name}");
     }
 }
 
@@ -254,7 +254,7 @@ fn killed_at_any_moment_a_device_holds_no_store_or_a_whole_one() {
         drop(run("sleep", &[&format!("0.{delay_ms:03}")]));
         child.kill().unwrap();
         child.wait().unwrap();
-        let answer = fsck(&["-n", &device.path]);
+        let answer = fsck(&["-fn", &device.path]);
         let none = answer.code == 8 && answer.stderr.contains("is not an envoyfs store");
         assert!(none || answer.code == 0, "after {delay_ms} ms: {answer:?}");
     }

@@ -234,7 +234,7 @@ fn umount_returns_when_the_store_is_closed_and_a_second_mount_is_refused() {
     bench.umount();
     assert!(!bench.is_mounted());
     // Needs the device for itself, which it only gets when the daemon has let go of it.
-    let check = common::fsck(&["-n", &bench.store]);
+    let check = common::fsck(&["-fn", &bench.store]);
     assert_eq!(check.code, 0, "{check:?}");
     assert!(bench.log().contains("closed clean=true"), "{}", bench.log());
     let again = envoyfs(&["umount", text(&bench.at)]);

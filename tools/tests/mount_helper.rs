@@ -47,6 +47,6 @@ fn mount_t_envoyfs_mounts_through_the_helper() {
     }
     assert_eq!(answer.code, 0, "{answer:?}");
     assert!(answer.stdout.contains("fuse.envoyfs") && answer.stdout.ends_with("hello\n"), "{answer:?}");
-    let checked = fsck(&["-n", &store]);
+    let checked = fsck(&["-fn", &store]);
     assert_eq!(checked.code, 0, "{checked:?}");
 }

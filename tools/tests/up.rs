@@ -52,11 +52,11 @@ fn one_command_makes_mounts_and_demonstrates() {
     assert!(again.code == 0 && again.stdout.contains("already"), "{again:?}");
     let refused = mkfs(&["--force", &image]);
     assert!(refused.code == 1 && refused.stderr.contains("is mounted at"), "{refused:?}");
-    let refused = fsck(&["-n", &image]);
+    let refused = fsck(&["-fn", &image]);
     assert!(refused.code == 8 && refused.stderr.contains("unmount it first"), "{refused:?}");
 
     drop(mounted);
-    let clean = unchanged(&image, || fsck(&["-n", &image]));
+    let clean = unchanged(&image, || fsck(&["-fn", &image]));
     assert!(clean.code == 0 && clean.stdout.contains("1 snapshots"), "{clean:?}");
 }
 

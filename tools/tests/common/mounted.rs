@@ -102,7 +102,7 @@ impl Bench {
     /// Unmounts and checks the store.
     pub fn end(&self) {
         self.umount();
-        let answer = super::fsck(&["-n", &self.store]);
+        let answer = super::fsck(&["-fn", &self.store]);
         assert_eq!(answer.code, 0, "{answer:?}");
     }
 

@@ -137,7 +137,7 @@ impl Test {
             load::delete(&self.bench.at, directory.file_name().unwrap()).unwrap();
         }
         self.bench.umount();
-        let answer = common::fsck(&["-n", &self.bench.store]);
+        let answer = common::fsck(&["-fn", &self.bench.store]);
         if answer.code != 0 {
             self.failures.push(format!("KILL_SEED={seed} round {round}: {answer:?}"));
         }
