@@ -265,7 +265,7 @@ impl Engine {
         for record in self.replay.lock().iter() {
             for object in &record.data {
                 writer.space.pin(object.oid.segment());
-                writer.name(&mut batches, object, record.hlc.birth());
+                batches.name(object, record.hlc.birth());
             }
         }
         drop(batches);

@@ -1,0 +1,206 @@
+//! Admission: the permit that an operation holds, who waits for space or log, and when a checkpoint is due.
+
+use super::{Engine, Writer};
+use crate::StoreError;
+use crate::space::admission::{Budget, Ledger, Short, data_charge};
+use crate::store::{Need, Permit, PermitInner, Reason, Result, Tier};
+use crate::wal::LogRoom;
+use envoyfs_layout::BLOCK;
+use parking_lot::{Condvar, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// A log that has not grown for so long is checkpointed.
+const IDLE_MS: u64 = 5000;
+/// How often a waiter looks whether the store was poisoned.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Accounting, and those who wait for a checkpoint.
+pub(crate) struct Admission {
+    pub(crate) budget: Budget,
+    pub(crate) ledger: Mutex<Ledger>,
+    pub(crate) changed: Condvar,
+}
+
+/// What an operation may still use; given back when dropped.
+pub(super) struct EnginePermit {
+    admission: Arc<Admission>,
+    pub(super) room: LogRoom,
+    pub(super) tier: Tier,
+    pub(super) data: u64,
+    pub(super) dirty: u64,
+}
+
+impl PermitInner for EnginePermit {
+    fn as_any_mut(&mut self) -> &mut dyn std::any::Any {
+        self
+    }
+}
+
+impl Drop for EnginePermit {
+    fn drop(&mut self) {
+        let mut ledger = self.admission.ledger.lock();
+        ledger.data = ledger.data.saturating_sub(self.data);
+        ledger.pending = ledger.pending.saturating_sub(self.dirty);
+    }
+}
+
+/// The engine's part of a permit.
+pub(super) fn permit_of(permit: &mut Permit) -> Result<&mut EnginePermit> {
+    permit
+        .inner_mut()
+        .as_any_mut()
+        .downcast_mut()
+        .ok_or_else(|| StoreError::Misuse("the permit is of another store".into()))
+}
+
+impl Engine {
+    /// See [`Store::reserve`](crate::store::Store::reserve).
+    pub(super) fn admit(&self, need: Need) -> Result<Permit> {
+        let writer = self.writer()?;
+        let admission = &writer.admission;
+        let data = data_charge(need.data_bytes);
+        let dirty = need.node_bytes + need.payload_bytes;
+        // Its own record, those that may have to stand before it, and those of the segments that its data opens.
+        let opens = if data > 0 { 3 + 3 * (data / u64::from(self.shape.segment_bytes)) } else { 0 };
+        let records = 2 + opens;
+        let log_bytes = need.log_bytes + 28 * data.div_ceil(u64::from(BLOCK));
+        if writer.wal.worst_case_blocks(records, log_bytes) > writer.wal.promisable_blocks() {
+            self.metrics.admission.too_large.increment();
+            return Err(StoreError::TooLarge {
+                what: "an operation's log",
+                bytes: log_bytes,
+                limit: writer.wal.promisable_blocks() * u64::from(self.shape.block_bytes),
+            });
+        }
+        loop {
+            if let Some(why) = writer.wal.poisoned() {
+                self.metrics.poison.refused.increment();
+                return Err(StoreError::Poisoned { why });
+            }
+            let Some(room) = writer.wal.try_reserve(records, log_bytes) else {
+                let _timing = self.metrics.time(&self.metrics.admission.wait_log);
+                self.wait_for_checkpoint(writer, Reason::Log, "log space")?;
+                continue;
+            };
+            let free = writer.free();
+            let short = {
+                let mut ledger = admission.ledger.lock();
+                match ledger.admit(&admission.budget, free, need.tier, data, dirty) {
+                    Ok(()) => {
+                        self.metrics.admission.permits.increment();
+                        writer.cleaning.admitted(data + dirty);
+                        let permit =
+                            EnginePermit { admission: Arc::clone(admission), room, tier: need.tier, data, dirty };
+                        return Ok(Permit::new(Box::new(permit)));
+                    }
+                    Err(Short::Space(available)) if ledger.hopeless() => {
+                        self.metrics.admission.no_space.increment();
+                        return Err(StoreError::NoSpace { available, needed: data });
+                    }
+                    Err(short) => short,
+                }
+            };
+            drop(room);
+            match short {
+                Short::Dirty => {
+                    let _timing = self.metrics.time(&self.metrics.admission.wait_dirty);
+                    self.wait_for_checkpoint(writer, Reason::Log, "room for dirty nodes")?;
+                }
+                Short::Space(_) => {
+                    let _timing = self.metrics.time(&self.metrics.admission.wait_space);
+                    self.wait_for_checkpoint(writer, Reason::Reclaim, "free space")?;
+                }
+            }
+        }
+    }
+
+    fn wait_for_checkpoint(&self, writer: &Writer, reason: Reason, what: &'static str) -> Result<()> {
+        let mut ledger = writer.admission.ledger.lock();
+        ledger.wanted = Some(match ledger.wanted {
+            Some(Reason::Reclaim) => Reason::Reclaim,
+            _ => reason,
+        });
+        writer.admission.changed.notify_all();
+        if !self.options.threads {
+            return Err(StoreError::WouldWait { what });
+        }
+        let before = ledger.publications;
+        ledger.waiting += 1;
+        writer.admission.changed.wait_for(&mut ledger, LOOK);
+        while ledger.publications == before && writer.wal.poisoned().is_none() && ledger.wanted.is_some() {
+            writer.admission.changed.wait_for(&mut ledger, LOOK);
+        }
+        ledger.waiting -= 1;
+        Ok(())
+    }
+
+    /// See [`Store::wait_checkpoint`](crate::store::Store::wait_checkpoint).
+    pub(super) fn wait_until_due(&self, timeout_ms: u64) -> Option<Reason> {
+        let writer = self.writer.as_ref()?;
+        let mut left = Duration::from_millis(timeout_ms);
+        loop {
+            if writer.wal.poisoned().is_some() {
+                return None;
+            }
+            if let Some(reason) = self.due(writer) {
+                match reason {
+                    Reason::Log => self.metrics.checkpoint.due_for_log.increment(),
+                    Reason::Reclaim => self.metrics.checkpoint.due_for_space.increment(),
+                    Reason::Idle => self.metrics.checkpoint.due_idle.increment(),
+                }
+                return Some(reason);
+            }
+            if self.clean_ahead().unwrap_or(false) {
+                continue;
+            }
+            if left.is_zero() || !self.options.threads {
+                return None;
+            }
+            let step = left.min(LOOK);
+            let mut ledger = writer.admission.ledger.lock();
+            if ledger.wanted.is_none() {
+                writer.admission.changed.wait_for(&mut ledger, step);
+            }
+            left -= step;
+        }
+    }
+
+    fn due(&self, writer: &Writer) -> Option<Reason> {
+        if writer.overdue.load(Ordering::SeqCst) {
+            return Some(Reason::Log);
+        }
+        let room = writer.wal.room();
+        if room.is_checkpoint_due() {
+            return Some(Reason::Log);
+        }
+        {
+            let ledger = writer.admission.ledger.lock();
+            if ledger.wanted.is_some() {
+                return ledger.wanted;
+            }
+            if ledger.current + ledger.pending > writer.admission.budget.dirty_max / 2 {
+                return Some(Reason::Log);
+            }
+        }
+        if self.is_release_due(writer) {
+            return Some(Reason::Reclaim);
+        }
+        if let Some(state) = self.state.try_lock()
+            && (!state.queue().is_empty() || state.is_releasing())
+            && !self.stalled.load(Ordering::SeqCst)
+        {
+            return Some(Reason::Reclaim);
+        }
+        let (end, now) = (writer.wal.end(), self.options.clock.monotonic_ms());
+        let mut idle = writer.idle.lock();
+        if idle.0 != end {
+            *idle = (end, now);
+        }
+        let has_records = end.0 > writer.freeze.load(Ordering::SeqCst) && room.records > 0;
+        // Records whose HLC could not follow the wall clock much longer: a publication raises the bound.
+        let bound_is_near = has_records && writer.wal.is_hlc_bound_near();
+        (bound_is_near || has_records && now.saturating_sub(idle.1) >= IDLE_MS).then_some(Reason::Idle)
+    }
+}

@@ -1,0 +1,150 @@
+//! What a store tells of itself: usage, and for tests and `fsck` liveness, counts, roots, contradictions.
+
+use super::Engine;
+use crate::metrics::Metrics;
+use crate::state::{Segment, State};
+use crate::store::{Result, Tier, Usage};
+use envoyfs_layout::{Oid, Reference, UNIT};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+impl Engine {
+    /// What this mount has counted and timed so far.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Contradictions in the accounting of space (INV-32), in words. For tests and `fsck`; waits for a checkpoint under way.
+    #[must_use]
+    pub fn check_space(&self) -> Vec<String> {
+        let published = self.writer.as_ref().map(|writer| writer.published.lock());
+        let state = match self.load_all() {
+            Ok(state) => state,
+            Err(error) => return vec![error.to_string()],
+        };
+        let mut found = state.check();
+        if let Some(writer) = &self.writer {
+            writer.space.with_containers(|containers| {
+                for (number, container) in containers.iter() {
+                    let live = state.live_in(number);
+                    if live > 0 && container.state == envoyfs_layout::directory_page::ContainerState::Free {
+                        found.push(format!("container {number} is free and holds {live} live units"));
+                    }
+                    if live > self.shape.units() {
+                        found.push(format!("container {number} holds {live} live units"));
+                    }
+                }
+            });
+        }
+        drop(state);
+        drop(published);
+        let usage = self.space_usage();
+        if usage.live + usage.dead + usage.deferred + usage.free != usage.capacity {
+            found.push(format!(
+                "live {} + dead {} + deferred {} + free {} is not {}",
+                usage.live, usage.dead, usage.deferred, usage.free, usage.capacity
+            ));
+        }
+        found
+    }
+
+    /// Live units of the last checkpoint made, by segment, without those that only retained checkpoints need. For tests and `fsck`.
+    #[must_use]
+    pub fn liveness(&self) -> BTreeMap<u32, Vec<Range<u32>>> {
+        let _published = self.writer.as_ref().map(|writer| writer.published.lock());
+        let Ok(state) = self.load_all() else { return BTreeMap::new() };
+        let segments = state.table().keys().filter_map(|number| Some((*number, state.segment(*number)?)));
+        let live = |segment: &Segment| segment.live.iter().flat_map(|run| segment.deferred.outside(&run)).collect();
+        segments
+            .map(|(number, segment)| (number, live(segment)))
+            .filter(|(_, live): &(_, Vec<_>)| !live.is_empty())
+            .collect()
+    }
+
+    /// Every page in memory: for tests and checks only. The caller holds the publication, so that nothing is trimmed.
+    fn load_all(&self) -> Result<parking_lot::MutexGuard<'_, State>> {
+        let all: BTreeSet<u32> = self.state.lock().table().keys().copied().collect();
+        self.load_segments(&all)?;
+        Ok(self.state.lock())
+    }
+
+    /// Nodes of the drop queue that could not be read: allocated until a mark or fsck frees what is left of them.
+    #[must_use]
+    pub fn unreadable(&self) -> Vec<Reference> {
+        self.state.lock().unreadable().to_vec()
+    }
+
+    /// References to a stored object, as the last checkpoint counts them. For tests and `fsck`.
+    #[must_use]
+    pub fn count(&self, oid: Oid) -> i64 {
+        match self.load_segments(&BTreeSet::from([oid.segment()])) {
+            Ok(()) => self.state.lock().references(oid),
+            Err(_) => 0,
+        }
+    }
+
+    /// The roots objects of the published checkpoint: live, but referenced by no client node.
+    #[must_use]
+    pub fn roots_objects(&self) -> Vec<Reference> {
+        let Some(writer) = &self.writer else { return Vec::new() };
+        let published = writer.published.lock();
+        [published.entry.roots, published.entry.roots_twin].into_iter().flatten().collect()
+    }
+
+    /// The client's counted references in the published checkpoint. For tests and `fsck`; waits for a checkpoint under way.
+    #[must_use]
+    pub fn client_roots(&self) -> Vec<Reference> {
+        match &self.writer {
+            Some(writer) => writer.published.lock().roots.clone(),
+            None => self.recovered.references.clone(),
+        }
+    }
+
+    /// See [`Store::usage`](crate::store::Store::usage).
+    pub(super) fn space_usage(&self) -> Usage {
+        let segment = u64::from(self.shape.segment_bytes);
+        let capacity = u64::from(self.shape.containers) * segment;
+        let (live, deferred, drop_queue, shared_objects) = {
+            let state = self.state.lock();
+            let deferred = state.deferred_units() * u64::from(UNIT);
+            let live = state.live_units() * u64::from(UNIT) - deferred;
+            (live, deferred, state.queue().len(), state.shared_objects())
+        };
+        let Some(writer) = &self.writer else {
+            return Usage {
+                capacity,
+                live,
+                deferred,
+                dead: capacity.saturating_sub(live).saturating_sub(deferred),
+                drop_queue,
+                shared_objects,
+                checkpoint: self.checkpoint,
+                appended: self.end,
+                durable: self.end,
+                ..Usage::default()
+            };
+        };
+        let containers = writer.space.free_containers();
+        let free = u64::from(containers) * segment;
+        let available = writer.admission.ledger.lock().available(&writer.admission.budget, writer.free(), Tier::Writer);
+        let room = writer.wal.room();
+        Usage {
+            capacity,
+            live,
+            deferred,
+            dead: capacity.saturating_sub(live).saturating_sub(deferred).saturating_sub(free),
+            free,
+            available,
+            drop_queue,
+            shared_objects,
+            log_bytes: room.log_bytes(),
+            ring_bytes: room.ring_blocks * u64::from(room.block_bytes),
+            checkpoint: writer.number.load(Ordering::SeqCst),
+            appended: writer.wal.end(),
+            durable: writer.wal.durable(),
+        }
+    }
+}
