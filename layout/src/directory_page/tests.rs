@@ -1,4 +1,5 @@
 use super::*;
+use crate::{Hlc, Lsn, Reference};
 use crate::{Encoding, Oid, ReferenceKind};
 use proptest::prelude::*;
 
