@@ -14,20 +14,12 @@ use envoyfs_layout::segment::{TablePart, TableRow};
 use envoyfs_layout::superblock::Superblock;
 use envoyfs_layout::system_page::SegmentPage;
 use envoyfs_layout::wal::{NamedObject, Record, RecordParts};
-use envoyfs_layout::{Encoding, Hlc, Oid, Reference, ReferenceKind, checksum};
+use envoyfs_layout::{Hlc, Oid, Reference, ReferenceKind, checksum};
 use std::hint::black_box;
 
 fn reference(index: u32) -> Reference {
-    Reference {
-        oid: Oid::new(1, index / 1000, u16::try_from(index % 1000).unwrap() * 8),
-        birth: Hlc(u64::from(index) + 1),
-        stored_bytes: 4096,
-        logical_bytes: 4096,
-        crc: 0,
-        kind: ReferenceKind::Extent,
-        flags: 0,
-        encoding: Encoding::Plain,
-    }
+    let oid = Oid::new(1, index / 1000, u16::try_from(index % 1000).unwrap() * 8);
+    Reference::extent(oid, Hlc(u64::from(index) + 1), 4096)
 }
 
 fn leaf(items: u32) -> Vec<u8> {

@@ -17,8 +17,6 @@ mod observe;
 mod store;
 
 pub(crate) use admission::Admission;
-#[cfg(test)]
-pub(crate) use batch::extent;
 pub(crate) use batch::{Batches, Objects};
 pub(crate) use counters::Counters;
 

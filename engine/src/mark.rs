@@ -19,7 +19,7 @@ use envoyfs_layout::batch::{Batch, Repair, RepairAction};
 use envoyfs_layout::directory_page::Place;
 use envoyfs_layout::node::edges;
 use envoyfs_layout::system_page::{ListPage, SegmentPage};
-use envoyfs_layout::{Encoding, Hlc, LayoutError, Oid, Reference, ReferenceKind, UNIT};
+use envoyfs_layout::{Hlc, LayoutError, Oid, Reference, ReferenceKind, UNIT};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
@@ -511,15 +511,6 @@ impl Engine {
 
 /// Of an object of which only the id is known.
 const fn unit_repair(oid: Oid, units: u32) -> Repair {
-    let reference = Reference {
-        oid,
-        birth: Hlc::ZERO,
-        stored_bytes: UNIT,
-        logical_bytes: UNIT,
-        crc: 0,
-        kind: ReferenceKind::Extent,
-        flags: 0,
-        encoding: Encoding::Plain,
-    };
+    let reference = Reference::extent(oid, Hlc::ZERO, UNIT);
     Repair { action: RepairAction::Dead, reference, first: 0, units, delta: 0 }
 }

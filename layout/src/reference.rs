@@ -87,6 +87,21 @@ impl Reference {
     /// Bytes on disk.
     pub const BYTES: usize = 32;
 
+    /// Of file data stored as it is, `stored_bytes` long; its checksums stand beside the reference, one for each 4 KiB.
+    #[must_use]
+    pub const fn extent(oid: Oid, birth: Hlc, stored_bytes: u32) -> Self {
+        Self {
+            oid,
+            birth,
+            stored_bytes,
+            logical_bytes: stored_bytes,
+            crc: 0,
+            kind: ReferenceKind::Extent,
+            flags: 0,
+            encoding: Encoding::Plain,
+        }
+    }
+
     /// Bytes on disk.
     #[must_use]
     pub fn encode(&self) -> [u8; Self::BYTES] {

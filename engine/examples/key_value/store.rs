@@ -15,7 +15,7 @@
 //!
 //! A node that a checkpoint replaces is handed over as *gone* if nobody else can reach it: if it was born after its tree's share time. Everything else the engine counts.
 
-use crate::tree::{Build, extent, items};
+use crate::tree::{Build, items};
 use envoyfs_engine::device::{OpenMode, UringDevice};
 use envoyfs_engine::hlc::SystemClock;
 use envoyfs_engine::store::{Batch, DataObject, Draft, Need, Permit, Replayed, Roots, Store, Tier, Usage};
@@ -366,7 +366,7 @@ impl State {
             }
             (PUT, Some(object)) => {
                 let length = field(3).first_chunk().map_or(0, |length| u32::from_le_bytes(*length));
-                let extent = extent(object.oid, hlc.birth(), object.stored_bytes);
+                let extent = Reference::extent(object.oid, hlc.birth(), object.stored_bytes);
                 let value = Value::Extent(length, extent, object.crcs.clone());
                 tree.active.insert(field(1).to_vec(), (Some(value), hlc.birth()));
             }

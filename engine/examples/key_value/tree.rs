@@ -4,7 +4,7 @@ use crate::store::{Result, Tree, Value};
 use envoyfs_engine::Engine;
 use envoyfs_engine::store::{Batch, Changes, Gone, Store as _};
 use envoyfs_layout::node::{NODE_BYTES_MAX, NodeBuilder, NodeView, Owner, TreeKind, edges};
-use envoyfs_layout::{Encoding, Hlc, Oid, Reference, ReferenceKind};
+use envoyfs_layout::{Hlc, Reference, ReferenceKind};
 use std::collections::HashSet;
 
 /// Nodes are split at this size. Small nodes cost less per change, large ones make lower trees.
@@ -54,21 +54,6 @@ pub fn items(engine: &Engine, node: &Reference) -> Result<Vec<Item>> {
         Item { key: item.key.to_vec(), value: item.value.to_vec(), references, child }
     };
     Ok(view.items().map(item).collect())
-}
-
-/// A reference to a data object.
-pub fn extent(oid: Oid, birth: Hlc, stored_bytes: u32) -> Reference {
-    // The checksums of an extent are beside the reference, one for each 4 KiB.
-    Reference {
-        oid,
-        birth,
-        stored_bytes,
-        logical_bytes: stored_bytes,
-        crc: 0,
-        kind: ReferenceKind::Extent,
-        flags: 0,
-        encoding: Encoding::Plain,
-    }
 }
 
 /// Merges overlays into new nodes.

@@ -1,7 +1,6 @@
 //! Appending: data objects, records, nodes, payloads.
 
 use super::admission::permit_of;
-use super::batch::extent;
 use super::{Engine, Writer};
 use crate::StoreError;
 use crate::device::{AlignedBuf, Ticket};
@@ -213,7 +212,7 @@ impl Engine {
         let mut batches = writer.batches.lock();
         let objects = batches.of(batch)?;
         let number = objects.number;
-        let reference = extent(oid, birth, stored_bytes);
+        let reference = Reference::extent(oid, birth, stored_bytes);
         objects
             .unstored
             .insert(oid, Unstored { reference, edges: Vec::new(), batch: number, referred: true, pieces: 1 });

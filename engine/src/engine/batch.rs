@@ -4,7 +4,7 @@ use crate::StoreError;
 use crate::device::Ticket;
 use crate::state::Unstored;
 use crate::store::{Batch, DataObject, Result};
-use envoyfs_layout::{Encoding, Hlc, Oid, Reference, ReferenceKind, UNIT};
+use envoyfs_layout::{Hlc, Oid, Reference, UNIT};
 use std::collections::{BTreeMap, HashMap};
 
 /// A batch's objects and what belongs to it.
@@ -48,7 +48,7 @@ impl Batches {
                 return;
             }
         }
-        let reference = extent(object.oid, birth, object.stored_bytes);
+        let reference = Reference::extent(object.oid, birth, object.stored_bytes);
         let batch = objects.number;
         objects
             .unstored
@@ -90,17 +90,4 @@ impl Batches {
 /// Unit behind an object, as a number that is comparable between objects.
 const fn end_of(oid: Oid, stored_bytes: u32) -> u64 {
     oid.0 + (stored_bytes / UNIT) as u64
-}
-
-pub(crate) const fn extent(oid: Oid, birth: Hlc, stored_bytes: u32) -> Reference {
-    Reference {
-        oid,
-        birth,
-        stored_bytes,
-        logical_bytes: stored_bytes,
-        crc: 0,
-        kind: ReferenceKind::Extent,
-        flags: 0,
-        encoding: Encoding::Plain,
-    }
 }

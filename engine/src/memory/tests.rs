@@ -19,16 +19,7 @@ fn record(store: &MemoryStore, data: &[DataObject]) -> Appended {
 fn extent(store: &MemoryStore, blocks: usize) -> (Reference, Slice) {
     let object = store.append_data(&mut permit(store), None, &vec![7; blocks * 4096]).unwrap();
     let birth = record(store, std::slice::from_ref(&object)).hlc.birth();
-    let reference = Reference {
-        oid: object.oid,
-        birth,
-        stored_bytes: object.stored_bytes,
-        logical_bytes: object.stored_bytes,
-        crc: 0,
-        kind: ReferenceKind::Extent,
-        flags: 0,
-        encoding: Encoding::Plain,
-    };
+    let reference = Reference::extent(object.oid, birth, object.stored_bytes);
     let blocks = u32::try_from(blocks).unwrap();
     (reference, Slice { file_block: 0, blocks, extent_block: 0, last_block_bytes: 4096, crcs: object.crcs })
 }

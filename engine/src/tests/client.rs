@@ -7,7 +7,7 @@ use crate::hlc::ManualClock;
 use crate::store::*;
 use crate::{Engine, HistoryPolicy, Options, Settings, StoreError};
 use envoyfs_layout::node::{NodeBuilder, NodeView, Owner, TreeKind, edges};
-use envoyfs_layout::{Encoding, Hlc, Lsn, Oid, Reference, ReferenceKind};
+use envoyfs_layout::{Hlc, Lsn, Oid, Reference, ReferenceKind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -347,7 +347,7 @@ impl Client {
             Op::Write { tree, key, seed, len } => {
                 let object = data.unwrap();
                 let body = Body::Extent {
-                    reference: extent(object.oid, birth, object.stored_bytes),
+                    reference: Reference::extent(object.oid, birth, object.stored_bytes),
                     crcs: object.crcs.clone(),
                 };
                 self.put(tree, key, birth, Some(Slot { value: Value { pieces: vec![(seed, len)], punched: 0 }, body }));
@@ -436,7 +436,7 @@ impl Client {
                 if let Body::Payload { birth } = &slot.body {
                     let (seed, len) = slot.value.pieces[0];
                     let object = engine.append_payload(batch, *birth, &content(seed, 0, len))?;
-                    let reference = extent(object.oid, *birth, object.stored_bytes);
+                    let reference = Reference::extent(object.oid, *birth, object.stored_bytes);
                     slot.body = Body::Extent { reference, crcs: object.crcs };
                 }
                 let Body::Extent { reference, crcs } = &slot.body else { unreachable!() };
@@ -636,19 +636,6 @@ fn logical(trees: &BTreeMap<u32, Tree>) -> Logical {
 
 pub fn half(stored_bytes: u32) -> u32 {
     stored_bytes / 2 / 4096 * 4096
-}
-
-fn extent(oid: Oid, birth: Hlc, stored_bytes: u32) -> Reference {
-    Reference {
-        oid,
-        birth,
-        stored_bytes,
-        logical_bytes: stored_bytes,
-        crc: 0,
-        kind: ReferenceKind::Extent,
-        flags: 0,
-        encoding: Encoding::Plain,
-    }
 }
 
 pub fn clock() -> Arc<ManualClock> {

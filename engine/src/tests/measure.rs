@@ -72,7 +72,7 @@ fn measure_drops_of_small_trees() {
     let mut roots = Vec::new();
     for _ in 0..trees {
         let payload = engine.append_payload(Batch::Frozen, birth, &[3; 512]).unwrap();
-        let extent = crate::engine::extent(payload.oid, birth, payload.stored_bytes);
+        let extent = Reference::extent(payload.oid, birth, payload.stored_bytes);
         let leaf = node(&engine, 0, birth, &[extent]);
         roots.push(node(&engine, 1, birth, &[leaf]));
     }

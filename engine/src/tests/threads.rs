@@ -6,7 +6,7 @@ use crate::hlc::SystemClock;
 use crate::store::*;
 use crate::{Engine, Options, Settings};
 use envoyfs_layout::node::{NodeBuilder, NodeView, Owner, TreeKind, edges};
-use envoyfs_layout::{Encoding, Hlc, Reference, ReferenceKind};
+use envoyfs_layout::{Hlc, Reference, ReferenceKind};
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -95,16 +95,7 @@ fn writers_readers_and_checkpoints_work_at_once() {
                                     body: &key.to_le_bytes(),
                                 };
                                 let appended = engine.append(&mut permit, draft).unwrap();
-                                let reference = Reference {
-                                    oid: object.oid,
-                                    birth: appended.hlc.birth(),
-                                    stored_bytes: len,
-                                    logical_bytes: len,
-                                    crc: 0,
-                                    kind: ReferenceKind::Extent,
-                                    flags: 0,
-                                    encoding: Encoding::Plain,
-                                };
+                                let reference = Reference::extent(object.oid, appended.hlc.birth(), len);
                                 let mut files = files.lock();
                                 files.insert(key, (reference, object.crcs));
                                 // Few live at a time: the store is written over several times, and cleaned.

@@ -1,6 +1,6 @@
 use super::*;
-use crate::{Hlc, Lsn, Reference};
 use crate::{Encoding, Oid, ReferenceKind};
+use crate::{Hlc, Lsn, Reference};
 use proptest::prelude::*;
 
 fn sample() -> VolumeDirectory {

@@ -5,7 +5,6 @@ use crate::api::Error;
 use envoyfs_engine::StoreError;
 use envoyfs_engine::memory::MemoryStore;
 use envoyfs_engine::store::{Batch, Changes, Draft, Gone, Need, Roots, Store, Tier};
-use envoyfs_layout::{Encoding, ReferenceKind};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -64,16 +63,7 @@ impl World {
     }
     fn extent(&mut self, birth: Hlc) -> Reference {
         let object = self.store.append_payload(Batch::Current, birth, &[1]).unwrap();
-        Reference {
-            oid: object.oid,
-            birth,
-            stored_bytes: object.stored_bytes,
-            logical_bytes: object.stored_bytes,
-            crc: 0,
-            kind: ReferenceKind::Extent,
-            flags: 0,
-            encoding: Encoding::Plain,
-        }
+        Reference::extent(object.oid, birth, object.stored_bytes)
     }
     fn apply(&mut self, side: usize, blob: Option<Vec<u8>>, changes: Vec<Change>) {
         let birth = self.record().birth();

@@ -6,7 +6,7 @@ use crate::hlc::{Clock, ManualClock};
 use crate::store::*;
 use crate::{Engine, Options};
 use envoyfs_layout::node::{NodeBuilder, NodeView, Owner, TreeKind, edges};
-use envoyfs_layout::{Encoding, Hlc, Lsn, Reference, ReferenceKind};
+use envoyfs_layout::{Lsn, Reference, ReferenceKind};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -52,19 +52,6 @@ pub fn options(clock: &Arc<ManualClock>) -> Options {
     }
 }
 
-fn reference(oid: envoyfs_layout::Oid, birth: Hlc, stored_bytes: u32) -> Reference {
-    Reference {
-        oid,
-        birth,
-        stored_bytes,
-        logical_bytes: stored_bytes,
-        crc: 0,
-        kind: ReferenceKind::Extent,
-        flags: 0,
-        encoding: Encoding::Plain,
-    }
-}
-
 impl Mini {
     /// Mounts, loads and replays; verifies nothing yet.
     pub fn open(device: Arc<dyn Device>, clock: &Arc<ManualClock>) -> Result<Self> {
@@ -94,7 +81,7 @@ impl Mini {
             let key = u64::from_le_bytes(record.body[..8].try_into().expect("a key"));
             match record.data.first() {
                 Some(object) => {
-                    let extent = reference(object.oid, record.hlc.birth(), object.stored_bytes);
+                    let extent = Reference::extent(object.oid, record.hlc.birth(), object.stored_bytes);
                     files.insert(key, File { reference: extent, crcs: object.crcs.clone() });
                 }
                 None => drop(files.remove(&key)),
@@ -132,7 +119,7 @@ impl Mini {
         let mut files = self.files.lock().unwrap();
         let appended =
             self.engine.append(&mut permit, Draft { kind: PUT, territory: 1, origin: None, data, body: &body })?;
-        let extent = reference(object.oid, appended.hlc.birth(), object.stored_bytes);
+        let extent = Reference::extent(object.oid, appended.hlc.birth(), object.stored_bytes);
         files.insert(key, File { reference: extent, crcs: object.crcs });
         Ok(appended.end)
     }

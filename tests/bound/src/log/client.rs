@@ -3,7 +3,7 @@
 use envoyfs_engine::store::{Batch, Changes, Draft, Frozen, Gone, Need, Roots, Store, Tier};
 use envoyfs_engine::{Engine, StoreError};
 use envoyfs_layout::node::{NodeBuilder, NodeView, Owner, TreeKind, edges};
-use envoyfs_layout::{Encoding, Hlc, Lsn, Oid, Reference, ReferenceKind};
+use envoyfs_layout::{Hlc, Lsn, Oid, Reference, ReferenceKind};
 use envoyfs_model::history::token_bytes;
 
 /// Kind of the client's records.
@@ -122,16 +122,7 @@ impl Client {
         let Some((oid, crcs)) = data else { return };
         let content = u64::from_le_bytes(body[9..17].try_into().expect("8 bytes"));
         let stored_bytes = bytes_of(content).len() as u32;
-        let reference = Reference {
-            oid,
-            birth: hlc.birth(),
-            stored_bytes,
-            logical_bytes: stored_bytes,
-            crc: 0,
-            kind: ReferenceKind::Extent,
-            flags: 0,
-            encoding: Encoding::Plain,
-        };
+        let reference = Reference::extent(oid, hlc.birth(), stored_bytes);
         self.slots[usize::from(body[8])] = Some(Slot { content, reference, crcs });
     }
 

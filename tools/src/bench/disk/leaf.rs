@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use envoyfs_layout::node::{ITEM_HEADER_BYTES, NodeBuilder, NodeHeader, NodeView, Owner, TreeKind};
-use envoyfs_layout::{BLOCK, Encoding, Hlc, Oid, Reference, ReferenceKind};
+use envoyfs_layout::{BLOCK, Hlc, Oid, Reference};
 use std::ops::Range;
 
 /// One block.
@@ -27,16 +27,7 @@ impl Entry {
     /// The extent.
     pub const fn reference(&self) -> Reference {
         let stored_bytes = self.blocks as u32 * BLOCK;
-        Reference {
-            oid: self.oid,
-            birth: self.birth,
-            stored_bytes,
-            logical_bytes: stored_bytes,
-            crc: 0,
-            kind: ReferenceKind::Extent,
-            flags: 0,
-            encoding: Encoding::Plain,
-        }
+        Reference::extent(self.oid, self.birth, stored_bytes)
     }
 
     /// Whether `next` is the block behind this one in the same extent.
