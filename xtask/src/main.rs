@@ -12,6 +12,7 @@ mod man;
 mod models;
 mod sabotage;
 mod setup;
+mod stage;
 mod store_bench;
 mod sweep;
 mod test;

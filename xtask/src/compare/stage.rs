@@ -1,19 +1,12 @@
 //! The two file systems, mounted side by side, and their end.
-//!
-//! A shell in a process group of its own waits for the end of a pipe from this process and then takes everything away: so it also happens when this process is
-//! interrupted or killed.
 
 use super::System;
-use anyhow::{Context, bail, ensure};
-use std::os::unix::process::CommandExt as _;
+use crate::stage::{Cleaner, call, require};
+use anyhow::Context;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 
 /// `$1` directory of images and mount points, `$2` the envoyfs program.
 const CLEANER: &str = r#"
-trap '' INT TERM HUP
-cat > /dev/null
-cd /
 umount "$1/ext4" 2> /dev/null || umount -l "$1/ext4" 2> /dev/null
 "$2" umount "$1/envoyfs" 2> /dev/null || umount -l "$1/envoyfs" 2> /dev/null
 for device in $(losetup -n -O NAME -j "$1/ext4.img" 2> /dev/null); do losetup -d "$device"; done
@@ -25,25 +18,17 @@ rmdir "$1/ext4" "$1/envoyfs" "$1"
 pub struct Stage {
     directory: PathBuf,
     envoyfs: PathBuf,
-    cleaner: Child,
+    cleaner: Cleaner,
 }
 
 impl Stage {
     /// Makes and mounts both, in a new directory.
     pub fn build(parent: &Path, binaries: &Path, image_mib: u64) -> anyhow::Result<Self> {
-        for program in ["mkfs.ext4", "losetup", "mount", "umount"] {
-            let found = Command::new("sh").args(["-c", "command -v \"$0\" > /dev/null", program]).status();
-            ensure!(found.is_ok_and(|s| s.success()), "{program} is not installed (apt-get install e2fsprogs mount)");
-        }
+        require(&["mkfs.ext4", "losetup", "mount", "umount"], "e2fsprogs mount")?;
         let directory = parent.join(format!("envoyfs-compare-{}", std::process::id()));
         std::fs::create_dir(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
         let envoyfs = binaries.join("envoyfs");
-        let cleaner = Command::new("sh")
-            .args(["-c", CLEANER, "cleaner"])
-            .args([&directory, &envoyfs])
-            .stdin(Stdio::piped())
-            .process_group(0)
-            .spawn()?;
+        let cleaner = Cleaner::start(CLEANER, &[&directory, &envoyfs])?;
         let stage = Self { directory, envoyfs, cleaner };
         for name in ["ext4", "envoyfs"] {
             std::fs::create_dir(stage.directory.join(name))?;
@@ -103,23 +88,8 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        drop(self.cleaner.stdin.take());
-        match self.cleaner.wait() {
-            Ok(status) if status.success() => {}
-            _ => eprintln!("xtask: look at {}: something of it could not be removed", self.directory.display()),
+        if !self.cleaner.finish() {
+            eprintln!("xtask: look at {}: something of it could not be removed", self.directory.display());
         }
     }
-}
-
-/// Runs a program that must succeed; what it wrote to standard output.
-fn call(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
-    let output = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("{program} could not be started"))?;
-    if !output.status.success() {
-        bail!("{program} {} failed: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -1,20 +1,13 @@
 //! Loop devices over shared memory and over files on disk, and their end.
-//!
-//! A shell in a process group of its own waits for the end of a pipe from this process and then takes away whatever lies in the two directories: so it also happens when this process
-//! is interrupted or killed.
 
-use anyhow::{Context, bail, ensure};
+use crate::stage::{Cleaner, call, require};
+use anyhow::Context;
 use serde_json::Value;
 use std::cell::Cell;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 
 /// `$1` and `$2`: directories of images, with a mount point `mnt` in the first.
 const CLEANER: &str = r#"
-trap '' INT TERM HUP
-cat > /dev/null
-cd /
 umount "$1/mnt" 2> /dev/null || umount -l "$1/mnt" 2> /dev/null
 for image in "$1"/*.img "$2"/*.img; do
     [ -e "$image" ] || continue
@@ -50,7 +43,7 @@ pub struct Stage {
     memory: PathBuf,
     binaries: PathBuf,
     made: Cell<u32>,
-    cleaner: Child,
+    cleaner: Cleaner,
 }
 
 /// A loop device. Dropping it takes it and its image away.
@@ -69,25 +62,14 @@ impl Drop for Loop {
 
 impl Stage {
     pub fn build(parent: &Path, binaries: &Path) -> anyhow::Result<Self> {
-        for program in ["fio", "losetup", "mkfs.ext4", "mount", "umount", "truncate", "dd"] {
-            let found = Command::new("sh").args(["-c", "command -v \"$0\" > /dev/null", program]).status();
-            ensure!(
-                found.is_ok_and(|s| s.success()),
-                "{program} is not installed (apt-get install fio e2fsprogs mount)"
-            );
-        }
+        require(&["fio", "losetup", "mkfs.ext4", "mount", "umount", "truncate", "dd"], "fio e2fsprogs mount")?;
         let name = format!("envoyfs-bench-store-{}", std::process::id());
         let (disk, memory) = (parent.join(&name), Path::new("/dev/shm").join(&name));
         for directory in [&disk, &memory] {
             std::fs::create_dir(directory).with_context(|| format!("cannot create {}", directory.display()))?;
         }
         std::fs::create_dir(disk.join("mnt"))?;
-        let cleaner = Command::new("sh")
-            .args(["-c", CLEANER, "cleaner"])
-            .args([&disk, &memory])
-            .stdin(Stdio::piped())
-            .process_group(0)
-            .spawn()?;
+        let cleaner = Cleaner::start(CLEANER, &[&disk, &memory])?;
         Ok(Self { disk, memory, binaries: binaries.to_path_buf(), made: Cell::new(0), cleaner })
     }
 
@@ -160,10 +142,8 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        drop(self.cleaner.stdin.take());
-        match self.cleaner.wait() {
-            Ok(status) if status.success() => {}
-            _ => eprintln!("xtask: look at {} and {}", self.disk.display(), self.memory.display()),
+        if !self.cleaner.finish() {
+            eprintln!("xtask: look at {} and {}", self.disk.display(), self.memory.display());
         }
     }
 }
@@ -172,17 +152,4 @@ fn report(text: &str) -> anyhow::Result<Value> {
     // fio may say something in front of it.
     let start = text.find('{').context("no report")?;
     serde_json::from_str(text.get(start..).unwrap_or_default()).context("a report that is no JSON")
-}
-
-/// Runs a program that must succeed; what it wrote to standard output.
-fn call(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
-    let output = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("{program} could not be started"))?;
-    if !output.status.success() {
-        bail!("{program} {} failed: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
