@@ -52,9 +52,12 @@ mod error;
 pub mod format;
 mod history;
 pub mod hlc;
+#[cfg(test)]
+mod loomed;
 mod mark;
 pub mod memory;
 pub mod metrics;
+mod mutant;
 mod queue;
 mod recovery;
 pub mod repair;

@@ -1,4 +1,4 @@
-//! `cargo xtask models`: the executable models, and the product bound to them, with larger budgets than the tests have.
+//! `cargo xtask models`: the models of threads, the executable models, and the product bound to them, with larger budgets than the tests have.
 
 use crate::command::{root, run_cargo, run_program};
 use clap::Args;
@@ -9,6 +9,9 @@ pub struct Arguments {
     /// Budgets of some tens of minutes instead of about one: also hunts every seeded bug of the sharing model.
     #[arg(long)]
     long: bool,
+    /// Only the models of threads, and every mistake in them.
+    #[arg(long)]
+    threads: bool,
     /// First seed of the random histories.
     #[arg(long, default_value_t = 0)]
     base: u64,
@@ -16,6 +19,10 @@ pub struct Arguments {
 
 /// Ends at the first violation, and when a seeded bug is not caught.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    threads()?;
+    if arguments.threads {
+        return Ok(());
+    }
     let packages = ["--package", "envoyfs-model", "--package", "envoyfs-wal-model", "--package", "envoyfs-bound-tests"];
     run_cargo(&[&["build", "--profile", "models"], &packages[..]].concat())?;
     let base = arguments.base.to_string();
@@ -40,6 +47,15 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         run_program(&bound, &["log", "300", &base])?;
         run_program(&wal, &["bugs", "2"])
     }
+}
+
+/// The engine's hand-written synchronisation under model checkers, as it is and with each mistake of `engine/src/mutant.rs`.
+fn threads() -> anyhow::Result<()> {
+    let engine = ["test", "--package", "envoyfs-engine", "--lib", "--features", "models", "--"];
+    run_cargo(&[&engine[..], &["models::", "loomed::"]].concat())?;
+    run_cargo(
+        &[&engine[..], &["--exact", "mutant::tests::every_mistake_is_noticed", "--ignored", "--nocapture"]].concat(),
+    )
 }
 
 fn binary(name: &str) -> PathBuf {

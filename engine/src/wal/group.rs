@@ -350,8 +350,6 @@ impl Wal {
             let mut buf = self.device.buffers().take(length);
             for (planned, block) in run.iter().zip(buf.as_mut_slice().chunks_exact_mut(ring.block_len())) {
                 self.fill(&mut submitter, planned, block, ring);
-                let end = planned.body.first_lsn.0.saturating_add(planned.body.shared_bytes.into());
-                self.staging.consume(Lsn(end));
             }
             let write = Write::part(start, buf, 0..length);
             let write = if self.config.durable_writes { write.durable() } else { write };

@@ -8,7 +8,7 @@
 //! draw      (HLC, LSN) in one 128-bit compare-and-swap: who gets the LSN, gets the later HLC (INV-40)
 //! put       the record's words, the first one last: that one is never zero, and says that the rest is there
 //! published the framer walks from record to record until it meets a zero
-//! take      the framer copies words out, zeroes them, and moves `consumed`
+//! take      the framer copies words out, zeroes them, and then moves `consumed`
 //! ```
 //! Nobody waits here. That a record fits is promised before it is drawn ([`super::room`]): what is between `consumed` and `end`, and what is promised, is never more than
 //! the ring. Words are atomics, so none of this is unsafe; `tests/models.rs` checks the orderings with loom.
@@ -18,6 +18,7 @@
 //! waits needs at most `blocks_for(shared + 2 * local)` blocks.
 
 use super::atomics::{Atomics, Machine, Wide, Word};
+use crate::mutant::{self, Mutant};
 use envoyfs_layout::wal::{padded, record_bytes};
 use envoyfs_layout::{Hlc, Lsn};
 use std::collections::VecDeque;
@@ -92,6 +93,9 @@ impl<A: Atomics> Staging<A> {
     }
     /// Every byte before this is out of the ring.
     pub(super) fn consumed(&self) -> Lsn {
+        if mutant::on(Mutant::FitsNotAcquired) {
+            return Lsn(self.consumed.load_relaxed());
+        }
         Lsn(self.consumed.load())
     }
 
@@ -104,14 +108,16 @@ impl<A: Atomics> Staging<A> {
     /// Promised blocks, and the LSNs between which records wait. An append raises the end before it settles its promise, so this reads the promise first: what moves
     /// meanwhile is counted twice, never missed. `between` reads what the framer raises before it says that something is framed.
     pub(super) fn counts<T>(&self, between: impl FnOnce() -> T) -> (u64, Lsn, T, Lsn) {
+        let early = mutant::on(Mutant::EndCountedFirst).then(|| self.end());
         let promised = self.promised();
         let framed = self.framed();
         let between = between();
-        (promised, framed, between, self.end())
+        (promised, framed, between, early.unwrap_or_else(|| self.end()))
     }
     /// Whether records of so many blocks more have room in memory, beside all that is promised, and `reserve` bytes are left.
     pub(super) fn fits(&self, blocks: u64, block_bytes: u64, reserve: u64) -> bool {
-        let promised = self.promised().saturating_add(blocks);
+        let promised = if mutant::on(Mutant::FitsIgnoresPromises) { 0 } else { self.promised() };
+        let promised = promised.saturating_add(blocks);
         let consumed = self.consumed();
         let staged = self.end().0.saturating_sub(consumed.0);
         let wanted = staged.saturating_add(promised.saturating_mul(block_bytes)).saturating_add(reserve);
@@ -131,7 +137,7 @@ impl<A: Atomics> Staging<A> {
     ///
     /// Changes of this one word have one order, so either the committer that goes to sleep sees what was drawn before this, or this sees it asleep.
     pub(super) fn settle(&self, blocks: u64) -> bool {
-        self.promised.0.sub(blocks) & IDLE != 0 && self.leave_idle()
+        self.promised.0.sub(blocks) & IDLE != 0 && !mutant::on(Mutant::SleeperNotSeen) && self.leave_idle()
     }
     /// The committer is about to sleep; it looks once more at what is due before it does.
     pub(super) fn enter_idle(&self) {
@@ -164,10 +170,16 @@ impl<A: Atomics> Staging<A> {
         let Some(first) = words.next() else { return };
         let at = self.index(start) + 1;
         let (head, tail) = self.words.split_at(at.min(self.words.len()));
+        let Some(word) = self.words.get(at - 1) else { return };
+        if mutant::on(Mutant::PutFirstWordFirst) {
+            word.store(first);
+        }
         for (to, from) in tail.iter().chain(head).zip(words) {
             to.store_relaxed(from);
         }
-        if let Some(word) = self.words.get(at - 1) {
+        if mutant::on(Mutant::PutNotReleased) {
+            word.store_relaxed(first);
+        } else if !mutant::on(Mutant::PutFirstWordFirst) {
             word.store(first);
         }
     }
@@ -190,7 +202,8 @@ impl<A: Atomics> Staging<A> {
 
     /// Padded bytes of the record that starts there; 0 while it is not published.
     pub(super) fn record_at(&self, start: Lsn) -> u64 {
-        let word = self.words.get(self.index(start)).map_or(0, Word::load);
+        let load = if mutant::on(Mutant::FramerNotAcquired) { Word::load_relaxed } else { Word::load };
+        let word = self.words.get(self.index(start)).map_or(0, load);
         padded(record_bytes(word)) as u64
     }
 
@@ -199,17 +212,28 @@ impl<A: Atomics> Staging<A> {
         self.framed.0.store(end.0);
     }
 
-    /// Copies published bytes out, and zeroes them in the ring.
+    /// Copies published bytes out, in order, zeroes them in the ring, and lets appenders use their words again.
     pub(super) fn take(&self, from: Lsn, into: &mut [u8]) {
+        let end = Lsn(from.0.saturating_add(into.len() as u64));
+        if mutant::on(Mutant::ConsumedBeforeTaken) {
+            self.consume(end);
+        }
         let (head, tail) = self.words.split_at(self.index(from).min(self.words.len()));
         for (to, word) in into.as_chunks_mut::<WORD>().0.iter_mut().zip(tail.iter().chain(head)) {
             *to = word.load_relaxed().to_le_bytes();
-            word.store_relaxed(0);
+            if !mutant::on(Mutant::TakenWordsStay) {
+                word.store_relaxed(0);
+            }
+        }
+        if !mutant::on(Mutant::ConsumedBeforeTaken) {
+            self.consume(end);
         }
     }
 
-    /// Everything before this was taken: appenders may use its words.
-    pub(super) fn consume(&self, end: Lsn) {
+    fn consume(&self, end: Lsn) {
+        if mutant::on(Mutant::ConsumeNotReleased) {
+            return self.consumed.store_relaxed(end.0);
+        }
         self.consumed.store(end.0);
     }
 
@@ -320,7 +344,7 @@ mod tests {
             assert_eq!(end, staging.end());
             let mut bytes = vec![0; 152];
             staging.take(taken, &mut bytes);
-            staging.consume(end);
+            assert_eq!(staging.consumed(), end);
             assert_eq!(bytes, [record(40, round), record(48, round), record(64, round)].concat());
             taken = end;
         }
