@@ -37,6 +37,8 @@ mutants! {
     EndCountedFirst: "models::a_count_of_promised_and_waiting_never_misses_a_record_under_way",
     /// An append does not look whether the committer sleeps.
     SleeperNotSeen: "models::an_append_wakes_a_committer_that_went_to_sleep",
+    /// Who waits for a ticket is not told that it depends on another device's work now.
+    FollowedSilently: "ticket_tests::models::in_every_interleaving_a_waiter_drives_what_its_ticket_came_to_depend_on",
 }
 
 /// Whether the mistake is made: the one that the variable `ENVOYFS_MUTANT` names, for the life of the process.
@@ -58,51 +60,6 @@ pub(crate) const fn on(_mutant: Mutant) -> bool {
     false
 }
 
-/// Runs the models in processes of their own: `cargo xtask models` asks for it.
-#[cfg(all(test, feature = "models"))]
-mod tests {
-    use super::TABLE;
-    use std::process::{Command, Stdio};
-    use std::sync::mpsc::channel;
-    use std::time::Duration;
-
-    /// Longest that a model may take, in steps of 20 ms.
-    const STEPS_MAX: u32 = 3000;
-
-    /// How the test ended, with a mistake or (empty) without; `None` if it did not.
-    fn passes(test: &str, mistake: &str) -> Option<bool> {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args([test, "--include-ignored"]).env("ENVOYFS_MUTANT", mistake).env("RUST_BACKTRACE", "0");
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let (_never, timer) = channel::<()>();
-        for _ in 0..STEPS_MAX {
-            if let Some(status) = child.try_wait().unwrap() {
-                return Some(status.success());
-            }
-            let _ = timer.recv_timeout(Duration::from_millis(20));
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        None
-    }
-
-    #[test]
-    #[ignore = "takes as long as all models together, several times"]
-    fn every_mistake_is_noticed() {
-        let mut sound = std::collections::BTreeMap::new();
-        let mut missed = 0;
-        for (_, name, test, what) in TABLE {
-            let sound = *sound.entry(test).or_insert_with(|| passes(test, "") == Some(true));
-            let verdict = match passes(test, name) {
-                _ if !sound => "FAILS without a mistake",
-                Some(false) => "noticed",
-                Some(true) => "NOT NOTICED",
-                None => "HANGS with the mistake",
-            };
-            missed += u32::from(verdict != "noticed");
-            println!("{verdict:<12} {name:<22} {}\n{:12} {test}", what.trim(), "");
-        }
-        println!("{} mistakes, {missed} not noticed", TABLE.len());
-        assert_eq!(missed, 0);
-    }
-}
+#[cfg(test)]
+#[cfg(feature = "models")]
+mod tests;

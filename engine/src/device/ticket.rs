@@ -5,6 +5,7 @@
 
 use super::DeviceError;
 use super::sync::{Arc, Condvar, Mutex};
+use crate::mutant::{self, Mutant};
 
 type Callback = Box<dyn FnOnce(Result<(), DeviceError>) + Send>;
 
@@ -15,14 +16,19 @@ pub(crate) trait Drive: Send + Sync {
 }
 
 enum State {
-    UnderWay(Vec<Callback>),
+    UnderWay {
+        callbacks: Vec<Callback>,
+        driver: Option<Arc<dyn Drive>>,
+        /// How often the driver was changed.
+        changes: u64,
+    },
     Done(Result<(), DeviceError>),
 }
 
 struct Shared {
     state: Mutex<State>,
-    done: Condvar,
-    driver: Option<Arc<dyn Drive>>,
+    /// Done, or with another driver.
+    changed: Condvar,
 }
 
 /// One write under way. Clones refer to the same write.
@@ -46,20 +52,28 @@ impl Ticket {
 
     /// As [`Ticket::pair`]; a waiter drives `driver` until the write is done.
     pub(crate) fn pair_driven_by(driver: Option<Arc<dyn Drive>>) -> (Ticket, Completion) {
-        let shared = Arc::new(Shared { state: Mutex::new(State::UnderWay(Vec::new())), done: Condvar::new(), driver });
+        let state = State::UnderWay { callbacks: Vec::new(), driver, changes: 0 };
+        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         (Ticket { shared: Arc::clone(&shared), durable: false }, Completion { shared: Some(shared) })
     }
 
     /// A pair for a device that wraps the one which gave this ticket: whoever waits drives that device too.
     pub(crate) fn outer_pair(&self) -> (Ticket, Completion) {
-        Self::pair_driven_by(self.shared.driver.clone())
+        Self::pair_driven_by(self.driver())
+    }
+
+    fn driver(&self) -> Option<Arc<dyn Drive>> {
+        match &*self.shared.state.lock() {
+            State::UnderWay { driver, .. } => driver.clone(),
+            State::Done(_) => None,
+        }
     }
 
     /// A ticket that is done already.
     #[must_use]
     pub fn done(result: Result<(), DeviceError>) -> Ticket {
         let state = Mutex::new(State::Done(result));
-        Ticket { shared: Arc::new(Shared { state, done: Condvar::new(), driver: None }), durable: false }
+        Ticket { shared: Arc::new(Shared { state, changed: Condvar::new() }), durable: false }
     }
 
     /// The ticket of a [`Write::durable`](super::Write::durable): for those who decide later whether a flush is needed.
@@ -85,7 +99,7 @@ impl Ticket {
     pub fn outcome(&self) -> Option<Result<(), DeviceError>> {
         match &*self.shared.state.lock() {
             State::Done(result) => Some(result.clone()),
-            State::UnderWay(_) => None,
+            State::UnderWay { .. } => None,
         }
     }
 
@@ -94,22 +108,26 @@ impl Ticket {
     /// # Errors
     /// Whatever the write met.
     pub fn wait(&self) -> Result<(), DeviceError> {
-        if let Some(driver) = &self.shared.driver {
-            loop {
-                if let Some(result) = self.outcome() {
-                    return result;
-                }
-                if !driver.drive() {
-                    break;
-                }
-            }
-        }
+        // The change of driver after which it had nothing more to do.
+        let mut idle = None;
         let mut state = self.shared.state.lock();
         loop {
-            if let State::Done(result) = &*state {
-                return result.clone();
+            let driver = match &*state {
+                State::Done(result) => return result.clone(),
+                State::UnderWay { driver, changes, .. } if idle != Some(*changes) => {
+                    driver.clone().map(|driver| (driver, *changes))
+                }
+                State::UnderWay { .. } => None,
+            };
+            let Some((driver, changes)) = driver else {
+                state = self.shared.changed.wait(state);
+                continue;
+            };
+            drop(state);
+            if !driver.drive() {
+                idle = Some(changes);
             }
-            state = self.shared.done.wait(state);
+            state = self.shared.state.lock();
         }
     }
 
@@ -119,7 +137,7 @@ impl Ticket {
         let result = {
             let mut state = self.shared.state.lock();
             match &mut *state {
-                State::UnderWay(callbacks) => {
+                State::UnderWay { callbacks, .. } => {
                     callbacks.push(then);
                     return;
                 }
@@ -137,6 +155,18 @@ impl std::fmt::Debug for Ticket {
 }
 
 impl Completion {
+    /// What this one stands for now depends on that write too: whoever waits, or waits already, drives its device.
+    pub(crate) fn follow(&self, ticket: &Ticket) {
+        let (Some(shared), Some(next)) = (&self.shared, ticket.driver()) else { return };
+        if let State::UnderWay { driver, changes, .. } = &mut *shared.state.lock() {
+            *driver = Some(next);
+            *changes = changes.saturating_add(1);
+        }
+        if !mutant::on(Mutant::FollowedSilently) {
+            shared.changed.notify_all();
+        }
+    }
+
     /// Settles the ticket: wakes the waiters, then calls the functions.
     pub fn complete(mut self, result: Result<(), DeviceError>) {
         if let Some(shared) = self.shared.take() {
@@ -155,8 +185,8 @@ impl Drop for Completion {
 
 fn settle(shared: &Shared, result: &Result<(), DeviceError>) {
     let before = std::mem::replace(&mut *shared.state.lock(), State::Done(result.clone()));
-    shared.done.notify_all();
-    if let State::UnderWay(callbacks) = before {
+    shared.changed.notify_all();
+    if let State::UnderWay { callbacks, .. } = before {
         for callback in callbacks {
             callback(result.clone());
         }

@@ -99,6 +99,8 @@ impl Space {
         };
         tracing::warn!(%error, %oid, container, offset_units, "data is written elsewhere");
         let second = self.device.submit(self.write_at(container, offset_units, buffer, at));
+        // Whoever waits for the object's ticket may be the only one to drive the device.
+        completion.follow(&second);
         let relocation = Relocation {
             segment: at.segment,
             slot: at.slot,

@@ -131,6 +131,22 @@ fn any_write_may_fail() {
     every_call(false, |call| matches!(call, Call::Write(..)), EIO, false, 40);
 }
 
+/// Late, and in any order: somebody has to wait for every write, and for the one that takes a failed one's place.
+#[test]
+fn any_write_may_fail_while_others_are_under_way() {
+    every_call(true, |call| matches!(call, Call::Write(..)), EIO, false, 40);
+}
+
+#[test]
+fn any_flush_may_fail_while_writes_are_under_way() {
+    every_call(true, |call| call == Call::Flush, EIO, false, 10);
+}
+
+#[test]
+fn the_host_of_an_image_may_be_full_while_writes_are_under_way() {
+    every_call(true, |call| matches!(call, Call::Write(..)), ENOSPC, true, 40);
+}
+
 #[test]
 fn any_flush_may_fail() {
     every_call(false, |call| call == Call::Flush, EIO, false, 10);
