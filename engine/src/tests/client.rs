@@ -288,7 +288,9 @@ impl Client {
         };
         let data = match op {
             Op::Write { seed, len, .. } | Op::Grow { seed, len, .. } => {
-                let mut object = self.engine.append_data(&mut permit, None, &content(*seed, 0, *len))?;
+                // Where a container ends, less of a value may be taken: then the value is that.
+                let hint = DataHint::default();
+                let mut object = self.engine.append_part(&mut permit, &hint, &content(*seed, 0, *len))?;
                 if let Op::Grow { tree, key, .. } = op {
                     let slot = &self.trees[tree].leaves[&(key / KEYS_A_LEAF)].slots[key];
                     let Body::Extent { reference, .. } = &slot.body else { unreachable!() };
@@ -302,6 +304,15 @@ impl Client {
                 vec![object]
             }
             _ => Vec::new(),
+        };
+        let op = &match (op.clone(), data.first()) {
+            (Op::Write { tree, key, seed, len }, Some(object)) => {
+                Op::Write { tree, key, seed, len: len.min(object.stored_bytes) }
+            }
+            (Op::Grow { tree, key, seed, len }, Some(object)) => {
+                Op::Grow { tree, key, seed, len: len.min(object.stored_bytes) }
+            }
+            (other, _) => other,
         };
         let body = encode_op(op);
         let appended = match self
