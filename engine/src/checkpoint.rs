@@ -148,7 +148,7 @@ impl Engine {
         batch.new.sort_unstable();
         batch.freed.sort_unstable();
         self.drop_history(writer, &mut batch)?;
-        self.apply_law(space, &batch)?;
+        self.apply_law(Some(space), &batch)?;
         stages.objects.add(batch.new.len() as u64);
         stages.deltas.add(batch.deltas.len() as u64);
         stages.freed.add(batch.freed.len() as u64);
@@ -196,6 +196,9 @@ impl Engine {
             objects.map(|(container, _)| *container).collect()
         };
         self.leave_homes(space, &releasable)?;
+        if sabotage::on(Rule::MarkBeforePublication) {
+            self.pin_version(frozen.number, &roots.references, copies);
+        }
         self.write_pages(space)?;
         let mut entry = published.entry.clone();
         let table = {

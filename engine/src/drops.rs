@@ -10,6 +10,9 @@ use envoyfs_layout::Reference;
 use envoyfs_layout::batch::{Batch, Drop};
 use envoyfs_layout::node::edges;
 
+/// Drops between two looks at the memory that changed pages take.
+const LOOK_DROPS: usize = 16;
+
 impl Engine {
     /// Pops nodes, frees them, and takes their edges back.
     pub(crate) fn work_off(&self, writer: &Writer, batch: &mut Batch, hurry: bool) -> Result<()> {
@@ -39,6 +42,9 @@ impl Engine {
             let segments = drop.edges.iter().map(|edge| edge.oid.segment());
             self.load_segments(&segments.chain([next.oid.segment()]).collect())?;
             self.state.lock().apply_drop(&drop).map_err(|error| StoreError::Misuse(error.to_string()))?;
+            if batch.drops.len().is_multiple_of(LOOK_DROPS) {
+                self.spill(&writer.space)?;
+            }
             left = left.saturating_sub(16 + drop.edges.len() as u64 * Reference::BYTES as u64);
             batch.drops.push(drop);
         }

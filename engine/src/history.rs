@@ -13,6 +13,7 @@
 //! Cost: 8 bytes a range that dies, written once and read once; the space of what dies while a checkpoint is kept, bounded by the policy.
 
 use crate::engine::{Engine, Writer};
+use crate::sabotage::{self, Rule};
 use crate::store::{Result, Roots};
 use crate::{StoreError, recovery};
 use envoyfs_layout::batch::{Batch, HistoryStep};
@@ -105,6 +106,33 @@ impl Engine {
         rows.into_iter().map(root).collect()
     }
 
+    /// Shows the newest checkpoint retained at or before a moment, instead of the newest state: its roots are what the client recovers, and the log is not replayed. Only of a
+    /// store that was opened read-only and that no client has opened yet. Says which checkpoint it is.
+    ///
+    /// # Errors
+    /// The store is writable; no retained checkpoint is that old, or its roots are damaged.
+    pub fn travel_to(&mut self, wall_ns: i64) -> Result<HistoryRoot> {
+        if self.writer.is_some() {
+            return Err(StoreError::Misuse(
+                "only a store that was opened read-only can show an older checkpoint".into(),
+            ));
+        }
+        let all = self.history()?;
+        let oldest = all.first().map(|root| root.wall_ns);
+        let Some(root) = all.into_iter().rfind(|root| root.wall_ns <= wall_ns) else {
+            return Err(StoreError::Refused(match oldest {
+                Some(oldest) => {
+                    format!("the oldest checkpoint retained was made {} s later", (oldest - wall_ns) / 1_000_000_000)
+                }
+                None => "no checkpoint is retained".into(),
+            }));
+        };
+        self.recovered = root.roots.clone();
+        self.replay.lock().clear();
+        self.checkpoint = root.checkpoint;
+        Ok(root)
+    }
+
     /// Decides which retained checkpoints go now. Before anything of the batch is applied.
     pub(crate) fn drop_history(&self, writer: &Writer, batch: &mut Batch) -> Result<()> {
         let policy = *self.history_policy.lock();
@@ -122,7 +150,7 @@ impl Engine {
         // With this checkpoint they are one more.
         let keep = (policy.checkpoints_max as usize).min(256).saturating_sub(1);
         let surplus = retained.len().saturating_sub(keep);
-        let half = if short { retained.len().div_ceil(2) } else { 0 };
+        let half = if short && !sabotage::on(Rule::HistoryKeptWhenShort) { retained.len().div_ceil(2) } else { 0 };
         for (index, (row, units)) in retained.iter().enumerate() {
             let age_ms = u64::try_from(now.saturating_sub(row.wall_ns) / 1_000_000).unwrap_or(0);
             let goes = index < surplus.max(half)
@@ -168,7 +196,7 @@ impl Engine {
                 }
             }
             self.metrics.state.released.add(rows);
-            if rows > 0 {
+            if rows > 0 && !sabotage::on(Rule::ReleasesNotInBatch) {
                 batch.history.push(HistoryStep::Release { checkpoint, rows });
             }
         }

@@ -6,13 +6,15 @@
 //! Operations and checkpoints go on meanwhile: V's objects stay because V is retained, V's pages because no system container is released while the mark runs. What is found
 //! is a difference *at V*; counts are sums, so adding the difference later is right, and what nothing used at V nothing uses later. When space is short the mark is given up.
 //!
-//! Memory: one bit a unit of every segment with nodes (1/4096 of the bytes in nodes), and three bits a unit of the segments of one pass; there are as many passes as
+//! Memory: one bit a unit of every segment with nodes (1/4096 of the bytes in nodes), and four bits a unit of the segments of one pass; there are as many passes as
 //! [`MarkOptions::memory_bytes`] asks for. With more than one pass, nodes are visited once a pass. If power fails: nothing is left of a mark but batches with repairs.
 //!
-//! Share times are the namespace's: the mark does not lower them.
+//! Share times are the namespace's: the mark does not lower them (decision 0010 says why).
 
 use crate::StoreError;
 use crate::engine::{Engine, Writer};
+use crate::pace::Pace;
+use crate::sabotage::{self, Rule};
 use crate::state::pager::segment_page;
 use crate::store::{Reason, Result};
 use envoyfs_layout::batch::{Batch, Repair, RepairAction};
@@ -21,9 +23,11 @@ use envoyfs_layout::node::edges;
 use envoyfs_layout::system_page::{ListPage, SegmentPage};
 use envoyfs_layout::{Hlc, LayoutError, Oid, Reference, ReferenceKind, UNIT};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
+/// Nodes between two reports of progress.
+const REPORT_NODES: u64 = 256;
 /// Most repairs of one batch.
 const REPAIRS_A_BATCH: usize = 1 << 14;
 
@@ -32,12 +36,27 @@ const REPAIRS_A_BATCH: usize = 1 << 14;
 pub struct MarkOptions {
     /// Bytes of memory for one pass.
     pub memory_bytes: u64,
+    /// Bytes of nodes read a second; 0: no limit.
+    pub bytes_per_second: u64,
 }
 
 impl Default for MarkOptions {
     fn default() -> Self {
-        Self { memory_bytes: 64 << 20 }
+        Self { memory_bytes: 64 << 20, bytes_per_second: 0 }
     }
+}
+
+/// How far a mark is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MarkProgress {
+    /// Passes ended.
+    pub passes: u64,
+    /// Passes that there will be; one more if counts differ.
+    pub passes_expected: u64,
+    /// Nodes visited, in all passes.
+    pub nodes: u64,
+    /// Nodes that one pass visits; 0 in the first, where it is not known.
+    pub nodes_a_pass: u64,
 }
 
 /// What a mark found at its checkpoint.
@@ -59,6 +78,8 @@ pub struct MarkReport {
     pub unused_bytes: u64,
     /// Bytes in use that were not live.
     pub lost_bytes: u64,
+    /// Bytes in use that count as needed by retained checkpoints only, so that they would die with those.
+    pub deferred_bytes: u64,
     /// Nodes that cannot be read. If any is reachable, nothing is reclaimed.
     pub unreadable: Vec<Oid>,
     /// Corrections that the next checkpoints apply.
@@ -126,10 +147,31 @@ struct Found {
     extra: BTreeMap<u16, i32>,
     /// Units of objects that something refers to.
     covered: Bits,
-    /// Units that a node uses.
+    /// Units that a node of the roots uses: these must live.
     used: Bits,
+    /// Units that only nodes of the drop queue use: these may live. (What an operation freed in a file that was deleted in the same batch is dead already.)
+    queue_used: Bits,
     /// Nodes whose count is zero.
     queued: BTreeSet<u16>,
+}
+
+/// What a walk tells, and asks.
+struct Watch<'a> {
+    progress: MarkProgress,
+    pace: Pace,
+    tell: &'a mut dyn FnMut(&MarkProgress) -> ControlFlow<()>,
+}
+
+impl Watch<'_> {
+    /// A node of so many bytes was visited.
+    fn visited(&mut self, bytes: u32) -> ControlFlow<()> {
+        let Self { progress, pace, tell } = self;
+        progress.nodes += 1;
+        if progress.nodes.is_multiple_of(REPORT_NODES) {
+            tell(progress)?;
+        }
+        pace.after(bytes.into(), || tell(progress))
+    }
 }
 
 struct Pass {
@@ -138,6 +180,8 @@ struct Pass {
     visited: HashMap<u32, Bits>,
     nodes: u64,
     objects: u64,
+    /// The roots are done: what is found from here on hangs on the drop queue only.
+    in_queue: bool,
     unreadable: Vec<Oid>,
     /// References wanted, of objects with a wrong count.
     wanted: BTreeMap<Oid, Option<Reference>>,
@@ -153,9 +197,16 @@ impl Pass {
         let units = start..start + reference.units();
         if let Some(found) = self.at(reference.oid) {
             found.covered.extend(units.clone());
-            if used {
-                found.used.extend(units);
-            }
+        }
+        if used {
+            self.using(reference.oid, units);
+        }
+    }
+
+    fn using(&mut self, oid: Oid, units: Range<u32>) {
+        let in_queue = self.in_queue;
+        if let Some(found) = self.at(oid) {
+            if in_queue { &mut found.queue_used } else { &mut found.used }.extend(units);
         }
     }
 
@@ -199,6 +250,19 @@ impl Engine {
     /// [`StoreError::WouldWait`] without threads, before the checkpoint after [`Engine::ask_mark`]; the mark was given up because space was short; a page of the store cannot
     /// be read.
     pub fn mark(&self, options: MarkOptions, uses: Option<&Uses<'_>>) -> Result<MarkReport> {
+        self.mark_with(options, uses, &mut |_| ControlFlow::Continue(()))
+    }
+
+    /// The same; `progress` is called now and then, and may end it.
+    ///
+    /// # Errors
+    /// As [`Engine::mark`]; [`StoreError::Refused`] if `progress` ended it.
+    pub fn mark_with(
+        &self,
+        options: MarkOptions,
+        uses: Option<&Uses<'_>>,
+        progress: &mut dyn FnMut(&MarkProgress) -> ControlFlow<()>,
+    ) -> Result<MarkReport> {
         let asked = {
             let mark = self.mark.lock();
             mark.asked || mark.version.is_some()
@@ -206,8 +270,19 @@ impl Engine {
         if !asked {
             self.ask_mark()?;
         }
-        let version = self.wait_version()?;
-        let result = self.run_mark(&version, options, uses);
+        let pace = Pace::new(options.bytes_per_second);
+        let mut watch = Watch { progress: MarkProgress::default(), pace, tell: progress };
+        let version = match self.wait_version(&mut watch) {
+            // It goes on waiting in a store without threads; else nobody is left who would run it.
+            Err(error) if !matches!(error, StoreError::WouldWait { .. }) => {
+                self.mark.lock().asked = false;
+                return Err(error);
+            }
+            other => other?,
+        };
+        let timing = self.metrics.time(&self.metrics.mark.total);
+        let result = self.run_mark(&version, options, uses, &mut watch);
+        timing.stop();
         let mut mark = self.mark.lock();
         mark.version = None;
         let metrics = &self.metrics.state;
@@ -224,7 +299,7 @@ impl Engine {
         }
     }
 
-    fn wait_version(&self) -> Result<Arc<Version>> {
+    fn wait_version(&self, watch: &mut Watch<'_>) -> Result<Arc<Version>> {
         let writer = self.writer()?;
         loop {
             let version = self.mark.lock().version.clone();
@@ -236,6 +311,9 @@ impl Engine {
             }
             if !self.options.threads {
                 return Err(StoreError::WouldWait { what: "a mark" });
+            }
+            if (watch.tell)(&watch.progress).is_break() {
+                return Err(stopped());
             }
             let mut ledger = writer.admission.ledger.lock();
             ledger.wanted.get_or_insert(Reason::Log);
@@ -250,7 +328,8 @@ impl Engine {
 
     /// Whether pages of a mark's checkpoint must stay.
     pub(crate) fn is_marking(&self) -> bool {
-        self.mark.lock().version.is_some()
+        let mark = self.mark.lock();
+        mark.version.is_some() && !mark.given_up && !sabotage::on(Rule::MarkPagesReused)
     }
 
     /// Whether a retained checkpoint must stay for a mark; gives the mark up when space is short.
@@ -258,7 +337,7 @@ impl Engine {
         let mut mark = self.mark.lock();
         let pinned = mark.version.as_ref().is_some_and(|version| version.checkpoint == checkpoint);
         mark.given_up |= pinned && short;
-        pinned && !mark.given_up
+        pinned && !mark.given_up && !sabotage::on(Rule::MarkRootsDropped)
     }
 
     /// This checkpoint is published: a mark that was asked for looks at it, if it is retained.
@@ -299,7 +378,9 @@ impl Engine {
             self.spill(&writer.space)?;
         }
         self.metrics.state.repairs.add(due.len() as u64);
-        batch.repairs = due;
+        if !sabotage::on(Rule::RepairsNotInBatch) {
+            batch.repairs = due;
+        }
         Ok(())
     }
 
@@ -308,19 +389,23 @@ impl Engine {
         version: &Version,
         options: MarkOptions,
         uses: Option<&Uses<'_>>,
+        watch: &mut Watch<'_>,
     ) -> Result<(MarkReport, Vec<Repair>)> {
         let mut report = MarkReport { checkpoint: version.checkpoint, ..MarkReport::default() };
         let mut repairs = Vec::new();
         let mut wrong: BTreeMap<Oid, i32> = BTreeMap::new();
-        // Three bits a unit.
-        let segment_bytes = u64::from(self.shape.units()) * 3 / 8 + 512;
+        // Four bits a unit.
+        let segment_bytes = u64::from(self.shape.units()) / 2 + 512;
         let width = usize::try_from((options.memory_bytes / segment_bytes).max(1)).unwrap_or(usize::MAX);
         let mut unreadable: BTreeSet<Oid> = BTreeSet::new();
         let mut complete = true;
+        watch.progress.passes_expected = version.table.len().div_ceil(width) as u64;
         for part in version.table.chunks(width) {
             let (Some((first, _)), Some((last, _))) = (part.first(), part.last()) else { continue };
-            let pass = self.walk(version, *first..=*last, BTreeMap::new(), uses)?;
+            let pass = self.walk(version, *first..=*last, BTreeMap::new(), uses, watch)?;
             report.passes += 1;
+            watch.progress.passes = report.passes;
+            watch.progress.nodes_a_pass = pass.nodes;
             report.nodes = pass.nodes;
             report.objects += pass.objects;
             complete &= pass.unreadable.is_empty();
@@ -337,8 +422,11 @@ impl Engine {
             }
         }
         report.counts = wrong.len() as u64;
+        self.metrics.mark.passes.increment();
+        self.metrics.mark.wrong_counts.add(report.counts);
+        self.metrics.mark.leaked_bytes.add(report.leaked_bytes);
         report.unreadable = unreadable.into_iter().collect();
-        if !complete {
+        if !complete && !sabotage::on(Rule::MarkReclaimsBelowDamage) {
             // What hangs below a node that cannot be read only seems to be unused.
             return Ok((report, Vec::new()));
         }
@@ -346,7 +434,7 @@ impl Engine {
             let wanted = wrong.keys().map(|oid| (*oid, None)).collect();
             // No segment: only references are looked for.
             let (low, high) = (u32::MAX, 0);
-            let pass = self.walk(version, low..=high, wanted, uses)?;
+            let pass = self.walk(version, low..=high, wanted, uses, watch)?;
             for (oid, reference) in pass.wanted {
                 let (Some(reference), Some(delta)) = (reference, wrong.get(&oid)) else { continue };
                 let units = reference.units();
@@ -368,6 +456,7 @@ impl Engine {
         segments: std::ops::RangeInclusive<u32>,
         wanted: BTreeMap<Oid, Option<Reference>>,
         uses: Option<&Uses<'_>>,
+        watch: &mut Watch<'_>,
     ) -> Result<Pass> {
         let mut pass = Pass {
             segments,
@@ -375,16 +464,18 @@ impl Engine {
             visited: HashMap::new(),
             nodes: 0,
             objects: 0,
+            in_queue: false,
             unreadable: Vec::new(),
             wanted,
         };
         version.own.iter().for_each(|reference| pass.cover(reference, true));
         for root in &version.roots {
             pass.edge(root, true);
-            self.walk_from(&mut pass, root, uses)?;
+            self.walk_from(&mut pass, root, uses, watch)?;
         }
         // Nodes of the drop queue: nothing refers to them, but their edges still count.
-        let mut place = version.queue;
+        pass.in_queue = true;
+        let mut place = if sabotage::on(Rule::MarkSkipsDropQueue) { Place::NONE } else { version.queue };
         while !place.is_none() {
             let (page, next) = crate::state::pager::list(&self.reader, &place)?;
             let ListPage::DropQueue(rows) = page else {
@@ -392,27 +483,39 @@ impl Engine {
                 return Err(StoreError::Structure { structure: "drop queue", offset: 0, source: found });
             };
             for row in rows {
-                self.walk_queued(&mut pass, &row, uses)?;
+                self.walk_queued(&mut pass, &row, uses, watch)?;
             }
             place = next;
         }
         for row in &version.unreadable {
             if self.reader.object(row).is_ok() {
-                self.walk_queued(&mut pass, row, uses)?;
+                self.walk_queued(&mut pass, row, uses, watch)?;
             }
         }
         Ok(pass)
     }
 
-    fn walk_queued(&self, pass: &mut Pass, row: &Reference, uses: Option<&Uses<'_>>) -> Result<()> {
+    fn walk_queued(
+        &self,
+        pass: &mut Pass,
+        row: &Reference,
+        uses: Option<&Uses<'_>>,
+        watch: &mut Watch<'_>,
+    ) -> Result<()> {
         pass.cover(row, true);
         if let Some(found) = pass.at(row.oid) {
             found.queued.insert(row.oid.slot());
         }
-        self.walk_from(pass, row, uses)
+        self.walk_from(pass, row, uses, watch)
     }
 
-    fn walk_from(&self, pass: &mut Pass, root: &Reference, uses: Option<&Uses<'_>>) -> Result<()> {
+    fn walk_from(
+        &self,
+        pass: &mut Pass,
+        root: &Reference,
+        uses: Option<&Uses<'_>>,
+        watch: &mut Watch<'_>,
+    ) -> Result<()> {
         let mut stack = vec![*root];
         while let Some(node) = stack.pop() {
             if node.kind != ReferenceKind::Node
@@ -424,15 +527,17 @@ impl Engine {
                 return Err(StoreError::Refused("the mark was given up".into()));
             }
             pass.nodes += 1;
+            self.metrics.mark.nodes.increment();
+            if watch.visited(node.stored_bytes).is_break() {
+                return Err(stopped());
+            }
             let read = self.reader.object(&node).and_then(|bytes| {
                 let damaged = |what| StoreError::Damaged { oid: node.oid, offset: 0, what };
                 let edges = edges(&bytes).map_err(damaged)?;
                 if let Some(uses) = uses {
                     uses(&node, &bytes, &mut |oid, units| {
                         let start = u32::from(oid.slot());
-                        if let Some(found) = pass.at(oid) {
-                            found.used.extend(start + units.start..start + units.end);
-                        }
+                        pass.using(oid, start + units.start..start + units.end);
                     })
                     .map_err(damaged)?;
                 }
@@ -472,6 +577,7 @@ impl Engine {
         let mut run: Option<(RepairAction, Range<u32>)> = None;
         for unit in 0..=live.end().max(found.used.end()) {
             let what = match (live.contains(unit), found.used.contains(unit), deferred.contains(unit)) {
+                (true, false, false) if found.queue_used.contains(unit) => None,
                 (true, false, false) if found.covered.contains(unit) => {
                     report.unused_bytes += u64::from(UNIT);
                     Some(RepairAction::Dead)
@@ -482,6 +588,10 @@ impl Engine {
                 }
                 (false, true, _) => {
                     report.lost_bytes += u64::from(UNIT);
+                    Some(RepairAction::Live)
+                }
+                (true, true, true) => {
+                    report.deferred_bytes += u64::from(UNIT);
                     Some(RepairAction::Live)
                 }
                 _ => None,
@@ -507,6 +617,10 @@ impl Engine {
             }
         }
     }
+}
+
+fn stopped() -> StoreError {
+    StoreError::Refused("the mark was stopped".into())
 }
 
 /// Of an object of which only the id is known.

@@ -9,33 +9,33 @@
 //! A crash anywhere here leaves what was published; running it again finds the same (INV-21). A read-only mount writes nothing. The time it takes depends on the log and
 //! the number of segments, not on files or snapshots.
 
+mod adopt;
+
 use crate::StoreError;
 use crate::checkpoint::{describe, max_bounds, table};
 use crate::device::{Device, MeteredDevice, warn_if_changed};
 use crate::engine::{Batches, Counters, Engine, Objects, Options, Published, Writer};
-use crate::history::history_row;
 use crate::hlc::{HlcSource, next_bound};
 use crate::metrics::Metrics;
 use crate::sabotage::{self, Rule};
 use crate::space::admission::Budget;
 use crate::space::{
     Container, Containers, HEADER_UNITS, Numbers, Open, Reader, Relocation, Shape, Space, StreamKind, check_blocks,
-    install_relocations, seal,
+    seal,
 };
 use crate::state::{Fragment, Pager, State};
 use crate::store::{DataObject, Replayed, Result, Roots};
 use crate::superblock::{self, OpenError};
 use crate::wal::recovery::{Adopted, Found, FoundRecord, Judge, scan};
 use crate::wal::{Config, RingGeometry, Wal, publish_cut};
-use envoyfs_layout::batch::{Batch, BatchObject};
+use envoyfs_layout::batch::Batch;
 use envoyfs_layout::checksum::{self, crc32c};
 use envoyfs_layout::directory_page::{ContainerState, VolumeDirectory, VolumeEntry};
 use envoyfs_layout::roots::RootsObject;
 use envoyfs_layout::segment::{SegmentHeader, TableRow};
 use envoyfs_layout::superblock::{Barrier, Superblock};
-use envoyfs_layout::system_page::HistoryRow;
 use envoyfs_layout::wal::{CheckpointBody, Relocated, SegmentOpened, SegmentPlaced, kind};
-use envoyfs_layout::{Hlc, LayoutError, Oid, Reference, ReferenceKind, UNIT};
+use envoyfs_layout::{Hlc, Oid, Reference, ReferenceKind, UNIT};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -49,6 +49,19 @@ struct Start {
     adopted: Option<Adopted>,
     batch: Batch,
     roots: RootsObject,
+}
+
+/// A writable mount before it has published anything.
+struct Begun {
+    entry: VolumeEntry,
+    budget: Budget,
+    wal: Arc<Wal>,
+    space: Arc<Space>,
+    next: Superblock,
+    /// Units used in each container, as the published table has it.
+    published_rows: BTreeMap<u32, u32>,
+    overdue: bool,
+    hlc_bound: Hlc,
 }
 
 struct Placements<'a> {
@@ -144,15 +157,12 @@ impl Engine {
         }
         let mut containers = Containers::new(directory.table.iter().map(Container::from).collect());
         place_found(&reader, &mut containers, &found)?;
-        let (start, incomplete) = adopt(&pager, &directory.entry, &found)?;
-        incomplete.into_iter().for_each(|error| note(&mut why, error));
-        let relocated = adopt_relocations(&pager, &containers, &found)?;
+        let start = adopt::start(&reader, &directory.entry, &found)?;
         let recovered = Roots { references: start.roots.references.clone(), blob: start.roots.blob.clone() };
         let replay = replay(&found, &directory.entry, start.adopted.as_ref());
         metrics.recovery.replayed.add(replay.len() as u64);
         metrics.recovery.adopted.add(u64::from(start.adopted.is_some()));
         let end = found.cut.lsn;
-        stage.next(&metrics.recovery.take_over);
         let history_policy = options.settings.history;
         let mut engine = Self {
             device: Arc::clone(&device),
@@ -175,20 +185,31 @@ impl Engine {
             #[cfg(test)]
             after_install: Mutex::default(),
         };
-        if engine.read_only.is_empty() {
-            engine.writer =
-                Some(engine.take_over(superblock, directory.entry, containers, &ring, &found, &start, &relocated)?);
-        } else {
-            engine.mounted = containers.iter().map(|(_, row)| *row).collect();
+        let rows: Vec<Container> = containers.iter().map(|(_, row)| *row).collect();
+        let mut begun = match engine.read_only.as_str() {
+            "" => Some(engine.begin(superblock, directory.entry, containers, &ring, &found, &start)?),
+            _ => None,
+        };
+        if let Err(error) = engine.adopt(&start, begun.as_ref().map(|begun| &*begun.space)) {
+            match error {
+                StoreError::Refused(_) => return Err(error),
+                error => note(&mut engine.read_only, error.to_string()),
+            }
+            begun = None;
+        }
+        let relocated = engine.adopt_relocations(&rows, &found)?;
+        stage.next(&metrics.recovery.take_over);
+        match begun {
+            Some(begun) => engine.writer = Some(engine.take_over(begun, &found, &start, &relocated)?),
+            None => engine.mounted = rows,
         }
         stage.stop();
         whole.stop();
         Ok(engine)
     }
 
-    /// Publishes what recovery found and makes the store writable.
-    #[expect(clippy::too_many_arguments, reason = "one call, everything that recovery found")]
-    fn take_over(
+    /// What is needed to write: log, space, and what the next publication will say. Nothing is written.
+    fn begin(
         &self,
         superblock: Superblock,
         mut entry: VolumeEntry,
@@ -196,16 +217,14 @@ impl Engine {
         ring: &RingGeometry,
         found: &Found,
         start: &Start,
-        relocated: &[(Relocation, TableRow)],
-    ) -> Result<Writer> {
+    ) -> Result<Begun> {
         let clock = Arc::clone(&self.options.clock);
         let seen = found.max_hlc.max(entry.checkpoint_hlc);
         let (hlc, behind) = HlcSource::after_recovery(clock.wall_ns(), seen, superblock.hlc_bound, found.closed);
         if behind {
             tracing::warn!("the clock is behind what the store has seen; time goes on from there");
         }
-        let published_rows: BTreeMap<u32, u32> =
-            containers.iter().map(|(number, row)| (number, row.used_units)).collect();
+        let published_rows = containers.iter().map(|(number, row)| (number, row.used_units)).collect();
         let next_mount = publish_cut(&mut entry, found, start.adopted.as_ref())?;
         if let Some(adopted) = &start.adopted {
             entry.roots = Some(adopted.body.roots);
@@ -216,12 +235,12 @@ impl Engine {
         let budget = Budget::new(superblock.size, superblock.segment_bytes);
         let wal = Wal::new(
             Arc::clone(&self.device),
-            Arc::clone(&clock),
+            clock,
             config(*ring, &entry, &budget, superblock.barrier == Barrier::ForcedUnitAccess),
             found.resume(&entry, hlc),
             Arc::clone(&self.metrics),
         );
-        let mut next = superblock.next();
+        let next = superblock.next();
         let numbers = Numbers {
             segment: AtomicU32::new(u32::try_from(entry.bounds.segment.max(1)).unwrap_or(u32::MAX)),
             segment_bound: AtomicU64::new(0),
@@ -229,7 +248,20 @@ impl Engine {
         };
         let space =
             Space::new(Arc::clone(&self.device), Arc::clone(&self.reader), Arc::clone(&wal), containers, numbers);
-        let space = Arc::new(space);
+        let overdue = next_mount.checkpoint_before_serving;
+        let hlc_bound = superblock.hlc_bound;
+        Ok(Begun { entry, budget, wal, space: Arc::new(space), next, published_rows, overdue, hlc_bound })
+    }
+
+    /// Publishes what recovery found and makes the store writable.
+    fn take_over(
+        &self,
+        begun: Begun,
+        found: &Found,
+        start: &Start,
+        relocated: &[(Relocation, TableRow)],
+    ) -> Result<Writer> {
+        let Begun { mut entry, budget, wal, space, mut next, published_rows, overdue, hlc_bound } = begun;
         for (relocation, _) in relocated {
             space.adopt_relocation(*relocation);
         }
@@ -241,7 +273,7 @@ impl Engine {
         let counters = Counters::start(&entry.bounds);
         entry.bounds = counters.reserve(self.segment_bound(&space));
         let number = entry.checkpoint.number;
-        next.hlc_bound = next_bound(clock.wall_ns(), wal.last_hlc()).max(superblock.hlc_bound);
+        next.hlc_bound = next_bound(self.options.clock.wall_ns(), wal.last_hlc()).max(hlc_bound);
         let rows = {
             let mut state = self.state.lock();
             describe(&mut entry, &state, number);
@@ -260,7 +292,8 @@ impl Engine {
             Published { superblock: next, entry: directory.entry, roots: self.recovered.references.clone() };
         let batches = Batches { current: Objects { number: number + 1, ..Objects::default() }, ..Batches::default() };
         let writer = Writer::new(wal, space, batches, published, counters, budget, self.options.threads)?;
-        writer.overdue.store(next_mount.checkpoint_before_serving, Ordering::SeqCst);
+        // After a long replay too: the next crash need not replay it again.
+        writer.overdue.store(overdue || writer.wal.room().is_replay_long(), Ordering::SeqCst);
         let mut batches = writer.batches.lock();
         for record in self.replay.lock().iter() {
             for object in &record.data {
@@ -396,104 +429,6 @@ fn place_found(reader: &Reader, containers: &mut Containers, found: &Found) -> R
         }
     }
     Ok(())
-}
-
-/// Brings the state to the last checkpoint whose record is in the log. Also returns why counts and liveness could not follow it, if they could not: then the store can
-/// only be read.
-fn adopt(pager: &Pager<'_>, entry: &VolumeEntry, found: &Found) -> Result<(Start, Option<String>)> {
-    let reader = pager.reader;
-    if let Some(adopted) = &found.adopted {
-        let tried = read_batch(reader, entry, adopted).and_then(|batch| {
-            let roots = read_roots(reader, [Some(adopted.body.roots), Some(adopted.body.roots_twin)])?;
-            Ok((batch, roots))
-        });
-        match tried {
-            Ok((batch, roots)) => {
-                {
-                    let mut state = pager.state.lock();
-                    let new: BTreeSet<u32> = batch.new.iter().map(|object| object.oid.segment()).collect();
-                    for number in
-                        new.into_iter().filter(|number| !state.table().contains_key(number)).collect::<Vec<_>>()
-                    {
-                        if let Some(container) = reader.home(number) {
-                            state.open_segment(number, container);
-                        }
-                    }
-                }
-                let incomplete = match pager.apply(&batch, retained(&batch, adopted)) {
-                    Ok(()) => None,
-                    Err(error @ StoreError::Refused(_)) => return Err(error),
-                    Err(error) => Some(error.to_string()),
-                };
-                for number in pager.state.lock().forget_empty() {
-                    reader.forget(number);
-                }
-                return Ok((Start { adopted: Some(adopted.clone()), batch, roots }, incomplete));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "checkpoint {} was not published and cannot be read; starting from {}", adopted.body.number, entry.checkpoint.number)
-            }
-        }
-    }
-    let roots = match (entry.roots, entry.roots_twin) {
-        (None, None) => RootsObject::default(),
-        both => read_roots(reader, [both.0, both.1])?,
-    };
-    Ok((Start { adopted: None, batch: Batch::default(), roots }, None))
-}
-
-/// How an adopted checkpoint is retained, if its batch says so.
-fn retained(batch: &Batch, adopted: &Adopted) -> Option<HistoryRow> {
-    let body = &adopted.body;
-    batch.history.iter().find_map(|step| history_row(step, body.hlc, body.roots, body.roots_twin))
-}
-
-/// Puts what the log says was written elsewhere into the slot maps, as far as it is of use. Returns those that records name, with their rows in the table of the container.
-fn adopt_relocations(pager: &Pager<'_>, containers: &Containers, found: &Found) -> Result<Vec<(Relocation, TableRow)>> {
-    let mut named = Vec::new();
-    for moved in &found.relocated {
-        let Relocated { number: segment, slot, units, container, offset_units } = *moved;
-        let is_it = |oid: Oid| oid.segment() == segment && u32::from(oid.slot()) == slot;
-        let row = found.records.iter().find_map(|record| {
-            let object = record.data.iter().find(|object| is_it(object.oid))?;
-            Some(TableRow {
-                oid: object.oid,
-                birth: record.hlc.birth(),
-                stored_bytes: object.stored_bytes,
-                crc: checksum::join(&object.crcs, object.stored_bytes as usize),
-                offset_units,
-                kind: ReferenceKind::Extent,
-                owner: 0,
-            })
-        });
-        let to = Fragment { units, container, offset_units };
-        let pinned = containers.get(container).map_or(0, |row| row.segment);
-        let relocation = Relocation { segment, slot, to, pinned };
-        pager.load(&BTreeSet::from([segment]))?;
-        let range = slot..slot.saturating_add(units);
-        let live = pager.state.lock().segment(segment).is_some_and(|segment| !segment.live.inside(&range).is_empty());
-        if live || row.is_some() {
-            install_relocations(pager, &[relocation])?;
-        }
-        named.extend(row.map(|row| (relocation, row)));
-    }
-    Ok(named)
-}
-
-fn read_batch(reader: &Reader, entry: &VolumeEntry, adopted: &Adopted) -> Result<Batch> {
-    let parts = adopted.body.batch.iter().map(|part| reader.object(part)).collect::<Result<Vec<_>>>()?;
-    let source = |source| StoreError::Structure { structure: "batch", offset: 0, source };
-    let batch = Batch::decode(parts.iter().map(|part| &**part)).map_err(source)?;
-    let follows = batch.checkpoint == adopted.body.number && batch.checkpoint == entry.checkpoint.number + 1;
-    if !follows {
-        return Err(source(LayoutError::Field { structure: "batch", field: "checkpoint", found: batch.checkpoint }));
-    }
-    let twins =
-        [adopted.body.roots, adopted.body.roots_twin].map(|roots| batch.new.contains(&BatchObject::from(&roots)));
-    if twins != [true; 2] {
-        return Err(source(LayoutError::Field { structure: "batch", field: "roots objects", found: 0 }));
-    }
-    Ok(batch)
 }
 
 pub(crate) fn read_roots(reader: &Reader, copies: [Option<Reference>; 2]) -> Result<RootsObject> {

@@ -77,6 +77,32 @@ rules! {
     WatermarkOnlyBeforeBad,
     /// The cut that a recovery found is not published (INV-20).
     CutNotPublished,
+    /// What dies under a retained checkpoint is free at once (INV-31).
+    DeathsNotDeferred,
+    /// The newest retained checkpoint is left out of the page that lists them (INV-31).
+    RetainedLeftOut,
+    /// What dropped checkpoints gave back does not stand in the batch (INV-17).
+    ReleasesNotInBatch,
+    /// Retained checkpoints stay although the store is short of space (INV-26).
+    HistoryKeptWhenShort,
+    /// A node of the drop queue that cannot be read is forgotten (INV-12).
+    UnreadableForgotten,
+    /// The mark does not visit what waits in the drop queue (INV-06).
+    MarkSkipsDropQueue,
+    /// The mark reclaims although a node cannot be read (INV-10).
+    MarkReclaimsBelowDamage,
+    /// System containers are released while a mark reads the pages in them (INV-13).
+    MarkPagesReused,
+    /// The checkpoint that a mark looks at is dropped while it runs (INV-31).
+    MarkRootsDropped,
+    /// A mark's corrections are applied, but do not stand in the batch (INV-17).
+    RepairsNotInBatch,
+    /// A mark looks at a checkpoint between its freeze and its publication (INV-06).
+    MarkBeforePublication,
+    /// The scrub passes over a row that does not verify (INV-14).
+    ScrubIgnoresRow,
+    /// The scrub tells of what was moved or reused while it looked (INV-34).
+    ScrubTellsOfReused,
 }
 
 /// Whether the rule is broken: the one that the variable `ENVOYFS_SABOTAGE` names, for the life of the process.

@@ -2,22 +2,29 @@
 //! at least in part, and the reference tables of nodes. Reads only; works on a read-only store; can be stopped and taken up again at a position.
 //!
 //! What is reused while it is being looked at is no finding: what does not verify is resolved anew before it is told. If power fails here, nothing was changed.
+//!
+//! Memory: the rows of one container, a few pages of segments beside those that the state has in memory anyway, and at most [`FINDINGS_MAX`] findings.
 
 use crate::engine::Engine;
+use crate::pace::Pace;
+use crate::sabotage::{self, Rule};
 use crate::space::{Container, check};
+use crate::state::pager::segment_page;
+use crate::state::{Segment, locate};
 use crate::store::Result;
 use envoyfs_layout::checksum::crc32c;
 use envoyfs_layout::directory_page::ContainerState;
+use envoyfs_layout::directory_page::Place;
 use envoyfs_layout::node::edges;
 use envoyfs_layout::segment::{SegmentFooter, SegmentHeader, TablePart, TableRow};
 use envoyfs_layout::{LayoutError, Oid, ReferenceKind, UNIT};
-use parking_lot::{Condvar, Mutex};
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::time::Duration;
 
-/// Bytes between two pauses.
-const STEP_BYTES: u64 = 1 << 20;
+/// Findings that a report holds.
+pub const FINDINGS_MAX: usize = 10_000;
+/// Pages of segments that a pass keeps for itself.
+const PAGES_MAX: usize = 64;
 
 /// How to scrub.
 #[derive(Clone, Copy, Debug, Default)]
@@ -56,12 +63,32 @@ pub struct ScrubReport {
     pub bytes: u64,
     /// Live units that no table names yet: written since the last checkpoint, or their table part cannot be read.
     pub unnamed_units: u64,
-    /// Everything found.
+    /// Everything found, the first [`FINDINGS_MAX`] of it.
     pub findings: Vec<ScrubFinding>,
+    /// Findings beyond those.
+    pub more_findings: u64,
+}
+
+/// A pass under way.
+struct Scrubbing<'a> {
+    report: ScrubReport,
+    pace: Pace,
+    progress: &'a mut dyn FnMut(&ScrubReport) -> ControlFlow<()>,
+    /// Pages that are not in the state's memory. They are not put there: nobody would take them out again.
+    pages: HashMap<u32, (Place, Segment)>,
+}
+
+impl Scrubbing<'_> {
+    fn verified(&mut self, bytes: u32) -> ControlFlow<()> {
+        let Self { report, pace, progress, .. } = self;
+        report.objects += 1;
+        report.bytes += u64::from(bytes);
+        pace.after(bytes.into(), || progress(report))
+    }
 }
 
 impl Engine {
-    /// Goes over the store from `options.from`; `progress` is called after every container, and may end the pass.
+    /// Goes over the store from `options.from`; `progress` is called after every container and in pauses, and may end the pass: `position` says where to go on.
     ///
     /// # Errors
     /// What makes going on pointless; damage is a finding, not an error.
@@ -70,32 +97,35 @@ impl Engine {
         options: ScrubOptions,
         mut progress: impl FnMut(&ScrubReport) -> ControlFlow<()>,
     ) -> Result<ScrubReport> {
-        let mut report =
+        let report =
             ScrubReport { position: options.from, containers: self.shape.containers, ..ScrubReport::default() };
-        let mut pause = Pause { bytes_per_second: options.bytes_per_second, owed: 0, seen: 0 };
-        while report.position < report.containers {
-            let container = report.position;
+        let pace = Pace::new(options.bytes_per_second);
+        let mut pass = Scrubbing { report, pace, progress: &mut progress, pages: HashMap::new() };
+        while pass.report.position < pass.report.containers {
+            let container = pass.report.position;
             let row = match &self.writer {
                 Some(writer) => writer.space.with_containers(|containers| containers.get(container).copied()),
                 None => self.mounted.get(container as usize).copied(),
             };
             if let Some(row) = row.filter(|row| !matches!(row.state, ContainerState::Free | ContainerState::System)) {
-                self.scrub_container(container, &row, &mut report, &mut pause);
+                if self.scrub_container(container, &row, &mut pass).is_break() {
+                    return Ok(pass.report);
+                }
                 self.metrics.scrub.containers.increment();
             }
-            report.position += 1;
-            if progress(&report).is_break() {
-                return Ok(report);
+            pass.report.position += 1;
+            if (pass.progress)(&pass.report).is_break() {
+                return Ok(pass.report);
             }
         }
         self.metrics.scrub.passes.increment();
-        Ok(report)
+        Ok(pass.report)
     }
 
-    fn scrub_container(&self, container: u32, row: &Container, report: &mut ScrubReport, pause: &mut Pause) {
+    fn scrub_container(&self, container: u32, row: &Container, pass: &mut Scrubbing<'_>) -> ControlFlow<()> {
         let live = self.state.lock().live_in(container);
         if live == 0 {
-            return;
+            return ControlFlow::Continue(());
         }
         let mut found = Vec::new();
         let mut tell = |unit: u32, row: Option<&TableRow>, what: String| {
@@ -129,54 +159,71 @@ impl Engine {
             }
         }
         rows.sort_unstable_by_key(|row| row.offset_units);
-        let mut named = 0;
+        let (mut named, mut flow) = (0, ControlFlow::Continue(()));
         for row in &rows {
-            pause.after(report.bytes);
-            let units = self.living_units(container, row);
+            let units = self.living_units(container, row, pass);
             if units == 0 {
                 continue;
             }
             named += units;
-            report.objects += 1;
-            report.bytes += u64::from(row.stored_bytes);
             self.metrics.scrub.objects.increment();
             self.metrics.scrub.bytes.add(row.stored_bytes.into());
-            if let Err(what) = self.verify_row(container, row) {
+            if let Err(what) = self.verify_row(container, row)
+                && !sabotage::on(Rule::ScrubIgnoresRow)
+            {
                 // It may have been moved, or died, and the container been used again.
-                if self.living_units(container, row) > 0
-                    && let Err(what) = self.verify_row(container, row).map_err(|_| what)
-                {
+                let again = sabotage::on(Rule::ScrubTellsOfReused)
+                    || self.living_units(container, row, pass) > 0 && self.verify_row(container, row).is_err();
+                if again {
                     self.metrics.scrub.damaged.increment();
                     tell(row.offset_units, Some(row), what);
                 }
             }
+            flow = pass.verified(row.stored_bytes);
+            if flow.is_break() {
+                break;
+            }
         }
-        // Without a checkpoint since, what was appended is in no table.
-        report.unnamed_units += u64::from(self.state.lock().live_in(container).saturating_sub(named));
+        let report = &mut pass.report;
+        if flow.is_continue() {
+            // Without a checkpoint since, what was appended is in no table.
+            report.unnamed_units += u64::from(self.state.lock().live_in(container).saturating_sub(named));
+        }
+        let room = FINDINGS_MAX - report.findings.len().min(FINDINGS_MAX);
+        report.more_findings += found.len().saturating_sub(room) as u64;
+        found.truncate(room);
         report.findings.append(&mut found);
+        flow
     }
 
     /// Live units of a row that still lie in this container.
-    fn living_units(&self, container: u32, row: &TableRow) -> u32 {
+    fn living_units(&self, container: u32, row: &TableRow, pass: &mut Scrubbing<'_>) -> u32 {
         let number = row.oid.segment();
-        if self.load_segments(&BTreeSet::from([number])).is_err() {
-            // Its page is damaged: everything counts as living, so that damage is told.
-            return row.units();
-        }
-        let state = self.state.lock();
-        let Some(segment) = state.segment(number) else { return 0 };
-        let slot = u32::from(row.oid.slot());
-        let mut units = 0;
-        for live in segment.live.inside(&(slot..slot + row.units())) {
-            let mut at = live.start;
-            for (place, unit, count) in state.locate(number, &live) {
-                if place == Some(container) && unit == row.offset_units + (at - slot) {
-                    units += count;
-                }
-                at += count;
+        // The page that is looked up is not reused before it was read.
+        let _reading = self.reader.readers.enter();
+        let (home, place) = {
+            let state = self.state.lock();
+            let Some(at) = state.table().get(&number) else { return 0 };
+            if let Some(segment) = state.segment(number) {
+                return here(container, row, at.home, segment);
             }
+            (at.home, at.page)
+        };
+        if place.is_none() {
+            // Opened since the last checkpoint: what is in it is in no table either.
+            return 0;
         }
-        units
+        if pass.pages.get(&number).is_none_or(|(of, _)| *of != place) {
+            let Ok(page) = segment_page(&self.reader, number, &place) else {
+                // Everything counts as living, so that damage is told.
+                return row.units();
+            };
+            if pass.pages.len() >= PAGES_MAX {
+                pass.pages.clear();
+            }
+            pass.pages.insert(number, (place, Segment::of_page(&page)));
+        }
+        pass.pages.get(&number).map_or(0, |(_, segment)| here(container, row, home, segment))
     }
 
     fn verify_row(&self, container: u32, row: &TableRow) -> std::result::Result<(), String> {
@@ -220,23 +267,18 @@ impl Engine {
     }
 }
 
-/// Keeps a pass to its rate.
-struct Pause {
-    bytes_per_second: u64,
-    owed: u64,
-    seen: u64,
-}
-
-impl Pause {
-    fn after(&mut self, bytes: u64) {
-        self.owed += bytes - self.seen;
-        self.seen = bytes;
-        if self.bytes_per_second > 0 && self.owed >= STEP_BYTES {
-            let nanos = u128::from(self.owed) * 1_000_000_000 / u128::from(self.bytes_per_second);
-            self.owed = 0;
-            let wait = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-            // Nobody notifies: a pause.
-            Condvar::new().wait_for(&mut Mutex::new(()).lock(), wait);
+/// Live units of a row that lie in the container, at its place in it.
+fn here(container: u32, row: &TableRow, home: Option<u32>, segment: &Segment) -> u32 {
+    let slot = u32::from(row.oid.slot());
+    let mut units = 0;
+    for live in segment.live.inside(&(slot..slot + row.units())) {
+        let mut at = live.start;
+        for (place, unit, count) in locate(home, &segment.moved, &live) {
+            if place == Some(container) && unit == row.offset_units + (at - slot) {
+                units += count;
+            }
+            at += count;
         }
     }
+    units
 }

@@ -3,9 +3,12 @@
 //! Owns no logic. [`Store`] is implemented by [`crate::Engine`] over a device and by the oracle `MemoryStore` in tests.
 
 use crate::StoreError;
+use crate::history::{HistoryPolicy, HistoryRoot};
+use crate::mark::{MarkOptions, MarkProgress, MarkReport, Uses};
 use crate::metrics::Metrics;
+use crate::scrub::{ScrubOptions, ScrubReport};
 use envoyfs_layout::{Hlc, Lsn, Oid, Reference, ReferenceKind};
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 /// Result of every engine call.
@@ -333,4 +336,28 @@ pub trait Store: Send + Sync + 'static {
     }
     /// Why the store takes no more writes, if it does not (INV-33).
     fn poisoned(&self) -> Option<String>;
+
+    /// Changes which checkpoints stay readable, from the next checkpoint on. A store that retains none ignores it.
+    fn retain(&self, _policy: HistoryPolicy) {}
+    /// Retained checkpoints, oldest first.
+    fn history(&self) -> Result<Vec<HistoryRoot>> {
+        Ok(Vec::new())
+    }
+    /// Verifies everything that lives; see [`crate::Engine::scrub`].
+    fn scrub(
+        &self,
+        _options: ScrubOptions,
+        _progress: &mut dyn FnMut(&ScrubReport) -> ControlFlow<()>,
+    ) -> Result<ScrubReport> {
+        Err(StoreError::Refused("this store has nothing to scrub".into()))
+    }
+    /// Compares counts and liveness with what the nodes say, and sets them right; see [`crate::Engine::mark`].
+    fn mark(
+        &self,
+        _options: MarkOptions,
+        _uses: &Uses<'_>,
+        _progress: &mut dyn FnMut(&MarkProgress) -> ControlFlow<()>,
+    ) -> Result<MarkReport> {
+        Err(StoreError::Refused("this store has nothing to mark".into()))
+    }
 }

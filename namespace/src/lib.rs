@@ -21,6 +21,7 @@ mod realm;
 mod replay;
 mod table;
 pub mod tree;
+mod upkeep;
 mod uses;
 
 pub use namespace::{Namespace, Options};

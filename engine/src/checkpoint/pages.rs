@@ -36,7 +36,8 @@ impl Engine {
     }
 
     /// Everything of a batch but its drops, in parts of so many segments; pages that changed are written when there are too many to keep.
-    pub(crate) fn apply_law(&self, space: &Space, batch: &Batch) -> Result<()> {
+    /// Without `space` (a read-only mount) all of them are kept.
+    pub(crate) fn apply_law(&self, space: Option<&Space>, batch: &Batch) -> Result<()> {
         self.open_segments(batch)?;
         let misuse = |error| StoreError::Misuse(format!("checkpoint {}: {error}", batch.checkpoint));
         let numbers: Vec<u32> = segments_of(batch).into_iter().collect();
@@ -46,7 +47,7 @@ impl Engine {
             let one = numbers.len() <= PART_SEGMENTS;
             let rows = if one { None } else { Some(part_of(batch, &(*first..=*last))) };
             self.state.lock().apply_law(rows.as_ref().unwrap_or(batch)).map_err(misuse)?;
-            self.spill(space)?;
+            space.map_or(Ok(()), |space| self.spill(space))?;
         }
         Ok(())
     }

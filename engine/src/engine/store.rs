@@ -3,7 +3,10 @@
 use super::Engine;
 use super::append::length;
 use crate::StoreError;
+use crate::history::{HistoryPolicy, HistoryRoot};
+use crate::mark::{MarkOptions, MarkProgress, MarkReport, Uses};
 use crate::metrics::Metrics;
+use crate::scrub::{ScrubOptions, ScrubReport};
 use crate::space::check_blocks;
 use crate::store::{
     Appended, Batch, Changes, Counter, DataHint, DataObject, Draft, Frozen, Limits, Need, OnDurable, Permit, Reason,
@@ -11,6 +14,7 @@ use crate::store::{
 };
 use envoyfs_layout::node::NODE_BYTES_MAX;
 use envoyfs_layout::{BLOCK, Hlc, Lsn, Oid, Reference, ReferenceKind, UNIT};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// Largest body and data table of one record.
@@ -149,5 +153,30 @@ impl Store for Engine {
 
     fn poisoned(&self) -> Option<String> {
         self.writer.as_ref().and_then(|writer| writer.wal.poisoned())
+    }
+
+    fn retain(&self, policy: HistoryPolicy) {
+        Engine::retain(self, policy);
+    }
+
+    fn history(&self) -> Result<Vec<HistoryRoot>> {
+        Engine::history(self)
+    }
+
+    fn scrub(
+        &self,
+        options: ScrubOptions,
+        progress: &mut dyn FnMut(&ScrubReport) -> ControlFlow<()>,
+    ) -> Result<ScrubReport> {
+        Engine::scrub(self, options, progress)
+    }
+
+    fn mark(
+        &self,
+        options: MarkOptions,
+        uses: &Uses<'_>,
+        progress: &mut dyn FnMut(&MarkProgress) -> ControlFlow<()>,
+    ) -> Result<MarkReport> {
+        self.mark_with(options, Some(uses), progress)
     }
 }

@@ -4,6 +4,7 @@
 
 use super::segment::cut_out;
 use super::{Fragment, Retained, Segment, Stack, State, StateError, units_of};
+use crate::sabotage::{self, Rule};
 use envoyfs_layout::batch::{Batch, Drop, HistoryStep, Repair, RepairAction};
 use envoyfs_layout::system_page::{DeferredRange, HistoryRow, HistoryState};
 use envoyfs_layout::{Oid, Reference, ReferenceKind};
@@ -85,7 +86,9 @@ impl State {
         };
         old.into_iter().for_each(|page| self.pages.sub(page));
         if drop.unreadable {
-            self.add_unreadable(reference);
+            if !sabotage::on(Rule::UnreadableForgotten) {
+                self.add_unreadable(reference);
+            }
             return Ok(());
         }
         self.free(reference.oid, reference.units())?;
@@ -168,6 +171,7 @@ impl State {
     /// Units become dead, or deferred if a retained checkpoint may hold them (INV-31); those that are already stay so.
     fn kill(&mut self, number: u32, range: &Range<u32>) -> Result<(), StateError> {
         let defers = self.newest_retained().is_some_and(|retained| number < retained.row.segment_bound);
+        let defers = defers && !sabotage::on(Rule::DeathsNotDeferred);
         let Some(segment) = self.segment_mut(number)? else { return Ok(()) };
         let live = segment.live.inside(range);
         let parts: Vec<Range<u32>> = live.iter().flat_map(|part| segment.deferred.outside(part)).collect();
@@ -274,15 +278,7 @@ impl State {
                 Ok(())
             }
             RepairAction::Dead => self.kill(oid.segment(), &range),
-            RepairAction::Live => {
-                let Some(segment) = self.segment_mut(oid.segment())? else { return Ok(()) };
-                let parts = segment.live.outside(&range);
-                for part in &parts {
-                    segment.live.insert(part.clone());
-                }
-                parts.iter().for_each(|part| self.account_at(oid.segment(), part, true));
-                Ok(())
-            }
+            RepairAction::Live => self.revive(oid.segment(), &range),
             RepairAction::Forget => {
                 let Some(segment) = self.segment_mut(oid.segment())? else { return Ok(()) };
                 let before = segment.extra.remove(&oid.slot());
@@ -295,6 +291,26 @@ impl State {
                 Ok(())
             }
         }
+    }
+
+    /// Units of a loaded segment that are in use live again, and do not die with a retained checkpoint: its row in that one's list finds nothing then. (Should they die under
+    /// a newer one before that row is released, they go with the older: its readers get an error.) What has no place any more stays dead.
+    fn revive(&mut self, number: u32, range: &Range<u32>) -> Result<(), StateError> {
+        let Some(segment) = self.segment_mut(number)? else { return Ok(()) };
+        let deferred = segment.deferred.remove(range);
+        let dead = segment.live.outside(range);
+        self.deferred_units -= deferred.iter().map(|part| u64::from(part.end - part.start)).sum::<u64>();
+        let parts: Vec<Range<u32>> = dead
+            .into_iter()
+            .filter(|part| self.locate(number, part).iter().all(|(container, ..)| container.is_some()))
+            .collect();
+        if let Some(segment) = self.segment_mut(number)? {
+            for part in &parts {
+                segment.live.insert(part.clone());
+            }
+        }
+        parts.iter().for_each(|part| self.account_at(number, part, true));
+        Ok(())
     }
 
     pub(super) fn account_at(&mut self, number: u32, range: &Range<u32>, live: bool) {

@@ -1,6 +1,7 @@
 //! Writing the lists: tops of the stacks, retained checkpoints, unreadable nodes.
 
 use super::State;
+use crate::sabotage::{self, Rule};
 use envoyfs_layout::directory_page::Place;
 use envoyfs_layout::system_page::{HistoryRow, HistoryState, ListPage};
 use std::collections::BTreeSet;
@@ -30,7 +31,10 @@ impl State {
             retained.row.rows = retained.deferred.len();
             retained.row.units = retained.units;
         }
-        let rows: Vec<HistoryRow> = self.history.iter().map(|retained| retained.row).collect();
+        let mut rows: Vec<HistoryRow> = self.history.iter().map(|retained| retained.row).collect();
+        if sabotage::on(Rule::RetainedLeftOut) {
+            rows.pop();
+        }
         let mut old = Vec::new();
         if rows != self.history_rows || self.history_pages.iter().any(|place| sparse.contains(&place.container)) {
             old = std::mem::take(&mut self.history_pages);

@@ -1,13 +1,11 @@
-//! Reads the pages that a step needs before it runs, outside the state's lock, and applies whole batches with that.
+//! Reads the pages that a step needs before it runs, outside the state's lock.
 //!
 //! Only the holder of the checkpoint (or recovery) changes and trims the state, so what was loaded stays until it is used.
 
-use super::{Row, Stack, State, StateError, segments_of};
+use super::{Row, Stack, State};
 use crate::StoreError;
-use crate::sabotage::{self, Rule};
 use crate::space::Reader;
 use crate::store::Result;
-use envoyfs_layout::batch::{Batch, HistoryStep};
 use envoyfs_layout::directory_page::{Place, VolumeEntry};
 use envoyfs_layout::system_page::{HistoryRow, ListPage, SegmentPage};
 use envoyfs_layout::{LayoutError, Reference};
@@ -114,42 +112,6 @@ impl Pager<'_> {
         self.load_top(|state| state.history_of(checkpoint).map(|retained| &mut retained.deferred))?;
         let row = self.state.lock().next_release(checkpoint);
         row.map_or(Ok(()), |row| self.load(&BTreeSet::from([row.segment])))
-    }
-
-    /// Applies a batch that was read back (INV-07). `retained`: how its checkpoint is retained, if it is.
-    pub fn apply(&self, batch: &Batch, retained: Option<HistoryRow>) -> Result<()> {
-        let misfit = |error: StateError| {
-            StoreError::Refused(format!("checkpoint {} does not fit the one before: {error}", batch.checkpoint))
-        };
-        self.load(&segments_of(batch))?;
-        {
-            let mut state = self.state.lock();
-            state.drop_history(&batch.history).map_err(misfit)?;
-            state.apply_law(batch).map_err(misfit)?;
-            if sabotage::on(Rule::BatchAppliedTwice) {
-                let again = Batch { deltas: batch.deltas.clone(), ..Batch::default() };
-                state.apply_law(&again).map_err(misfit)?;
-            }
-        }
-        for drop in &batch.drops {
-            self.load_queue()?;
-            let edges = drop.edges.iter().map(|edge| edge.oid.segment());
-            self.load(&edges.chain([drop.object.segment()]).collect())?;
-            self.state.lock().apply_drop(drop).map_err(misfit)?;
-        }
-        for step in &batch.history {
-            let HistoryStep::Release { checkpoint, rows } = *step else { continue };
-            for _ in 0..rows {
-                self.load_release(checkpoint)?;
-                self.state.lock().release_row(checkpoint).map_err(misfit)?;
-            }
-        }
-        self.load(&batch.repairs.iter().map(|repair| repair.reference.oid.segment()).collect())?;
-        let mut state = self.state.lock();
-        if let Some(row) = retained {
-            state.retain(row);
-        }
-        batch.repairs.iter().try_for_each(|repair| state.repair(repair)).map_err(misfit)
     }
 }
 

@@ -24,8 +24,8 @@ fn uses(_: &Reference, bytes: &[u8], add: &mut dyn FnMut(Oid, Range<u32>)) -> st
     Ok(())
 }
 
-const ONE_PASS: MarkOptions = MarkOptions { memory_bytes: 64 << 20 };
-const MANY_PASSES: MarkOptions = MarkOptions { memory_bytes: 4096 };
+const ONE_PASS: MarkOptions = MarkOptions { memory_bytes: 64 << 20, bytes_per_second: 0 };
+const MANY_PASSES: MarkOptions = MarkOptions { memory_bytes: 4096, bytes_per_second: 0 };
 
 fn settle(client: &mut Client) {
     for _ in 0..4 {

@@ -86,10 +86,16 @@ impl Room {
     /// A checkpoint is due: min(ring / 4, 192 MiB), or two million records.
     #[must_use]
     pub const fn is_checkpoint_due(&self) -> bool {
-        let ring_bytes = self.ring_blocks.saturating_mul(self.block_bytes as u64);
-        let quarter = ring_bytes / 4;
-        let trigger = if quarter < TRIGGER_BYTES_MAX { quarter } else { TRIGGER_BYTES_MAX };
-        self.log_bytes() >= trigger || self.records >= TRIGGER_RECORDS
+        self.log_bytes() >= self.trigger_bytes() || self.records >= TRIGGER_RECORDS
+    }
+    /// What a mount found is a quarter of that or more: a checkpoint soon after it saves the next one from reading it again.
+    #[must_use]
+    pub const fn is_replay_long(&self) -> bool {
+        self.log_bytes() >= self.trigger_bytes() / 4 || self.records >= TRIGGER_RECORDS / 4
+    }
+    const fn trigger_bytes(&self) -> u64 {
+        let quarter = self.ring_blocks.saturating_mul(self.block_bytes as u64) / 4;
+        if quarter < TRIGGER_BYTES_MAX { quarter } else { TRIGGER_BYTES_MAX }
     }
 }
 

@@ -104,7 +104,21 @@ impl<G: Ground> Driver<G> {
         self.crash()?;
         self.compare(true)?;
         self.quiesce()?;
+        self.mark()?;
         self.delete_everything()
+    }
+
+    /// After it, not a unit lives that nothing uses.
+    fn mark(&mut self) -> Check<()> {
+        // One that was asked for before may be in the way.
+        for _ in 0..2 {
+            self.ground.ask_mark();
+            self.quiesce()?;
+            self.ground.mark(&mut self.random).or_else(|why| self.judge_text(why))?;
+            self.quiesce()?;
+        }
+        self.ground.check_exactly().or_else(|why| self.judge_text(why))?;
+        self.compare(false)
     }
 
     fn between(&mut self) -> Check<()> {
@@ -124,6 +138,12 @@ impl<G: Ground> Driver<G> {
                 Ok(())
             }
             78 => self.quiesce(),
+            79..=80 => {
+                self.ground.ask_mark();
+                Ok(())
+            }
+            // Some operations and checkpoints later than the checkpoint that it looks at.
+            81..=84 => self.ground.mark(&mut self.random).or_else(|why| self.judge_text(why)),
             _ if self.ground.store().wait_checkpoint(0).is_some() => self.checkpoint(),
             _ => Ok(()),
         };
@@ -411,6 +431,10 @@ impl<G: Ground> Driver<G> {
             Err(_) if self.ground.is_dead() => Err(Failure::Power),
             Err(error) => wrong(format!("{what}: {error}")),
         }
+    }
+
+    fn judge_text(&self, what: String) -> Check<()> {
+        if self.ground.is_dead() { Err(Failure::Power) } else { Err(Failure::Wrong(what)) }
     }
 
     fn sync(&mut self) -> Check<()> {

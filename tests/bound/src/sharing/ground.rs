@@ -7,8 +7,9 @@ use envoyfs_engine::format::{FormatOptions, format};
 use envoyfs_engine::hlc::{Clock, ManualClock};
 use envoyfs_engine::memory::{MemoryOptions, MemoryStore};
 use envoyfs_engine::store::Store;
-use envoyfs_engine::{Engine, Options, Settings};
+use envoyfs_engine::{Engine, MarkOptions, Options, Settings, StoreError};
 use envoyfs_layout::{Lsn, Oid};
+use envoyfs_namespace::extent_uses;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +30,16 @@ pub trait Ground {
     fn check(&self, quiescent: bool) -> Result<Option<Recount>, String>;
     /// Objects in the published checkpoint, the engine's own included.
     fn objects(&self) -> Result<usize, String>;
+    /// Asks for a mark at the next checkpoint.
+    fn ask_mark(&mut self) {}
+    /// The mark that was asked for, if its checkpoint was made: it must find every count and every unit as they are kept, but for units that no slice uses.
+    fn mark(&mut self, _random: &mut Random) -> Result<(), String> {
+        Ok(())
+    }
+    /// With nothing waiting to be dropped, and after a mark and the checkpoint behind it: what lives is what slices and nodes use, to the unit (INV-12).
+    fn check_exactly(&self) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 /// The oracle of counts.
@@ -203,6 +214,49 @@ impl Ground for Simulated {
             }
         }
         Ok(Some(count))
+    }
+
+    fn ask_mark(&mut self) {
+        // One may be under way already.
+        let _asked = self.engine.ask_mark();
+    }
+
+    fn mark(&mut self, random: &mut Random) -> Result<(), String> {
+        // One pass, or one for each few segments.
+        let memory_bytes = if random.percent(50) { 64 << 20 } else { 4096 };
+        match self.engine.mark(MarkOptions { memory_bytes, ..MarkOptions::default() }, Some(&extent_uses)) {
+            Ok(report) => {
+                let wrong = (report.counts, report.leaked_bytes, report.lost_bytes, report.unreadable.len());
+                let right = wrong == (0, 0, 0, 0);
+                right.then_some(()).ok_or_else(|| format!("INV-06, INV-12: the mark differs: {report:?}"))
+            }
+            // Its checkpoint is not made yet, or there is too little space for it to stay.
+            Err(StoreError::WouldWait { .. } | StoreError::Refused(_)) => Ok(()),
+            Err(error) => Err(format!("the mark: {error}")),
+        }
+    }
+
+    fn check_exactly(&self) -> Result<(), String> {
+        let count = recount(&*self.engine, &self.engine.client_roots())?;
+        let mut used: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
+        let own = self.engine.roots_objects();
+        let own = own.iter().map(|reference| (reference.oid, 0..reference.units()));
+        for (oid, units) in count.referenced.iter().cloned().chain(own) {
+            let start = u32::from(oid.slot());
+            used.entry(oid.segment()).or_default().extend(start + units.start..start + units.end);
+        }
+        let live: BTreeMap<u32, BTreeSet<u32>> = self
+            .engine
+            .liveness()
+            .into_iter()
+            .map(|(number, runs)| (number, runs.into_iter().flatten().collect()))
+            .collect();
+        if used == live {
+            return Ok(());
+        }
+        let differs = used.keys().chain(live.keys()).find(|number| used.get(number) != live.get(number));
+        let number = differs.copied().unwrap_or(0);
+        Err(format!("INV-12: segment {number}: {:?} used, {:?} lives", used.get(&number), live.get(&number)))
     }
 
     fn objects(&self) -> Result<usize, String> {

@@ -1,0 +1,169 @@
+//! Adopting a checkpoint whose record is in the log but that was not published: its batch is applied to the published state.
+//!
+//! As while serving, it is applied in parts of 256 segments, and pages that changed are written before their time when they no longer fit: to containers that are free in the
+//! published table, so a crash here leaves what was published. A read-only mount keeps them all in memory: it writes nothing.
+
+use super::{Start, read_roots};
+use crate::StoreError;
+use crate::engine::Engine;
+use crate::history::history_row;
+use crate::sabotage::{self, Rule};
+use crate::space::{Container, Reader, Relocation, Space, install_relocations};
+use crate::state::{Fragment, StateError};
+use crate::store::Result;
+use crate::wal::recovery::{Adopted, Found};
+use envoyfs_layout::batch::{Batch, BatchObject, HistoryStep};
+use envoyfs_layout::checksum;
+use envoyfs_layout::directory_page::VolumeEntry;
+use envoyfs_layout::roots::RootsObject;
+use envoyfs_layout::segment::TableRow;
+use envoyfs_layout::system_page::HistoryRow;
+use envoyfs_layout::wal::Relocated;
+use envoyfs_layout::{LayoutError, Oid, ReferenceKind};
+use std::collections::BTreeSet;
+
+/// Drops, released rows and repairs between two looks at the memory that changed pages take.
+const LOOK_STEPS: usize = 16;
+
+/// The checkpoint to start from: the last whose record is in the log, if its batch and its roots can be read; else the published one.
+pub(super) fn start(reader: &Reader, entry: &VolumeEntry, found: &Found) -> Result<Start> {
+    if let Some(adopted) = &found.adopted {
+        let tried = read_batch(reader, entry, adopted).and_then(|batch| {
+            let roots = read_roots(reader, [Some(adopted.body.roots), Some(adopted.body.roots_twin)])?;
+            Ok((batch, roots))
+        });
+        match tried {
+            Ok((batch, roots)) => return Ok(Start { adopted: Some(adopted.clone()), batch, roots }),
+            Err(error) => {
+                tracing::warn!(%error, "checkpoint {} was not published and cannot be read; starting from {}", adopted.body.number, entry.checkpoint.number)
+            }
+        }
+    }
+    let roots = match (entry.roots, entry.roots_twin) {
+        (None, None) => RootsObject::default(),
+        both => read_roots(reader, [both.0, both.1])?,
+    };
+    Ok(Start { adopted: None, batch: Batch::default(), roots })
+}
+
+/// How an adopted checkpoint is retained, if its batch says so.
+fn retained(batch: &Batch, adopted: &Adopted) -> Option<HistoryRow> {
+    let body = &adopted.body;
+    batch.history.iter().find_map(|step| history_row(step, body.hlc, body.roots, body.roots_twin))
+}
+
+impl Engine {
+    /// Brings the state to the checkpoint that the mount starts from. `space`: where pages may be written.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`]: the batch does not fit the state. Anything else: counts and liveness could not follow it, and the store can only be read.
+    pub(super) fn adopt(&self, start: &Start, space: Option<&Space>) -> Result<()> {
+        let Some(adopted) = &start.adopted else { return Ok(()) };
+        let applied = self.apply_adopted(&start.batch, retained(&start.batch, adopted), space);
+        for number in self.state.lock().forget_empty() {
+            self.reader.forget(number);
+        }
+        applied
+    }
+
+    fn apply_adopted(&self, batch: &Batch, retained: Option<HistoryRow>, space: Option<&Space>) -> Result<()> {
+        let number = batch.checkpoint;
+        let misfit = |error: &dyn std::fmt::Display| {
+            StoreError::Refused(format!("checkpoint {number} does not fit the one before: {error}"))
+        };
+        let refused = |error: StateError| misfit(&error);
+        let spill = |step: usize| match space {
+            Some(space) if step.is_multiple_of(LOOK_STEPS) => self.spill(space),
+            _ => Ok(()),
+        };
+        self.state.lock().drop_history(&batch.history).map_err(refused)?;
+        let law = |batch: &Batch| {
+            self.apply_law(space, batch).map_err(|error| match error {
+                StoreError::Misuse(why) => misfit(&why),
+                other => other,
+            })
+        };
+        law(batch)?;
+        if sabotage::on(Rule::BatchAppliedTwice) {
+            law(&Batch { deltas: batch.deltas.clone(), ..Batch::default() })?;
+        }
+        let pager = self.pager();
+        for (step, drop) in batch.drops.iter().enumerate() {
+            spill(step)?;
+            pager.load_queue()?;
+            let edges = drop.edges.iter().map(|edge| edge.oid.segment());
+            pager.load(&edges.chain([drop.object.segment()]).collect())?;
+            self.state.lock().apply_drop(drop).map_err(refused)?;
+        }
+        for step in &batch.history {
+            let HistoryStep::Release { checkpoint, rows } = *step else { continue };
+            for row in 0..rows {
+                spill(usize::try_from(row).unwrap_or(0))?;
+                pager.load_release(checkpoint)?;
+                self.state.lock().release_row(checkpoint).map_err(refused)?;
+            }
+        }
+        if let Some(row) = retained {
+            self.state.lock().retain(row);
+        }
+        for (step, repair) in batch.repairs.iter().enumerate() {
+            spill(step)?;
+            pager.load(&BTreeSet::from([repair.reference.oid.segment()]))?;
+            self.state.lock().repair(repair).map_err(refused)?;
+        }
+        Ok(())
+    }
+
+    /// Puts what the log says was written elsewhere into the slot maps, as far as it is of use. Returns those that records name, with their rows in the table of the container.
+    pub(super) fn adopt_relocations(
+        &self,
+        containers: &[Container],
+        found: &Found,
+    ) -> Result<Vec<(Relocation, TableRow)>> {
+        let (mut named, pager) = (Vec::new(), self.pager());
+        for moved in &found.relocated {
+            let Relocated { number: segment, slot, units, container, offset_units } = *moved;
+            let is_it = |oid: Oid| oid.segment() == segment && u32::from(oid.slot()) == slot;
+            let row = found.records.iter().find_map(|record| {
+                let object = record.data.iter().find(|object| is_it(object.oid))?;
+                Some(TableRow {
+                    oid: object.oid,
+                    birth: record.hlc.birth(),
+                    stored_bytes: object.stored_bytes,
+                    crc: checksum::join(&object.crcs, object.stored_bytes as usize),
+                    offset_units,
+                    kind: ReferenceKind::Extent,
+                    owner: 0,
+                })
+            });
+            let to = Fragment { units, container, offset_units };
+            let pinned = containers.get(container as usize).map_or(0, |row| row.segment);
+            let relocation = Relocation { segment, slot, to, pinned };
+            pager.load(&BTreeSet::from([segment]))?;
+            let range = slot..slot.saturating_add(units);
+            let live =
+                pager.state.lock().segment(segment).is_some_and(|segment| !segment.live.inside(&range).is_empty());
+            if live || row.is_some() {
+                install_relocations(&pager, &[relocation])?;
+            }
+            named.extend(row.map(|row| (relocation, row)));
+        }
+        Ok(named)
+    }
+}
+
+fn read_batch(reader: &Reader, entry: &VolumeEntry, adopted: &Adopted) -> Result<Batch> {
+    let parts = adopted.body.batch.iter().map(|part| reader.object(part)).collect::<Result<Vec<_>>>()?;
+    let source = |source| StoreError::Structure { structure: "batch", offset: 0, source };
+    let batch = Batch::decode(parts.iter().map(|part| &**part)).map_err(source)?;
+    let follows = batch.checkpoint == adopted.body.number && batch.checkpoint == entry.checkpoint.number + 1;
+    if !follows {
+        return Err(source(LayoutError::Field { structure: "batch", field: "checkpoint", found: batch.checkpoint }));
+    }
+    let twins =
+        [adopted.body.roots, adopted.body.roots_twin].map(|roots| batch.new.contains(&BatchObject::from(&roots)));
+    if twins != [true; 2] {
+        return Err(source(LayoutError::Field { structure: "batch", field: "roots objects", found: 0 }));
+    }
+    Ok(batch)
+}
