@@ -7,8 +7,9 @@
 //! If power fails here: a command that was not answered happened as a whole or not at all (one record each).
 
 mod access;
+mod upkeep;
 
-use crate::control::{self, Delete, Fork, MetricsPage, Status, status_flags};
+use crate::control::{self, Delete, Fork, Pass, Status, TextPage, pass_kind, status_flags, text_kind};
 use crate::dispatch::context;
 use crate::errno::Errno;
 use crate::front::Caller;
@@ -22,6 +23,7 @@ use parking_lot::Mutex;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use upkeep::Upkeep;
 use zerocopy::{FromBytes as _, FromZeros as _, IntoBytes as _};
 
 /// What STATUS tells about the daemon.
@@ -68,7 +70,8 @@ enum Command {
     Delete { name: Vec<u8> },
     Sync,
     Status,
-    Metrics { text: u64, offset: usize },
+    Text { kind: u16, text: u64, offset: usize },
+    Pass(Pass),
     UnmountPrepare,
 }
 
@@ -92,7 +95,8 @@ impl Commands {
     /// No thread can be made.
     pub fn start(namespace: Arc<Namespace>, notifier: Notifier, identity: Identity) -> io::Result<Self> {
         let (sender, receiver) = unbounded();
-        let worker = Worker { namespace, notifier, identity, text: Mutex::default() };
+        let upkeep = Mutex::new(Upkeep::new(Arc::clone(&namespace)));
+        let worker = Worker { namespace, notifier, identity, text: Mutex::default(), upkeep };
         let thread =
             std::thread::Builder::new().name("envoyfs-control".to_owned()).spawn(move || worker.run(&receiver))?;
         Ok(Self { queue: Some(sender), thread: Some(thread) })
@@ -135,11 +139,12 @@ fn parse(command: u32, input: &[u8]) -> Result<Command, Errno> {
         }
         control::SYNC => Ok(Command::Sync),
         control::STATUS => Ok(Command::Status),
-        control::METRICS => {
-            let request = MetricsPage::read_from_bytes(input).map_err(|_| Errno::EINVAL)?;
+        control::TEXT => {
+            let request = TextPage::read_from_bytes(input).map_err(|_| Errno::EINVAL)?;
             let offset = usize::try_from(request.offset.get()).map_err(|_| Errno::EINVAL)?;
-            Ok(Command::Metrics { text: request.text.get(), offset })
+            Ok(Command::Text { kind: request.kind.get(), text: request.text.get(), offset })
         }
+        control::PASS => Ok(Command::Pass(Pass::read_from_bytes(input).map_err(|_| Errno::EINVAL)?)),
         control::UNMOUNT_PREPARE => Ok(Command::UnmountPrepare),
         _ => Err(Errno::ENOTTY),
     }
@@ -149,8 +154,9 @@ struct Worker {
     namespace: Arc<Namespace>,
     notifier: Notifier,
     identity: Identity,
-    /// The metrics as somebody is reading them, and the number of that text.
+    /// The text that somebody is reading, and its number.
     text: Mutex<(u64, String)>,
+    upkeep: Mutex<Upkeep>,
 }
 
 impl Worker {
@@ -170,8 +176,12 @@ impl Worker {
                     Ok(status) => token.answer(Ok(status.as_bytes())),
                     Err(error) => token.answer(Err(error)),
                 },
-                Command::Metrics { text, offset } => match self.metrics(text, offset) {
+                Command::Text { kind, text, offset } => match self.text(kind, text, offset) {
                     Ok(page) => token.answer(Ok(page.as_bytes())),
+                    Err(error) => token.answer(Err(error)),
+                },
+                Command::Pass(request) => match self.pass(caller, &request) {
+                    Ok(pass) => token.answer(Ok(pass.as_bytes())),
                     Err(error) => token.answer(Err(error)),
                 },
                 Command::UnmountPrepare => {
@@ -286,14 +296,32 @@ impl Worker {
         Ok(answer)
     }
 
-    fn metrics(&self, number: u64, offset: usize) -> Result<Box<MetricsPage>, Errno> {
+    fn pass(&self, caller: Caller, request: &Pass) -> Result<Pass, Errno> {
+        if caller.uid != 0 && caller.uid != self.identity.owner {
+            return Err(Errno::EPERM);
+        }
+        self.upkeep.lock().handle(request)
+    }
+
+    fn new_text(&self, kind: u16) -> Result<String, Errno> {
+        match kind {
+            text_kind::METRICS => Ok(self.namespace.metrics()),
+            text_kind::HISTORY => Ok(upkeep::history(&self.namespace)?),
+            text_kind::SCRUB => self.upkeep.lock().report(pass_kind::SCRUB),
+            text_kind::CHECK => self.upkeep.lock().report(pass_kind::CHECK),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    fn text(&self, kind: u16, number: u64, offset: usize) -> Result<Box<TextPage>, Errno> {
         let mut kept = self.text.lock();
         if number == 0 {
-            *kept = (kept.0 + 1, self.namespace.metrics());
+            *kept = (kept.0 + 1, self.new_text(kind)?);
         } else if number != kept.0 {
             return Err(Errno::EAGAIN);
         }
-        let mut page = Box::new(MetricsPage::new_zeroed());
+        let mut page = Box::new(TextPage::new_zeroed());
+        page.kind.set(kind);
         let rest = kept.1.as_bytes().get(offset..).ok_or(Errno::EINVAL)?;
         page.text.set(kept.0);
         page.total_bytes.set(u32::try_from(kept.1.len()).unwrap_or(u32::MAX));

@@ -37,8 +37,10 @@ pub const STATUS: u32 = command(READ, 4, size_of::<Status>());
 /// Sync and checkpoint, so that the unmount that follows has little to do and its errors are told before.
 pub const UNMOUNT_PREPARE: u32 = command(0, 5, 0);
 
-/// Part of the store's metrics as text. Input and output: [`MetricsPage`].
-pub const METRICS: u32 = command(READ | WRITE, 6, size_of::<MetricsPage>());
+/// Part of a text about the store. Input and output: [`TextPage`].
+pub const TEXT: u32 = command(READ | WRITE, 6, size_of::<TextPage>());
+/// Starts or stops a pass over the whole store, or asks how it is. Input and output: [`Pass`]. Only for root and who mounted.
+pub const PASS: u32 = command(READ | WRITE, 7, size_of::<Pass>());
 
 /// Input of [`FORK`].
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -73,7 +75,7 @@ pub struct Delete {
 /// A part of a text that is longer than an ioctl can carry. The first call asks for offset 0 of text 0, which makes a new text; the others name the text.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-pub struct MetricsPage {
+pub struct TextPage {
     /// Which text; 0 asks for a new one. The daemon keeps the last one only and answers EAGAIN for others.
     pub text: U64,
     /// Where in the text this part starts.
@@ -82,10 +84,86 @@ pub struct MetricsPage {
     pub total_bytes: U32,
     /// Bytes of `part` in use.
     pub part_bytes: U16,
+    /// What about; see [`text_kind`].
+    pub kind: U16,
     /// Zero.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 4],
     /// The part.
     pub part: [u8; 12288],
+}
+
+/// Values of [`TextPage::kind`].
+pub mod text_kind {
+    /// What the store counts and times, as OpenMetrics text.
+    pub const METRICS: u16 = 0;
+    /// Retained checkpoints, as JSON.
+    pub const HISTORY: u16 = 1;
+    /// What the last scrub found, as JSON.
+    pub const SCRUB: u16 = 2;
+    /// What the last online check found, as JSON.
+    pub const CHECK: u16 = 3;
+}
+
+/// Input and output of [`PASS`].
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Pass {
+    /// See [`pass_kind`].
+    pub kind: U16,
+    /// In: see [`pass_action`].
+    pub action: U16,
+    /// Out: see [`pass_state`].
+    pub state: U16,
+    /// Zero.
+    pub reserved: U16,
+    /// Out: counts the passes of its kind since the mount.
+    pub number: U64,
+    /// In: bytes to read a second; 0: no limit.
+    pub bytes_per_second: U64,
+    /// In: container that a scrub begins with.
+    pub from: U64,
+    /// Out: containers done, or nodes visited.
+    pub done: U64,
+    /// Out: of how many; 0: not known yet.
+    pub total: U64,
+    /// Out: objects verified, or referenced.
+    pub objects: U64,
+    /// Out: bytes verified.
+    pub bytes: U64,
+    /// Out: how many findings.
+    pub findings: U64,
+}
+
+/// Values of [`Pass::kind`].
+pub mod pass_kind {
+    /// Reads and verifies everything.
+    pub const SCRUB: u16 = 1;
+    /// Counts every reference anew.
+    pub const CHECK: u16 = 2;
+}
+
+/// Values of [`Pass::action`].
+pub mod pass_action {
+    /// Nothing.
+    pub const ASK: u16 = 0;
+    /// Start one; EBUSY if one runs.
+    pub const START: u16 = 1;
+    /// Stop the one that runs, soon.
+    pub const STOP: u16 = 2;
+}
+
+/// Values of [`Pass::state`].
+pub mod pass_state {
+    /// None since the mount.
+    pub const NEVER: u16 = 0;
+    /// It runs.
+    pub const RUNNING: u16 = 1;
+    /// It ended.
+    pub const DONE: u16 = 2;
+    /// It was stopped.
+    pub const STOPPED: u16 = 3;
+    /// It failed; its text says why.
+    pub const FAILED: u16 = 4;
 }
 
 /// Output of [`STATUS`]. Sizes are bytes.
@@ -157,7 +235,19 @@ pub mod status_flags {
 const _: () = assert!(size_of::<Fork>() == 272);
 const _: () = assert!(size_of::<Delete>() == 264);
 const _: () = assert!(size_of::<Status>() == 1448);
-const _: () = assert!(size_of::<MetricsPage>() == 24 + 12288);
+const _: () = assert!(size_of::<TextPage>() == 24 + 12288);
+const _: () = assert!(size_of::<Pass>() == 72);
+
+impl Pass {
+    /// A request; see [`pass_kind`] and [`pass_action`].
+    #[must_use]
+    pub fn request(kind: u16, action: u16) -> Self {
+        let mut pass: Self = zerocopy::FromZeros::new_zeroed();
+        pass.kind.set(kind);
+        pass.action.set(action);
+        pass
+    }
+}
 
 impl Fork {
     /// `None` when the name is empty or too long.

@@ -29,6 +29,10 @@ impl Errno {
     pub const ENOTTY: Self = Self(libc::ENOTTY);
     /// The name means something else by now: the kernel looks it up again.
     pub const ESTALE: Self = Self(libc::ESTALE);
+    /// Somebody else is at it.
+    pub const EBUSY: Self = Self(libc::EBUSY);
+    /// Out of memory or threads.
+    pub const ENOMEM: Self = Self(libc::ENOMEM);
     /// What was asked for is not there any more: ask anew.
     pub const EAGAIN: Self = Self(libc::EAGAIN);
     /// Not supported for this file.

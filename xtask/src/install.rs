@@ -1,4 +1,4 @@
-//! `cargo xtask install`: the tools under their real names (a cargo target cannot have a dot in its name), and their manual pages.
+//! `cargo xtask install`: the tools under their real names (a cargo target cannot have a dot in its name), their manual pages and completions.
 
 use crate::command::{root, run_cargo};
 use crate::man;
@@ -7,6 +7,7 @@ use clap::Args;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Name of the target, name in use, folder.
 const PROGRAMS: [(&str, &str, &str); 4] = [
@@ -14,6 +15,12 @@ const PROGRAMS: [(&str, &str, &str); 4] = [
     ("mkfs-envoyfs", "mkfs.envoyfs", "sbin"),
     ("fsck-envoyfs", "fsck.envoyfs", "sbin"),
     ("mount-envoyfs", "mount.envoyfs", "sbin"),
+];
+/// Shell, where it looks for what completes the arguments of a command.
+const COMPLETIONS: [(&str, &str); 3] = [
+    ("bash", "share/bash-completion/completions/envoyfs"),
+    ("zsh", "share/zsh/site-functions/_envoyfs"),
+    ("fish", "share/fish/vendor_completions.d/envoyfs.fish"),
 ];
 /// Where mount(8) looks for helpers, and nowhere else.
 const HELPERS: &str = "/sbin";
@@ -53,6 +60,13 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     for page in man::pages()? {
         let path = arguments.prefix.join(format!("share/man/man{}", page.section)).join(&page.file);
         put(&below(&path), page.roff.as_bytes(), 0o644)?;
+    }
+    for (shell, path) in COMPLETIONS {
+        let program = from.join("envoyfs");
+        let made = Command::new(&program).args(["completions", shell]).output();
+        let made = made.with_context(|| format!("running {}", program.display()))?;
+        ensure!(made.status.success(), "{} makes no completions for {shell}", program.display());
+        put(&below(&arguments.prefix.join(path)), &made.stdout, 0o644)?;
     }
     let helper = arguments.prefix.join("sbin/mount.envoyfs");
     let link = Path::new(HELPERS).join("mount.envoyfs");

@@ -1,6 +1,8 @@
 //! The calling side of the control commands, for the command line tools.
 
-use super::{DELETE, Delete, FORK, Fork, METRICS, MetricsPage, STATUS, STATUS_MAGIC, SYNC, Status, UNMOUNT_PREPARE};
+use super::{
+    DELETE, Delete, FORK, Fork, PASS, Pass, STATUS, STATUS_MAGIC, SYNC, Status, TEXT, TextPage, UNMOUNT_PREPARE,
+};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use zerocopy::{FromZeros as _, IntoBytes as _};
@@ -53,16 +55,26 @@ pub fn status(directory: impl AsFd) -> io::Result<Option<Status>> {
     }
 }
 
-/// The store's metrics as OpenMetrics text.
+/// Starts or stops a pass over the whole store, or asks how it is.
+///
+/// # Errors
+/// What the ioctl says: EBUSY if one of its kind runs already.
+pub fn pass(directory: impl AsFd, mut request: Pass) -> io::Result<Pass> {
+    issue(directory, PASS, request.as_mut_bytes())?;
+    Ok(request)
+}
+
+/// A text about the store; see [`super::text_kind`].
 ///
 /// # Errors
 /// What the ioctl says; `Interrupted` when others ask all the time.
-pub fn metrics(directory: impl AsFd) -> io::Result<Vec<u8>> {
+pub fn text(directory: impl AsFd, kind: u16) -> io::Result<Vec<u8>> {
     'text: for _ in 0..100 {
         let mut text: Vec<u8> = Vec::new();
-        let mut page = MetricsPage::new_zeroed();
+        let mut page = TextPage::new_zeroed();
+        page.kind.set(kind);
         loop {
-            match issue(&directory, METRICS, page.as_mut_bytes()) {
+            match issue(&directory, TEXT, page.as_mut_bytes()) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue 'text,
                 result => result?,
             }

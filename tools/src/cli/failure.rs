@@ -28,6 +28,9 @@ pub enum Failure {
     /// 6.
     #[error("{0}")]
     NotConfirmed(String),
+    /// 7.
+    #[error("{0}")]
+    Found(String),
 }
 
 impl Failure {
@@ -37,6 +40,7 @@ impl Failure {
             Self::Busy { .. } => 4,
             Self::Denied(_) => 5,
             Self::NotConfirmed(_) => 6,
+            Self::Found(_) => 7,
         }
     }
 }
@@ -59,6 +63,7 @@ mod tests {
             (Failure::Busy { path: PathBuf::new(), why: String::new() }, 4),
             (Failure::Denied(String::new()), 5),
             (Failure::NotConfirmed(String::new()), 6),
+            (Failure::Found(String::new()), 7),
         ];
         for (failure, code) in codes {
             let error = Err::<(), _>(failure).context("somewhere").unwrap_err();

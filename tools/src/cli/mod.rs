@@ -5,7 +5,9 @@ mod delete;
 mod demo;
 mod failure;
 mod fork;
+mod history;
 mod mounts;
+mod passes;
 mod snapshot;
 mod status;
 mod sync;
@@ -15,6 +17,7 @@ mod up;
 use crate::{bench, mount};
 use anyhow::Result;
 use clap::Subcommand;
+use clap_complete::Shell;
 pub use failure::{EXIT_FAILED, EXIT_USAGE, Failure, exit_code};
 use std::process::ExitCode;
 
@@ -39,17 +42,29 @@ pub enum Command {
     Inspect(crate::inspect::Arguments),
     /// Show the space and activity of the store, and the size of a directory.
     Status(status::Arguments),
+    /// Read and verify everything that a mounted store holds, while it is in use.
+    Scrub(passes::Scrub),
+    /// Count every reference of a mounted store anew, while it is in use, and set right what differs. (fsck.envoyfs checks one that is not mounted.)
+    Check(passes::Check),
+    /// List the earlier states that a mounted store still holds; mount.envoyfs -o ro,at=TIME shows one.
+    History(history::Arguments),
+    /// Print a shell's completions of this command.
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
     /// Measure the object store with fio's jobs, beside the bare device; 'envoyfs bench --help' explains.
     Bench(bench::Arguments),
 }
 
 impl Command {
-    /// Does it.
+    /// Does it; `line` is the whole command line as it is defined.
     ///
     /// # Errors
     /// What went wrong and what to do; [`exit_code`] gives the exit status.
-    pub fn run(self) -> Result<ExitCode> {
+    pub fn run(self, line: &mut clap::Command) -> Result<ExitCode> {
         match self {
+            Self::Completions { shell } => clap_complete::generate(shell, line, "envoyfs", &mut std::io::stdout()),
             // Has exit statuses of its own, those of mount(8).
             Self::Mount(arguments) => return Ok(mount::start("envoyfs mount", &arguments)),
             Self::Up(arguments) => arguments.run()?,
@@ -60,6 +75,9 @@ impl Command {
             Self::Sync(arguments) => arguments.run()?,
             Self::Inspect(arguments) => arguments.run()?,
             Self::Status(arguments) => arguments.run()?,
+            Self::Scrub(arguments) => arguments.run()?,
+            Self::Check(arguments) => arguments.run()?,
+            Self::History(arguments) => arguments.run()?,
             Self::Bench(arguments) => arguments.run()?,
         }
         Ok(ExitCode::SUCCESS)

@@ -4,7 +4,7 @@ use super::control::open_directory;
 use crate::mkfs::size::Size;
 use anyhow::{Context as _, Result};
 use clap::Args;
-use envoyfs_fuse::control::{Status, client, status_flags};
+use envoyfs_fuse::control::{Status, client, status_flags, text_kind};
 use serde::Serialize;
 use std::fmt;
 use std::io::Write as _;
@@ -28,7 +28,7 @@ impl Arguments {
     pub fn run(self) -> Result<()> {
         let directory = open_directory(&self.directory)?;
         if self.metrics {
-            let text = client::metrics(&directory.descriptor)
+            let text = client::text(&directory.descriptor, text_kind::METRICS)
                 .with_context(|| format!("asking the daemon about {}", self.directory.display()))?;
             std::io::stdout().write_all(&text)?;
             return Ok(());

@@ -2,6 +2,7 @@
 
 use crate::mkfs::size::Size;
 use clap::Args;
+use envoyfs_engine::HistoryPolicy;
 use envoyfs_fuse::mount_point::MountOptions;
 use std::path::PathBuf;
 use thiserror::Error;
@@ -11,6 +12,8 @@ const NODE_CACHE_BYTES: u64 = 128 << 20;
 /// Threads unless told otherwise: more gain nothing while handlers seldom block.
 const THREADS: std::ops::RangeInclusive<usize> = 2..=4;
 const THREADS_MAX: usize = 64;
+/// Most checkpoints that `-o history=N` keeps.
+const HISTORY_MAX: u32 = 256;
 
 /// Arguments of `mount.envoyfs` and `envoyfs mount`.
 #[derive(Args, Clone, Debug)]
@@ -20,7 +23,7 @@ pub struct Arguments {
     /// Directory to mount it on.
     pub directory: PathBuf,
     /// Mount options, separated by commas: ro, rw, noatime, dev, nodev, suid, nosuid, exec, noexec, sync, allow_other,
-    /// threads=N, cache=SIZE, log=FILE, accept_loss.
+    /// threads=N, cache=SIZE, log=FILE, accept_loss, history=N, history_age=TIME, at=TIME.
     #[arg(short = 'o', long = "options", value_name = "LIST")]
     pub options: Vec<String>,
     /// Stay in the foreground and log to standard error.
@@ -81,6 +84,10 @@ pub struct Settings {
     pub log: Option<PathBuf>,
     /// Go on although acknowledged records are damaged.
     pub accept_loss: bool,
+    /// Which checkpoints stay readable.
+    pub history: HistoryPolicy,
+    /// Show the newest checkpoint kept that is not newer than this, nanoseconds since 1970; read-only.
+    pub at: Option<i64>,
     /// Stay in the foreground.
     pub foreground: bool,
     /// Log more.
@@ -110,6 +117,8 @@ impl Settings {
             node_cache_bytes: NODE_CACHE_BYTES,
             log: None,
             accept_loss: false,
+            history: HistoryPolicy::NONE,
+            at: None,
             foreground: arguments.foreground,
             verbose: arguments.verbose,
         };
@@ -152,6 +161,25 @@ impl Settings {
             "cache" => self.node_cache_bytes = needed()?.parse::<Size>().map_err(|why| bad(&why))?.0,
             "log" => self.log = Some(PathBuf::from(needed()?)),
             "accept_loss" => self.accept_loss = true,
+            "history" => {
+                let count = needed()?.parse().ok().filter(|count| *count <= HISTORY_MAX);
+                let checkpoints_max = count.ok_or_else(|| bad(&format!("must be 0 to {HISTORY_MAX}")))?;
+                let age_ms_max = self.history.age_ms_max.max(HistoryPolicy::default().age_ms_max);
+                self.history = HistoryPolicy { checkpoints_max, age_ms_max, ..HistoryPolicy::default() };
+            }
+            "history_age" => {
+                let age = humantime::parse_duration(needed()?).map_err(|why| bad(&why.to_string()))?;
+                let age_ms_max = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+                let checkpoints_max = self.history.checkpoints_max.max(HistoryPolicy::default().checkpoints_max);
+                self.history = HistoryPolicy { checkpoints_max, age_ms_max, ..HistoryPolicy::default() };
+            }
+            "at" => {
+                let time = humantime::parse_rfc3339_weak(needed()?)
+                    .map_err(|_| bad("is not a time like 2026-11-22T08:00:00Z, as 'envoyfs history' prints it"))?;
+                let since = time.duration_since(std::time::UNIX_EPOCH).map_err(|_| bad("is before 1970"))?;
+                self.at = Some(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX));
+                mount.read_only = true;
+            }
             "remount" => return Err(OptionError::NotOffered("remount", "unmount, then mount with the new options")),
             "dirsync" => return Err(OptionError::NotOffered("dirsync", "use fsync on the directory, or envoyfs sync")),
             "mand" => return Err(OptionError::NotOffered("mand", "Linux has no mandatory locks any more")),

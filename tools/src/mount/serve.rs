@@ -69,10 +69,14 @@ fn open_engine(store: &Path, settings: &Settings) -> Result<Arc<Engine>> {
         threads: true,
         accept_loss: settings.accept_loss,
         clock: Arc::new(SystemClock::new()),
-        settings: EngineSettings::default(),
+        settings: EngineSettings { history: settings.history, ..EngineSettings::default() },
     };
-    let engine = Engine::open(Arc::new(device), options)
+    let mut engine = Engine::open(Arc::new(device), options)
         .with_context(|| format!("cannot open the store in {} (fsck.envoyfs tells more)", store.display()))?;
+    if let Some(at) = settings.at {
+        let shown = engine.travel_to(at).context("cannot show the tree as it was then")?;
+        tracing::info!(checkpoint = shown.checkpoint, "an earlier state is shown");
+    }
     Ok(Arc::new(engine))
 }
 

@@ -59,3 +59,18 @@ fn values_are_checked() {
     assert!(matches!(parse(&["--threads", "0"], true), Err(OptionError::Value { .. })));
     assert_eq!(parse(&["-o", "threads=2", "--threads", "5"], true).unwrap().mount.threads, 5);
 }
+
+#[test]
+fn history_is_kept_only_when_asked_for_and_an_earlier_state_is_read_only() {
+    let plain = parse(&[], true).unwrap();
+    assert_eq!((plain.history, plain.at), (HistoryPolicy::NONE, None));
+    let some = parse(&["-o", "history=20,history_age=2h"], true).unwrap().history;
+    assert_eq!((some.checkpoints_max, some.age_ms_max), (20, 7_200_000));
+    assert_eq!(parse(&["-o", "history_age=1min"], true).unwrap().history.checkpoints_max, 8);
+    assert_eq!(parse(&["-o", "history=20,history=0"], true).unwrap().history.checkpoints_max, 0);
+    let at = parse(&["-o", "at=2026-01-01T00:00:00.25Z"], true).unwrap();
+    assert_eq!((at.at, at.mount.read_only), (Some(1_767_225_600_250_000_000), true));
+    for bad in ["history=257", "history=-1", "history", "history_age=soon", "at=yesterday", "at=1960-01-01T00:00:00Z"] {
+        assert!(matches!(parse(&["-o", bad], true), Err(OptionError::Value { .. })), "{bad}");
+    }
+}
