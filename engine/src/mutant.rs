@@ -37,6 +37,12 @@ mutants! {
     EndCountedFirst: "models::a_count_of_promised_and_waiting_never_misses_a_record_under_way",
     /// An append does not look whether the committer sleeps.
     SleeperNotSeen: "models::an_append_wakes_a_committer_that_went_to_sleep",
+    /// The leader of a group calls none of those that it did not cover.
+    NextNotCalled: "line::models::whoever_commits_comes_back_and_what_he_waited_for_is_durable",
+    /// All who wait are released, whatever the group covered.
+    AllReleased: "line::models::whoever_commits_comes_back_and_what_he_waited_for_is_durable",
+    /// Who waits for the end of a group is not called at it.
+    NextGroupForgotten: "line::models::whoever_waits_for_the_end_of_a_group_is_called_at_it",
     /// Who waits for a ticket is not told that it depends on another device's work now.
     FollowedSilently: "ticket_tests::models::in_every_interleaving_a_waiter_drives_what_its_ticket_came_to_depend_on",
 }

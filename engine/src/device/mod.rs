@@ -71,6 +71,8 @@ pub struct Write {
     pub range: Range<usize>,
     /// Durable once it has completed. Says nothing about any other write.
     pub durable: bool,
+    /// May be held back until somebody waits for its ticket: for small writes that somebody waits for soon.
+    pub lazy: bool,
 }
 
 impl Write {
@@ -85,13 +87,19 @@ impl Write {
     /// A write of part of a buffer.
     #[must_use]
     pub fn part(offset: u64, buf: impl Into<Arc<AlignedBuf>>, range: Range<usize>) -> Write {
-        Write { offset, buf: buf.into(), range, durable: false }
+        Write { offset, buf: buf.into(), range, durable: false, lazy: false }
     }
 
     /// The same, durable once it has completed (forced unit access, or what the system does in its place).
     #[must_use]
     pub fn durable(self) -> Write {
         Write { durable: true, ..self }
+    }
+
+    /// The same, held back until somebody waits for it, if the device likes. Functions of its ticket alone do not start it.
+    #[must_use]
+    pub fn lazy(self) -> Write {
+        Write { lazy: true, ..self }
     }
 
     /// The bytes to be written; `None` if the range is not inside the buffer.

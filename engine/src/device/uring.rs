@@ -5,6 +5,7 @@
 //! - *Reads, many at a time*: a queue with a ring of its own for the thread that asked for it.
 //! - *Writes*: one thread owns the write ring. `submit` puts the write into its queue and wakes it when it sleeps; it
 //!   submits whatever has gathered in one call, and settles tickets in the order of completion.
+//! - *Lazy writes* are held until somebody waits for one of them, who writes all of them with a ring of his own.
 //! - *Flush*: `fdatasync(2)` by the caller. (`IORING_OP_FSYNC` would do the same on a kernel worker thread: a hand-over
 //!   more.) It covers every write whose completion the write thread has seen.
 //! - *Durable writes*: `RWF_DSYNC`: forced unit access where the device has it and the write is one request on a block
@@ -17,10 +18,13 @@
 //! After a failed flush (or durable write, on a file) this device refuses writes and flushes for good: Linux reports a lost write back once, and a
 //! second `fdatasync` would succeed without it.
 
+mod held;
 mod open;
+mod patience;
 mod read_queue;
 mod read_ring;
 mod ring;
+mod thread_rings;
 mod write_ring;
 
 #[cfg(test)]
@@ -32,6 +36,7 @@ pub use open::OpenMode;
 
 use super::{AlignedBuf, BufferPool, Device, DeviceError, DeviceReads, Geometry, Operation, Ticket, Write, WriteCache};
 use super::{check_range, check_write, widen};
+use held::Held;
 use open::Opened;
 use read_queue::ReadQueue;
 use read_ring::ReadRings;
@@ -52,6 +57,8 @@ pub struct UringDevice {
     reads: ReadRings,
     /// `None` when read-only.
     writes: Option<WriteRing>,
+    /// As `writes`.
+    held: Option<Arc<Held>>,
     flush_failed: Arc<AtomicBool>,
     opened: Arc<Opened>,
     /// Last, so that it ends after everything above; the write thread has the other reference.
@@ -90,6 +97,8 @@ impl UringDevice {
             OpenMode::ReadOnly => None,
             OpenMode::ReadWrite => Some(start()?),
         };
+        let gate = writes.as_ref().and_then(WriteRing::gate);
+        let held = writes.is_some().then(|| Held::new(Arc::clone(&opened), gate, Arc::clone(&flush_failed)));
         Ok(UringDevice {
             path: path.to_path_buf(),
             geometry: opened.geometry,
@@ -98,6 +107,7 @@ impl UringDevice {
             pool,
             reads,
             writes,
+            held,
             flush_failed,
             opened,
             _claim: claim,
@@ -135,7 +145,19 @@ impl UringDevice {
                 alignment: widen(self.memory_alignment),
             });
         }
-        Ok(writes.submit(write))
+        Ok(match &self.held {
+            Some(held) if write.lazy => held.submit(write),
+            _ => writes.submit(write),
+        })
+    }
+}
+
+impl Drop for UringDevice {
+    fn drop(&mut self) {
+        // Before the write thread is told to end: it gets what is held.
+        if let Some(held) = &self.held {
+            held.end();
+        }
     }
 }
 

@@ -21,6 +21,8 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
+/// Data up to so many bytes may wait for whoever waits for it.
+const LAZY_BYTES_MAX: u32 = 16 << 10;
 /// Containers that a relocation leaves to checkpoints.
 const FLOOR_CONTAINERS: u32 = 2;
 
@@ -53,7 +55,10 @@ impl Space {
     pub(super) fn submit_data(self: &Arc<Self>, at: Placed, buffer: Arc<AlignedBuf>) -> Ticket {
         let units = at.stored_bytes / UNIT;
         self.reader.in_flight.insert(at.segment, at.slot, units, Bytes::Buffer(Arc::clone(&buffer)));
-        let first = self.device.submit(self.write_at(at.container, at.slot, &buffer, &at));
+        let write = self.write_at(at.container, at.slot, &buffer, &at);
+        // Somebody waits for small data soon, and then for all of it together.
+        let write = if at.stored_bytes <= LAZY_BYTES_MAX { write.lazy() } else { write };
+        let first = self.device.submit(write);
         let (ticket, completion) = first.outer_pair();
         let ticket = if at.durable { ticket.durable() } else { ticket };
         let space = Arc::clone(self);

@@ -45,12 +45,13 @@ impl Wal {
         let mut inner = self.inner.lock();
         while !inner.stop {
             match self.due(&inner) {
-                Due::Group => inner = self.lead(inner, false),
-                Due::Watermark => inner = self.lead(inner, true),
+                due @ (Due::Group | Due::Watermark) => {
+                    self.lead(inner, due == Due::Watermark);
+                    inner = self.inner.lock();
+                }
+                // The leader's end wakes this thread if it leaves anything to it that is due at once; what is due by the clock can wait so long.
                 Due::AfterGroup => {
-                    inner.committer_waits = true;
-                    self.wake.wait(&mut inner);
-                    inner.committer_waits = false;
+                    self.wake.wait_for(&mut inner, Duration::from_millis(QUIET_MS));
                 }
                 Due::Later(None) => {
                     self.staging.enter_idle();

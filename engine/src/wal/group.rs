@@ -12,6 +12,7 @@
 //! Data that was written elsewhere ([`crate::space`]) completes after its RELOCATED record was appended; that record must not be less durable than what rests on it. So what is
 //! covered is fixed first, then the local records that wait are framed, and then comes the flush.
 
+use super::line::{self, Call, Line};
 use super::ring::RingGeometry;
 use super::staging::{Body, Staging};
 use super::{BARRIER_DATA_BYTES, BARRIER_MS, ChainBlock, Inner, QUIET_MS, UNFLUSHED_BYTES_MAX, Wal};
@@ -26,6 +27,12 @@ use std::sync::atomic::Ordering;
 
 /// Longest single write of blocks.
 const RUN_BYTES_MAX: usize = 1 << 20;
+/// Blocks up to so many bytes may wait for the leader, who writes them himself.
+const LAZY_BYTES_MAX: usize = 64 << 10;
+/// Longest that a leader waits for others to come in.
+const GATHER_NS_MAX: u64 = 100_000;
+/// How often he looks, for clocks that stand still.
+const GATHER_LOOKS_MAX: u32 = 500;
 
 /// Why the committer should act.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +89,13 @@ enum Plan {
     Tight,
 }
 
+impl Inner {
+    /// Committers that wait.
+    fn joined(&self) -> usize {
+        self.line.waiting().saturating_add(self.callbacks.len())
+    }
+}
+
 impl Wal {
     /// Waits until everything before `lsn` is durable.
     ///
@@ -90,14 +104,26 @@ impl Wal {
     pub fn commit(&self, lsn: Lsn) -> Result<()> {
         let _timing = self.metrics.time(&self.metrics.log.commit);
         let lsn = lsn.min(self.staging.end());
-        let mut inner = self.inner.lock();
-        inner.wanted = inner.wanted.max(lsn);
         loop {
             self.check()?;
-            if inner.durable >= lsn {
+            if self.durable() >= lsn {
                 return Ok(());
             }
-            inner = self.lead_or_wait(inner);
+            let mut inner = self.inner.lock();
+            inner.wanted = inner.wanted.max(lsn);
+            if self.check().is_err() || inner.durable >= lsn {
+                continue;
+            }
+            if !inner.line.is_led() {
+                self.lead(inner, false);
+                continue;
+            }
+            let seat = inner.line.sit(lsn);
+            self.levels.joined.store(inner.joined(), Ordering::Relaxed);
+            drop(inner);
+            if seat.wait() == Call::Released {
+                return Ok(());
+            }
         }
     }
 
@@ -111,6 +137,7 @@ impl Wal {
             Ok(()) => {
                 inner.wanted = inner.wanted.max(lsn);
                 inner.callbacks.push((lsn, done));
+                self.levels.joined.store(inner.joined(), Ordering::Relaxed);
                 drop(inner);
                 self.wake.notify_one();
                 return;
@@ -137,7 +164,8 @@ impl Wal {
             if inner.groups_done >= group && inner.durable >= target {
                 return Ok(());
             }
-            inner = self.lead_or_wait(inner);
+            self.lead_or_wait(inner);
+            inner = self.inner.lock();
         }
     }
 
@@ -149,14 +177,13 @@ impl Wal {
         let target = self.staging.end();
         loop {
             self.submit_waiting(false, target)?;
-            let mut inner = self.inner.lock();
+            let inner = self.inner.lock();
             self.check()?;
             if self.staging.framed() >= target {
                 return Ok(());
             }
             // Too much since the last flush: a group makes room for more.
-            inner = self.lead_or_wait(inner);
-            drop(inner);
+            self.lead_or_wait(inner);
         }
     }
 
@@ -165,8 +192,7 @@ impl Wal {
         let before = self.staging.consumed();
         self.submit_waiting(false, Lsn(0))?;
         if self.staging.consumed() == before {
-            let inner = self.inner.lock();
-            drop(self.lead_or_wait(inner));
+            self.lead_or_wait(self.inner.lock());
         }
         self.check()
     }
@@ -196,7 +222,7 @@ impl Wal {
             self.check()?;
             match self.due(&inner) {
                 Due::Later(_) | Due::AfterGroup => return Ok(()),
-                due => drop(self.lead(inner, due == Due::Watermark)),
+                due => self.lead(inner, due == Due::Watermark),
             }
         }
     }
@@ -206,41 +232,54 @@ impl Wal {
     /// # Errors
     /// Poisoned.
     pub fn close(&self) -> Result<()> {
-        let mut inner = self.inner.lock();
-        while inner.running {
-            self.changed.wait(&mut inner);
-        }
+        let inner = self.unled();
         self.check()?;
         if self.is_all_durable(&inner) && self.room().free_blocks() > 1 {
             drop(inner);
             let closed = Closed { hlc: self.last_hlc() };
             self.append_local(kind::CLOSED, &closed.encode())?;
-            inner = self.inner.lock();
-            while inner.running {
-                self.changed.wait(&mut inner);
-            }
+            let mut inner = self.unled();
             inner.flush_wanted = true;
-            inner = self.lead(inner, true);
+            self.lead(inner, true);
         } else if inner.watermark < inner.durable && self.room().free_blocks() > 0 {
-            inner = self.lead(inner, true);
+            self.lead(inner, true);
         }
-        drop(inner);
         self.check()
     }
 
-    /// Runs a group here, or waits for what the running one changes.
-    fn lead_or_wait<'a>(&'a self, mut inner: MutexGuard<'a, Inner>) -> MutexGuard<'a, Inner> {
-        if inner.running {
-            self.changed.wait(&mut inner);
-            inner
-        } else {
-            self.lead(inner, false)
+    /// The lock, while nobody leads.
+    fn unled(&self) -> MutexGuard<'_, Inner> {
+        loop {
+            let mut inner = self.inner.lock();
+            if !inner.line.is_led() {
+                return inner;
+            }
+            let seat = inner.line.sit(Line::NEXT_GROUP);
+            drop(inner);
+            seat.wait();
         }
     }
 
-    /// Runs one group; `inner.running` is false.
-    pub(super) fn lead<'a>(&'a self, mut inner: MutexGuard<'a, Inner>, watermark: bool) -> MutexGuard<'a, Inner> {
-        inner.running = true;
+    /// Runs a group here, or waits for the end of the running one.
+    fn lead_or_wait(&self, mut inner: MutexGuard<'_, Inner>) {
+        if inner.line.is_led() {
+            let seat = inner.line.sit(Line::NEXT_GROUP);
+            drop(inner);
+            seat.wait();
+        } else {
+            self.lead(inner, false);
+        }
+    }
+
+    /// Runs one group; nobody leads.
+    pub(super) fn lead(&self, mut inner: MutexGuard<'_, Inner>, watermark: bool) {
+        inner.line.lead();
+        let expected = inner.line.expected();
+        drop(inner);
+        if !watermark {
+            self.gather(expected);
+        }
+        let mut inner = self.inner.lock();
         inner.groups_started = inner.groups_started.saturating_add(1);
         let wanted = inner.wanted;
         let flush = std::mem::take(&mut inner.flush_wanted);
@@ -248,25 +287,46 @@ impl Wal {
         drop(inner);
         self.metrics.log.groups.increment();
         let timing = self.metrics.time(&self.metrics.log.group);
+        let began_ns = self.metrics.now_ns();
         let result = self.group(wanted, watermark, flush);
         timing.stop();
+        self.levels.group_ns.store(self.metrics.now_ns().saturating_sub(began_ns), Ordering::Relaxed);
         let mut inner = self.inner.lock();
-        inner.running = false;
         inner.groups_done = inner.groups_started;
         let callbacks = match result {
             Ok(durable) => self.advance(&mut inner, durable, began_ms),
             Err(why) => self.take_poisoned(&mut inner, &why),
         };
-        self.changed.notify_all();
-        if inner.committer_waits || !inner.callbacks.is_empty() {
+        // This thread is one more, if it leads for itself.
+        let others = callbacks.len().saturating_add(inner.callbacks.len()).saturating_add(1);
+        let durable = inner.durable;
+        let mut calls = inner.line.end(durable, others);
+        if self.poison.get().is_some() {
+            calls.append(&mut inner.line.call_all());
+        }
+        self.levels.joined.store(inner.joined(), Ordering::Relaxed);
+        let is_due = !inner.callbacks.is_empty() || self.is_barrier_by_size(&inner);
+        drop(inner);
+        line::call(calls);
+        if is_due {
             self.wake.notify_one();
         }
-        if callbacks.is_empty() {
-            return inner;
-        }
-        drop(inner);
         super::answer(callbacks);
-        self.inner.lock()
+    }
+
+    /// Lets those who were in the last groups come in, if they are quick: a group costs the same for all of them as for one. Not longer than a quarter of what it costs.
+    fn gather(&self, expected: usize) {
+        let limit_ns = (self.levels.group_ns.load(Ordering::Relaxed) / 4).min(GATHER_NS_MAX);
+        let began_ns = self.metrics.now_ns();
+        for _ in 0..GATHER_LOOKS_MAX {
+            // The leader is one of them.
+            if self.levels.joined.load(Ordering::Relaxed).saturating_add(1) >= expected
+                || self.metrics.now_ns().saturating_sub(began_ns) >= limit_ns
+            {
+                return;
+            }
+            std::thread::yield_now();
+        }
     }
 
     /// The IO of one group; returns what is durable now.
@@ -353,6 +413,7 @@ impl Wal {
             }
             let write = Write::part(start, buf, 0..length);
             let write = if self.config.durable_writes { write.durable() } else { write };
+            let write = if length <= LAZY_BYTES_MAX { write.lazy() } else { write };
             submitter.writes.push(self.device.submit(write));
             rest = later;
         }
@@ -470,6 +531,7 @@ impl Wal {
             return self.take_poisoned(inner, "");
         }
         inner.durable = inner.durable.max(durable);
+        self.levels.durable.store(inner.durable.0, Ordering::Release);
         let since = if self.is_all_durable(inner) { 0 } else { began_ms.saturating_add(1) };
         self.levels.waiting_since.store(since, Ordering::Relaxed);
         let reached = inner.durable;
@@ -487,7 +549,7 @@ impl Wal {
         if self.poison.get().is_some() {
             return Due::Later(None);
         }
-        if inner.running {
+        if inner.line.is_led() {
             return Due::AfterGroup;
         }
         if inner.wanted > inner.durable || self.is_barrier_by_size(inner) {

@@ -19,10 +19,13 @@ mod atomics;
 mod committer;
 mod entry;
 mod group;
+#[cfg_attr(test, expect(clippy::duplicate_mod, reason = "compiled once more over the threads of loom"))]
+mod line;
 pub mod recovery;
 mod ring;
 mod room;
 mod staging;
+mod sync;
 #[cfg(test)]
 mod tests;
 
@@ -41,11 +44,12 @@ use envoyfs_layout::directory_page::StartPosition;
 use envoyfs_layout::wal::{self as format, RECORD_BYTES_MAX, RecordParts, kind};
 use envoyfs_layout::{Hlc, Lsn};
 use group::Submitter;
+use line::Line;
 use parking_lot::{Condvar, Mutex};
 use staging::{Locals, Staging};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// A record is on the device at the latest this long after it was appended.
@@ -182,8 +186,6 @@ pub struct Wal {
     /// Held while blocks are framed and submitted, so that sequence and submission go together.
     submitter: Mutex<Submitter>,
     inner: Mutex<Inner>,
-    /// Durable, poisoned, stop: something that somebody waits for changed.
-    changed: Condvar,
     /// The committer's turn: something is due sooner than it thinks.
     wake: Condvar,
     /// Why nothing is acknowledged any more.
@@ -206,6 +208,12 @@ struct Levels {
     waiting_since: AtomicU64,
     last_append_ms: AtomicU64,
     hlc_bound: AtomicU64,
+    /// As in `inner`, raised with it held: whoever finds it high enough needs no lock.
+    durable: AtomicU64,
+    /// Committers that wait for the next group, in seats or with functions; changed with `inner` held.
+    joined: AtomicUsize,
+    /// Nanoseconds that the last group took.
+    group_ns: AtomicU64,
 }
 
 struct Inner {
@@ -220,8 +228,8 @@ struct Inner {
     /// Largest LSN that somebody waits for.
     wanted: Lsn,
     callbacks: Vec<(Lsn, OnDurable)>,
-    /// A group is being written; one at a time.
-    running: bool,
+    /// Who leads a group, one at a time, and who waits for one.
+    line: Line,
     groups_started: u64,
     groups_done: u64,
     /// Blocks framed since the last group's flush began.
@@ -231,8 +239,6 @@ struct Inner {
     flush_wanted: bool,
     /// Data that had completed when a group covered it was not written durably: no flush since.
     bulk_unflushed: bool,
-    /// The committer waits for the end of the group that runs.
-    committer_waits: bool,
     stop: bool,
 }
 
@@ -263,14 +269,13 @@ impl Wal {
             watermark: resume.next_lsn,
             wanted: Lsn(0),
             callbacks: Vec::new(),
-            running: false,
+            line: Line::new(),
             groups_started: 0,
             groups_done: 0,
             unflushed_blocks: 0,
             records_at_freeze: 0,
             flush_wanted: false,
             bulk_unflushed: false,
-            committer_waits: false,
             stop: false,
         };
         Arc::new(Self {
@@ -289,12 +294,14 @@ impl Wal {
                 waiting_since: AtomicU64::new(0),
                 last_append_ms: AtomicU64::new(now),
                 hlc_bound: AtomicU64::new(resume.hlc.bound.0),
+                durable: AtomicU64::new(resume.next_lsn.0),
+                joined: AtomicUsize::new(0),
+                group_ns: AtomicU64::new(0),
             },
             locals: Mutex::default(),
             named: Mutex::default(),
             submitter: Mutex::new(Submitter::new(resume.next_lsn)),
             inner: Mutex::new(inner),
-            changed: Condvar::new(),
             wake: Condvar::new(),
             poison: OnceLock::new(),
         })
@@ -435,7 +442,7 @@ impl Wal {
     /// Everything before this is durable.
     #[must_use]
     pub fn durable(&self) -> Lsn {
-        self.inner.lock().durable
+        Lsn(self.levels.durable.load(Ordering::Acquire))
     }
     /// The largest HLC drawn.
     #[must_use]
@@ -467,7 +474,6 @@ impl Wal {
     pub fn abandon_freeze(&self) {
         self.levels.checkpoint_pending.store(false, Ordering::Release);
         self.inner.lock().records_at_freeze = 0;
-        self.changed.notify_all();
     }
 
     /// Where in the ring an LSN stands: the last block that starts at or before it. `None` while it is in no block yet (see [`Wal::frame`]) or no longer needed.
@@ -491,14 +497,15 @@ impl Wal {
         self.levels.used_blocks.store(inner.used_blocks(), Ordering::Release);
         self.metrics.log.used_blocks.set(inner.used_blocks());
         self.levels.records.fetch_sub(std::mem::take(&mut inner.records_at_freeze), Ordering::Relaxed);
-        drop(inner);
-        self.changed.notify_all();
     }
 
     /// Stops acknowledging for ever; the first reason stays. Everybody who waits gets it.
     pub fn poison(&self, why: &str) {
-        let callbacks = self.take_poisoned(&mut self.inner.lock(), why);
-        self.changed.notify_all();
+        let (callbacks, calls) = {
+            let mut inner = self.inner.lock();
+            (self.take_poisoned(&mut inner, why), inner.line.call_all())
+        };
+        line::call(calls);
         self.wake.notify_all();
         answer(callbacks);
     }

@@ -4,6 +4,7 @@
 
 mod crashes;
 mod harness;
+mod line;
 mod models;
 mod rules;
 mod speed;

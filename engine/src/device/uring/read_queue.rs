@@ -95,7 +95,7 @@ impl ReadQueue {
     /// Submits what is in the ring and waits for `want` completions of those in the kernel.
     fn enter(&mut self, want: usize) {
         let mut failures = 0_u32;
-        while let Err(error) = self.ring.uring.submit_and_wait(want.min(self.in_kernel())) {
+        while let Err(error) = self.ring.enter(want.min(self.in_kernel())) {
             if matches!(errno_of(&error), libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::ETIME) {
                 // Whatever has completed makes room.
                 return;

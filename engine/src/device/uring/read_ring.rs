@@ -1,50 +1,31 @@
-//! Reads: a ring for each reading thread and device.
-//!
-//! The thread owns its rings through a thread-local list and they end with it; the device knows them weakly and
-//! ends them when it is dropped, so that a long-lived thread does not keep a closed device open.
+//! Reads that block: each is one `io_uring_enter` on the calling thread's own ring, without a hand-over to another thread.
 
 use super::super::{AlignedBuf, BufferPool, DeviceError, Operation, widen};
 use super::open::{Opened, errno_of};
 use super::ring::Ring;
-use parking_lot::Mutex;
-use std::cell::RefCell;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use super::thread_rings::ThreadRings;
+use std::sync::Arc;
 
 /// A thread reads one thing at a time; the ring needs no more.
 const READ_RING_ENTRIES: u32 = 2;
 
-/// The ring of one thread on one device; `None` once the device is gone. Only its own thread submits, so that the lock
-/// is never contended.
-type ThreadRing = Mutex<Option<Ring>>;
-
-thread_local! {
-    static RINGS: RefCell<Vec<(u64, Arc<ThreadRing>)>> = const { RefCell::new(Vec::new()) };
-}
-
 pub(super) struct ReadRings {
-    /// Never reused, unlike an address.
-    device: u64,
-    opened: Arc<Opened>,
-    pool: BufferPool,
-    all: Mutex<Vec<Weak<ThreadRing>>>,
+    rings: ThreadRings,
 }
 
 impl ReadRings {
     pub(super) fn new(opened: Arc<Opened>, pool: BufferPool) -> ReadRings {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let device = NEXT.fetch_add(1, Ordering::Relaxed);
-        ReadRings { device, opened, pool, all: Mutex::new(Vec::new()) }
+        ReadRings { rings: ThreadRings::new(READ_RING_ENTRIES, opened, pool) }
     }
 
     /// Makes the ring of this thread.
     pub(super) fn prepare(&self) -> Result<(), DeviceError> {
-        self.ring().map(|_| ())
+        self.rings.own().map(|_| ())
     }
 
     /// Fills `into`; alignment and bounds are checked by the caller.
     pub(super) fn read(&self, offset: u64, into: &mut AlignedBuf) -> Result<(), DeviceError> {
-        let ring = self.ring()?;
+        let ring = self.rings.own()?;
         let mut ring = ring.lock();
         let Some(ring) = ring.as_mut() else { return Err(DeviceError::Closed) };
         let (length, registered) = (into.len(), ring.has_registered(into));
@@ -74,41 +55,7 @@ impl ReadRings {
     /// Rings that exist.
     #[cfg(test)]
     pub(super) fn live(&self) -> usize {
-        self.all.lock().iter().filter(|ring| ring.strong_count() > 0).count()
-    }
-
-    fn ring(&self) -> Result<Arc<ThreadRing>, DeviceError> {
-        let known = RINGS.try_with(|rings| {
-            let rings = rings.borrow();
-            rings.iter().find(|(device, _)| *device == self.device).map(|(_, ring)| Arc::clone(ring))
-        });
-        if let Ok(Some(ring)) = known {
-            return Ok(ring);
-        }
-        let ring = Arc::new(Mutex::new(Some(Ring::new(READ_RING_ENTRIES, &self.opened, &self.pool)?)));
-        // A thread that is ending has no list any more: the ring then serves this one read.
-        let kept = RINGS.try_with(|rings| {
-            let mut rings = rings.borrow_mut();
-            rings.retain(|(_, ring)| ring.lock().is_some());
-            rings.push((self.device, Arc::clone(&ring)));
-        });
-        if kept.is_ok() {
-            let mut all = self.all.lock();
-            all.retain(|ring| ring.strong_count() > 0);
-            all.push(Arc::downgrade(&ring));
-        }
-        Ok(ring)
-    }
-}
-
-impl Drop for ReadRings {
-    fn drop(&mut self) {
-        for ring in self.all.lock().drain(..) {
-            if let Some(ring) = ring.upgrade() {
-                // No read is under way: it would hold a reference to the device.
-                drop(ring.lock().take());
-            }
-        }
+        self.rings.live()
     }
 }
 
@@ -124,7 +71,7 @@ unsafe fn complete_one(ring: &mut Ring, entry: &io_uring::squeue::Entry) -> Resu
     }
     let mut failures = 0_u32;
     loop {
-        let outcome = ring.uring.submit_and_wait(1);
+        let outcome = ring.enter(1);
         if let Some(completion) = ring.uring.completion().next() {
             return Ok(completion.result());
         }

@@ -3,6 +3,7 @@
 use super::super::buffer::Arena;
 use super::super::{BufferPool, DeviceError};
 use super::open::{Opened, errno_of};
+use super::patience::Patience;
 use io_uring::{IoUring, Submitter, opcode, squeue, types};
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ pub(super) struct Ring {
     arena: Option<Arc<Arena>>,
     file_is_registered: bool,
     opened: Arc<Opened>,
+    patience: Patience,
 }
 
 const HINT: &str = "allow it with `sysctl kernel.io_uring_disabled=0` (2 forbids it for all, 1 for all but \
@@ -33,7 +35,26 @@ impl Ring {
         })?;
         let file_is_registered = uring.submitter().register_files(&[opened.io.as_raw_fd()]).is_ok();
         let arena = pool.arena().filter(|arena| register(&uring.submitter(), arena)).cloned();
-        Ok(Ring { uring, arena, file_is_registered, opened: Arc::clone(opened) })
+        Ok(Ring { uring, arena, file_is_registered, opened: Arc::clone(opened), patience: Patience::default() })
+    }
+
+    /// Submits what is in the ring and waits until `want` completions are there, or something goes wrong: first awake, as long as that has paid lately, then asleep.
+    pub(super) fn enter(&mut self, want: usize) -> std::io::Result<()> {
+        if want > 0 && self.patience.is_worth_it() {
+            self.uring.submit()?;
+            let uring = &mut self.uring;
+            let arrived = self.patience.watch(|| {
+                // Completions become visible when this thread enters the kernel for them, which the flag asks for.
+                if uring.submission().taskrun() {
+                    uring.submit()?;
+                }
+                Ok(uring.completion().len() >= want)
+            })?;
+            if arrived {
+                return Ok(());
+            }
+        }
+        self.uring.submit_and_wait(want).map(drop)
     }
 
     /// A read of `length` bytes to `start`, in this ring's terms.
@@ -62,6 +83,17 @@ impl Ring {
             };
         }
         if self.file_is_registered { write!(types::Fixed(0)) } else { write!(self.descriptor()) }
+    }
+
+    /// A write of several pieces of memory that become one stretch of the device.
+    pub(super) fn write_pieces(&self, pieces: &[libc::iovec], offset: u64, durable: bool) -> squeue::Entry {
+        let flags = if durable { libc::RWF_DSYNC } else { 0 };
+        let count = u32::try_from(pieces.len()).unwrap_or(0);
+        if self.file_is_registered {
+            opcode::Writev::new(types::Fixed(0), pieces.as_ptr(), count).offset(offset).rw_flags(flags).build()
+        } else {
+            opcode::Writev::new(self.descriptor(), pieces.as_ptr(), count).offset(offset).rw_flags(flags).build()
+        }
     }
 
     /// Whether `buffer` can be used with the "fixed" requests of this ring.

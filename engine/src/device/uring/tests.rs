@@ -535,3 +535,70 @@ fn many_queues_at_once_keep_their_buffers_apart_also_when_dropped_under_way() {
     let all: Vec<AlignedBuf> = (0..1024).map(|_| device.buffers().take(4096)).collect();
     assert!(all.iter().all(|buffer| buffer.is_in(device.buffers().arena().unwrap())));
 }
+
+fn lazy(device: &UringDevice, offset: u64, mark: u8) -> Ticket {
+    device.submit(Write::whole(offset, filled(device, 4096, mark)).lazy())
+}
+
+fn byte_at(device: &UringDevice, offset: u64) -> u8 {
+    let mut read = device.buffers().take(4096);
+    device.read(offset, &mut read).unwrap();
+    read.as_slice()[0]
+}
+
+#[test]
+fn whoever_waits_for_one_lazy_write_writes_all_that_are_held() {
+    let image = Image::new(MIB);
+    let device = image.open();
+    // Neighbours in any order, and some that stand alone.
+    let offsets = [8192, 0, 4096, 65536, 131_072, 69632];
+    let tickets: Vec<Ticket> = offsets.iter().zip(1..).map(|(offset, mark)| lazy(&device, *offset, mark)).collect();
+    // As long as a write takes that is not held.
+    device.submit(Write::whole(MIB / 2, filled(&device, 4096, 9))).wait().unwrap();
+    assert!(tickets.iter().all(|ticket| !ticket.is_done()), "nobody waits yet");
+    tickets[2].wait().unwrap();
+    assert!(tickets.iter().all(Ticket::is_done));
+    for (offset, mark) in offsets.iter().zip(1..) {
+        assert_eq!(byte_at(&device, *offset), mark, "{offset}");
+    }
+}
+
+#[test]
+fn too_many_lazy_writes_and_those_held_when_the_device_is_dropped_are_written() {
+    let image = Image::new(4 * MIB);
+    let device = image.open();
+    let tickets: Vec<Ticket> = (0..300).map(|index| lazy(&device, index * 4096, block_of(index) + 1)).collect();
+    within_a_minute({
+        let first = tickets[0].clone();
+        move || spin(&first, 0)
+    });
+    drop(device);
+    assert!(tickets.iter().all(|ticket| ticket.outcome() == Some(Ok(()))));
+    let device = image.open();
+    (0..300).for_each(|index| assert_eq!(byte_at(&device, index * 4096), block_of(index) + 1));
+}
+
+#[test]
+fn threads_that_submit_and_wait_for_lazy_writes_at_once_all_come_through() {
+    let image = Image::new(4 * MIB);
+    let device = Arc::new(image.open());
+    within_a_minute(move || {
+        std::thread::scope(|scope| {
+            for thread in 0..8_u64 {
+                let device = &device;
+                scope.spawn(move || {
+                    for turn in 0..500_u64 {
+                        let (place, mark) = (thread * 8 + turn % 8, block_of(thread + turn));
+                        let ticket = lazy(device, place * 4096, mark);
+                        let called = Arc::new(AtomicBool::new(false));
+                        let flag = Arc::clone(&called);
+                        ticket.on_done(Box::new(move |_| flag.store(true, Ordering::SeqCst)));
+                        ticket.wait().unwrap();
+                        assert_eq!(byte_at(device, place * 4096), mark);
+                    }
+                });
+            }
+        });
+        drop(device);
+    });
+}

@@ -39,13 +39,38 @@ pub(super) struct WriteRing {
 struct Waker {
     event: OwnedFd,
     asleep: AtomicBool,
+    /// The device is being dropped: when nothing is left, the thread ends.
+    closing: AtomicBool,
 }
 
-struct Job {
-    write: Write,
+/// A write that was submitted and has not completed.
+pub(super) struct Job {
+    pub(super) write: Write,
     /// Bytes of the range that are written.
     done: usize,
-    completion: Completion,
+    pub(super) completion: Completion,
+}
+
+impl Job {
+    pub(super) fn new(write: Write, completion: Completion) -> Job {
+        Job { write, done: 0, completion }
+    }
+}
+
+/// Another way to the thread. Does not keep it running.
+pub(super) struct Gate {
+    queue: Sender<Job>,
+    waker: Arc<Waker>,
+}
+
+impl Gate {
+    /// Starts writes whose ranges were checked. If the thread is gone the completions are dropped, which settles their tickets as closed.
+    pub(super) fn submit(&self, jobs: impl IntoIterator<Item = Job>) {
+        for job in jobs {
+            let _ = self.queue.send(job);
+        }
+        self.waker.wake();
+    }
 }
 
 impl WriteRing {
@@ -64,7 +89,7 @@ impl WriteRing {
         }
         // SAFETY: the descriptor was just made and nobody else owns it.
         let event = unsafe { OwnedFd::from_raw_fd(event) };
-        let waker = Arc::new(Waker { event, asleep: AtomicBool::new(false) });
+        let waker = Arc::new(Waker { event, asleep: AtomicBool::new(false), closing: AtomicBool::new(false) });
         let (queue, submitted) = unbounded();
         let (ready, is_ready) = bounded(1);
         let thread_waker = Arc::clone(&waker);
@@ -94,17 +119,24 @@ impl WriteRing {
         let (ticket, completion) = Ticket::pair();
         if let Some(queue) = &self.queue {
             // If the thread is gone the completion is dropped, which settles the ticket as closed.
-            let _ = queue.send(Job { write, done: 0, completion });
+            let _ = queue.send(Job::new(write, completion));
             self.waker.wake();
         }
         ticket
+    }
+
+    /// Another way in.
+    pub(super) fn gate(&self) -> Option<Gate> {
+        let queue = self.queue.clone()?;
+        Some(Gate { queue, waker: Arc::clone(&self.waker) })
     }
 }
 
 impl Drop for WriteRing {
     fn drop(&mut self) {
         self.queue = None;
-        // Without looking at `asleep`: the thread looks for queued writes before it sleeps, not for the queue's end.
+        self.waker.closing.store(true, Ordering::Release);
+        // Without looking at `asleep`: the thread looks for queued writes before it sleeps, not for this.
         self.waker.signal();
         if let Some(thread) = self.thread.take()
             // The last reference may go away in a function that a ticket calls, on the thread itself: it then ends alone.
@@ -192,10 +224,15 @@ impl WriteThread {
     }
 
     fn gather(&mut self) {
+        // Before the queue: what was submitted before the drop is in it then.
+        let closing = self.waker.closing.load(Ordering::Acquire);
         loop {
             match self.submitted.try_recv() {
                 Ok(job) => self.backlog.push_back(job),
-                Err(TryRecvError::Empty) => return,
+                Err(TryRecvError::Empty) => {
+                    self.closing |= closing;
+                    return;
+                }
                 Err(TryRecvError::Disconnected) => {
                     self.closing = true;
                     return;

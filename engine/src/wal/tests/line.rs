@@ -1,0 +1,4 @@
+//! Who leads and who waits, with loom.
+
+mod loomed;
+mod models;
