@@ -128,7 +128,9 @@ impl Engine {
             hlc: frozen.hlc,
             references: roots.references.clone(),
             blob: roots.blob.clone(),
+            copies: Vec::new(),
         };
+        let roots_object = roots_object.with_copies(|node| self.reader.top_node(node));
         let bytes: Arc<[u8]> = roots_object.encode().into();
         let copies = [
             self.append_own(writer, ReferenceKind::Roots, frozen.hlc, &bytes)?,
@@ -281,6 +283,7 @@ impl Engine {
         published.superblock = next;
         published.entry = directory.entry;
         published.roots.clone_from(&roots.references);
+        self.reader.set_root_copies(&roots_object);
         writer.counters.raise(&bounds);
         space.numbers.segment_bound.fetch_max(bounds.segment, Ordering::SeqCst);
         self.pin_version(frozen.number, &roots.references, copies);

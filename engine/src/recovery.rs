@@ -105,6 +105,19 @@ fn refused(error: OpenError) -> StoreError {
 impl Engine {
     /// Mounts a store.
     pub fn open(device: Arc<dyn Device>, options: Options) -> Result<Self> {
+        Self::open_from(device, options, true)
+    }
+
+    /// Mounts a store from its *published* checkpoint, also if the log holds a newer one that was not published yet. For repair, when the newer one is damaged: the
+    /// records since the published one are all in the log, so that nothing is lost by it.
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub fn open_published(device: Arc<dyn Device>, options: Options) -> Result<Self> {
+        Self::open_from(device, options, false)
+    }
+
+    fn open_from(device: Arc<dyn Device>, options: Options, adopts: bool) -> Result<Self> {
         let metrics = Metrics::new(Arc::clone(&options.clock));
         let device: Arc<dyn Device> = Arc::new(MeteredDevice::new(device, Arc::clone(&metrics)));
         let whole = metrics.time(&metrics.recovery.total);
@@ -144,7 +157,8 @@ impl Engine {
         show_locations(&reader, &directory, &state.lock());
         let ring = RingGeometry::of(&superblock, &directory.entry);
         stage.next(&metrics.recovery.scan);
-        let found = scan(&*device, &ring, &directory.entry, &mut Placements { reader: &reader })?;
+        let mut found = scan(&*device, &ring, &directory.entry, &mut Placements { reader: &reader })?;
+        found.adopted = found.adopted.filter(|_| adopts);
         metrics.recovery.records.add(found.records.len() as u64);
         stage.next(&metrics.recovery.adopt);
         if let Some(corruption) = &found.corrupt {

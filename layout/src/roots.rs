@@ -1,17 +1,25 @@
 //! The roots object: the client's state as a checkpoint publishes it, written twice into a segment, so that a scan finds the newest.
 //!
 //! ```text
-//! | header 48 | reference 32 ... | client bytes | zeros to 512 |
+//! | header 48 | reference 32 ... | references to what is copied 32 ... | client bytes | zeros to 512 | copies of nodes ... |
 //! ```
+//!
+//! Without the nodes at the top nothing of a tree can be found. So those that the references name, and those that these nodes refer to, are here once more, byte for
+//! byte, as far as they fit into [`COPIES_BYTES_MAX`]: with the two copies of this object there are three of each.
 
 use crate::fields::{Structure, structure};
-use crate::{Hlc, LayoutError, Lsn, Reference, UNIT};
+use crate::node::edges;
+use crate::{Hlc, LayoutError, Lsn, Reference, ReferenceKind, UNIT};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 const STRUCTURE: &str = "roots object";
 /// "EVRT".
 pub const MAGIC: u32 = u32::from_le_bytes(*b"EVRT");
+/// The roots and what they refer to.
+const COPIED_LEVELS: usize = 2;
+/// Most bytes of copies of nodes.
+pub const COPIES_BYTES_MAX: usize = 32 << 10;
 /// Most client bytes.
 pub const BLOB_BYTES_MAX: usize = 8192;
 
@@ -25,7 +33,8 @@ struct RawHeader {
     hlc: U64,
     references: U32,
     blob_bytes: U32,
-    reserved: U64,
+    copies: U32,
+    reserved: U32,
 }
 const _: () = assert!(size_of::<RawHeader>() == 48);
 
@@ -42,6 +51,8 @@ pub struct RootsObject {
     pub references: Vec<Reference>,
     /// Client bytes.
     pub blob: Vec<u8>,
+    /// Nodes at the top of the trees, with their stored bytes.
+    pub copies: Vec<(Reference, Vec<u8>)>,
 }
 
 impl RootsObject {
@@ -57,15 +68,44 @@ impl RootsObject {
             hlc: self.hlc.0.into(),
             references: small(self.references.len()),
             blob_bytes: small(self.blob.len()),
+            copies: small(self.copies.len()),
             reserved: 0.into(),
         };
         let mut out = raw.as_bytes().to_vec();
         for reference in &self.references {
             out.extend_from_slice(&reference.encode());
         }
+        for (reference, _) in &self.copies {
+            out.extend_from_slice(&reference.encode());
+        }
         out.extend_from_slice(&self.blob);
         out.resize(out.len().next_multiple_of(UNIT as usize), 0);
+        self.copies.iter().for_each(|(_, copy)| out.extend_from_slice(copy));
         out
+    }
+
+    /// Adds copies of the nodes at the top, as far as they fit; `read` gives a node's stored bytes, or none if it cannot be read.
+    #[must_use]
+    pub fn with_copies(mut self, mut read: impl FnMut(&Reference) -> Option<Vec<u8>>) -> Self {
+        self.copies.clear();
+        let mut left = COPIES_BYTES_MAX;
+        let mut level = self.references.clone();
+        for _ in 0..COPIED_LEVELS {
+            let mut below = Vec::new();
+            for reference in &level {
+                let length = reference.stored_bytes as usize;
+                let known = self.copies.iter().any(|(copied, _)| copied.oid == reference.oid);
+                if reference.kind != ReferenceKind::Node || length > left || known {
+                    continue;
+                }
+                let Some(bytes) = read(reference).filter(|bytes| bytes.len() == length) else { continue };
+                below.extend(edges(&bytes).unwrap_or_default());
+                left -= length;
+                self.copies.push((*reference, bytes));
+            }
+            level = below;
+        }
+        self
     }
 
     /// From stored bytes.
@@ -84,32 +124,56 @@ impl RootsObject {
             return Err(LayoutError::Unknown { structure: STRUCTURE, what: "format", found: raw.format.get().into() });
         }
         if raw.reserved.get() != 0 {
-            return Err(field("reserved", raw.reserved.get()));
+            return Err(field("reserved", raw.reserved.get().into()));
         }
         let table = raw.references.get() as usize * Reference::BYTES;
         let (table, rest) = rest.split_at_checked(table).ok_or_else(|| short(table))?;
+        let references = decode_all(table)?;
+        let table = raw.copies.get() as usize * Reference::BYTES;
+        let (table, rest) = rest.split_at_checked(table).ok_or_else(|| short(table))?;
+        let copied = decode_all(table)?;
         let blob = raw.blob_bytes.get() as usize;
         let (blob, rest) = rest.split_at_checked(blob).ok_or_else(|| short(blob))?;
         if blob.len() > BLOB_BYTES_MAX {
             return Err(field("client bytes", blob.len() as u64));
         }
-        if !bytes.len().is_multiple_of(UNIT as usize) || rest.len() >= UNIT as usize || rest.iter().any(|b| *b != 0) {
-            return Err(field("padding", rest.len() as u64));
+        let padding = (bytes.len() - rest.len()).next_multiple_of(UNIT as usize) - (bytes.len() - rest.len());
+        let (zeros, mut rest) = rest.split_at_checked(padding).ok_or_else(|| short(padding))?;
+        if zeros.iter().any(|byte| *byte != 0) {
+            return Err(field("padding", zeros.len() as u64));
+        }
+        let mut copies = Vec::new();
+        let mut left = COPIES_BYTES_MAX;
+        for reference in copied {
+            let length = reference.stored_bytes as usize;
+            let sound = reference.kind == ReferenceKind::Node && length.is_multiple_of(UNIT as usize);
+            left = left.checked_sub(length).filter(|_| sound).ok_or_else(|| field("copies", length as u64))?;
+            let (copy, after) = rest.split_at_checked(length).ok_or_else(|| short(length))?;
+            copies.push((reference, copy.to_vec()));
+            rest = after;
+        }
+        if !rest.is_empty() {
+            return Err(field("bytes behind the copies", rest.len() as u64));
         }
         Ok(Self {
             checkpoint: raw.checkpoint.get(),
             freeze: Lsn(raw.freeze.get()),
             hlc: Hlc(raw.hlc.get()),
-            references: table.chunks_exact(Reference::BYTES).map(Reference::decode).collect::<Result<_, _>>()?,
+            references,
             blob: blob.to_vec(),
+            copies,
         })
     }
+}
+
+fn decode_all(table: &[u8]) -> Result<Vec<Reference>, LayoutError> {
+    table.chunks_exact(Reference::BYTES).map(Reference::decode).collect()
 }
 
 /// For the documentation; see [`crate::fields`].
 pub(crate) const LAYOUTS: &[Structure] = &[structure!(
     "roots header",
-    RawHeader { magic, format, checkpoint, freeze, hlc, references, blob_bytes, reserved }
+    RawHeader { magic, format, checkpoint, freeze, hlc, references, blob_bytes, copies, reserved }
 )];
 
 #[cfg(test)]
@@ -129,19 +193,26 @@ mod tests {
             flags: 0,
             encoding: Encoding::Plain,
         };
-        RootsObject { checkpoint: 4, freeze: Lsn(80), hlc: Hlc(6), references: vec![reference; 3], blob: vec![7; 700] }
+        RootsObject {
+            checkpoint: 4,
+            freeze: Lsn(80),
+            hlc: Hlc(6),
+            references: vec![reference; 3],
+            blob: vec![7; 700],
+            copies: vec![(reference, vec![5; 512]); 2],
+        }
     }
 
     #[test]
     fn roots_round_trip() {
-        for roots in [sample(), RootsObject::default()] {
+        for roots in [sample(), RootsObject { copies: Vec::new(), ..sample() }, RootsObject::default()] {
             assert_eq!(RootsObject::decode(&roots.encode()), Ok(roots));
         }
     }
 
     proptest! {
         #[test]
-        fn decoding_never_panics(damage in proptest::collection::vec((0usize..300, any::<u8>()), 1..8), cut in 0usize..1100) {
+        fn decoding_never_panics(damage in proptest::collection::vec((0usize..300, any::<u8>()), 1..8), cut in 0usize..2600) {
             let mut bytes = sample().encode();
             for (at, value) in damage { bytes[at] = value; }
             bytes.truncate(cut);

@@ -39,17 +39,33 @@ pub struct Status {
 impl Namespace {
     /// Opens the tree on a store: makes the first one when there is none, replays the log, drops files that were open without a name.
     ///
+    /// Read-only, a record that cannot be replayed, because what it changes is damaged, ends the replay: what is shown is the state before it, and [`Namespace::status`] says so.
+    ///
     /// # Errors
     /// Roots or records that cannot be read; the store is as it was then.
     pub fn open(store: Arc<dyn Store>, options: Options) -> Result<Arc<Self>> {
-        let namespace = Arc::new(Self::bare(store, options));
+        let mut namespace = Arc::new(Self::bare(Arc::clone(&store), options));
         let roots = namespace.store.recovered_roots();
         if roots.blob.is_empty() {
             namespace.first_tree()?;
         } else {
             let roots = ClientRoots::decode(&roots.blob, &roots.references).map_err(damaged)?;
             namespace.load_roots(&roots)?;
-            namespace.replay()?;
+            let records = namespace.store.take_replay();
+            if let Err((index, error)) = namespace.replay(&records) {
+                if !namespace.options.read_only {
+                    return Err(error);
+                }
+                let options = namespace.options.clone();
+                namespace = Arc::new(Self::bare(store, options));
+                namespace.load_roots(&roots)?;
+                let prefix = records.get(..index).unwrap_or_default();
+                namespace.replay(prefix).map_err(|(_, error)| error)?;
+                let left = records.len() - index;
+                namespace.fail(format!(
+                    "the last {left} operations in the log cannot be shown: {error}; fsck.envoyfs -y repairs it"
+                ));
+            }
         }
         if !namespace.options.read_only {
             namespace.skip_reserved_numbers()?;

@@ -22,15 +22,15 @@ use std::sync::Arc;
 type Handles = HashMap<u64, Arc<Inode>>;
 
 impl Namespace {
-    /// Applies what the engine found in the log.
-    pub(crate) fn replay(&self) -> Result<()> {
-        let records = self.store.take_replay();
+    /// Applies what the engine found in the log. The index of the record that cannot be applied comes with the error: the namespace is of no use then.
+    pub(crate) fn replay(&self, records: &[Replayed]) -> std::result::Result<(), (usize, Error)> {
         let count = records.len();
         let mut handles = Handles::new();
-        for record in records {
+        for (index, record) in records.iter().enumerate() {
             let end = record.end;
-            self.replay_one(&mut handles, &record).inspect_err(|error| {
+            self.replay_one(&mut handles, record).map_err(|error| {
                 tracing::error!(%error, ?end, kind = record.kind, "a record of the log cannot be replayed");
+                (index, error)
             })?;
         }
         if count > 0 {

@@ -243,8 +243,11 @@ fn damage(path: &str, needle: &[u8]) -> usize {
     let bytes = std::fs::read(path).unwrap();
     let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
     let mut hits = 0;
+    let roots = roots_ranges(path);
     for unit in (0..bytes.len()).step_by(512) {
-        if bytes[unit..].starts_with(needle) {
+        // The copies of nodes in the roots objects stay.
+        let copy = roots.iter().any(|roots| roots.contains(&(unit as u64)));
+        if bytes[unit..].starts_with(needle) && !copy {
             file.write_all_at(&[bytes[unit + 45] ^ 1], (unit + 45) as u64).unwrap();
             hits += 1;
         }
@@ -278,15 +281,22 @@ fn a_damaged_node_is_named_and_nothing_is_called_leaked() {
 
 /// Byte offsets of the published roots object and its twin.
 fn roots_positions(path: &str) -> [u64; 2] {
+    roots_ranges(path).map(|range| range.start)
+}
+
+fn roots_ranges(path: &str) -> [std::ops::Range<u64>; 2] {
     let bytes = std::fs::read(path).unwrap();
     let superblock = Superblock::decode(&bytes, 0).unwrap();
     let at = usize::try_from(superblock.slot_positions()[0]).unwrap();
     let page = &bytes[at..at + superblock.directory_bytes as usize];
     let directory = VolumeDirectory::decode(page, &superblock.seed, superblock.directory_crc).unwrap();
     [directory.entry.roots, directory.entry.roots_twin].map(|reference| {
-        let oid = reference.unwrap().oid;
+        let (oid, length) = (reference.unwrap().oid, u64::from(reference.unwrap().stored_bytes));
         let home = directory.table.iter().position(|row| row.segment == oid.segment()).unwrap();
-        superblock.segments_offset + home as u64 * u64::from(superblock.segment_bytes) + u64::from(oid.slot()) * 512
+        let at = superblock.segments_offset
+            + home as u64 * u64::from(superblock.segment_bytes)
+            + u64::from(oid.slot()) * 512;
+        at..at + length
     })
 }
 

@@ -5,20 +5,24 @@ use clap::Args;
 
 #[derive(Args)]
 pub struct Arguments {
-    /// Only so many sectors that hold something, with one kind of fault each, instead of all with all.
+    /// Only so many faults of sectors that hold something, instead of every fault of every sector.
     #[arg(long)]
     cases: Option<u64>,
-    /// Which sectors these are.
+    /// Which these are.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Threads.
+    #[arg(long, default_value_t = 2)]
+    threads: u64,
 }
 
 /// Ends at the first sector that is not explained.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let variables = match arguments.cases {
+    let mut variables = match arguments.cases {
         Some(cases) => vec![("SWEEP_CASES", cases.to_string()), ("SWEEP_SEED", arguments.seed.to_string())],
         None => vec![("SWEEP_ALL", "1".to_owned())],
     };
+    variables.push(("SWEEP_THREADS", arguments.threads.to_string()));
     let test = ["test", "--release", "--package", "envoyfs-tools", "--test", "sector_sweep", "--", "--nocapture"];
     run_cargo_with(&variables, &test)
 }

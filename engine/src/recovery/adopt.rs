@@ -30,6 +30,9 @@ pub(super) fn start(reader: &Reader, entry: &VolumeEntry, found: &Found) -> Resu
     if let Some(adopted) = &found.adopted {
         let tried = read_batch(reader, entry, adopted).and_then(|batch| {
             let roots = read_roots(reader, [Some(adopted.body.roots), Some(adopted.body.roots_twin)])?;
+            reader.set_root_copies(&roots);
+            // With a bad node at its top nothing of it could be read; the records in the log lead to the same state from the checkpoint before.
+            roots.references.iter().try_for_each(|root| reader.object(root).map(|_| ()))?;
             Ok((batch, roots))
         });
         match tried {
@@ -43,6 +46,7 @@ pub(super) fn start(reader: &Reader, entry: &VolumeEntry, found: &Found) -> Resu
         (None, None) => RootsObject::default(),
         both => read_roots(reader, [both.0, both.1])?,
     };
+    reader.set_root_copies(&roots);
     Ok(Start { adopted: None, batch: Batch::default(), roots })
 }
 

@@ -11,6 +11,7 @@ use crate::state::{Fragment, SlotMap, locate, slot_map};
 use crate::store::Result;
 use envoyfs_layout::checksum::crc32c;
 use envoyfs_layout::directory_page::Place;
+use envoyfs_layout::roots::RootsObject;
 use envoyfs_layout::{LayoutError, Oid, Reference, UNIT};
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
@@ -123,6 +124,8 @@ pub struct Reader {
     relocated: RwLock<HashMap<u32, SlotMap>>,
     /// Segments in it: whoever sees none need not look.
     relocations: AtomicUsize,
+    /// Nodes at the top of the trees, from the published roots object.
+    root_copies: RwLock<HashMap<Oid, Arc<[u8]>>>,
     /// Bytes not on the device yet.
     pub in_flight: InFlight,
     /// Pins.
@@ -141,6 +144,7 @@ impl Reader {
             slot_map_bytes,
             relocated: RwLock::default(),
             relocations: AtomicUsize::new(0),
+            root_copies: RwLock::default(),
             in_flight: InFlight::default(),
             readers: Readers::default(),
         }
@@ -431,10 +435,31 @@ impl Reader {
         let _timing = self.metrics.time(&self.metrics.reads.node);
         self.metrics.reads.node_bytes.add(reference.stored_bytes.into());
         let mut bytes = vec![0; reference.stored_bytes as usize];
-        self.read(oid, &(slot..slot + reference.units()), &mut bytes, |bytes| {
+        let read = self.read(oid, &(slot..slot + reference.units()), &mut bytes, |bytes| {
             check("object", reference.crc, crc32c(bytes))
-        })?;
-        Ok(bytes.into())
+        });
+        match read {
+            Ok(()) => Ok(bytes.into()),
+            Err(error) => {
+                let copy = self.root_copies.read().get(&oid).cloned();
+                let copy = copy.filter(|copy| crc32c(copy) == reference.crc).ok_or(error.clone())?;
+                tracing::warn!(%error, "a node at the top is damaged; its copy in the roots object is good");
+                Ok(copy)
+            }
+        }
+    }
+
+    /// Nodes at the top that cannot be read are read from this roots object from now on.
+    pub fn set_root_copies(&self, roots: &RootsObject) {
+        let copies = roots.copies.iter().map(|(reference, bytes)| (reference.oid, Arc::from(bytes.as_slice())));
+        *self.root_copies.write() = copies.collect();
+    }
+
+    /// A node for the next roots object: the copy that is held, or as it stands.
+    pub fn top_node(&self, reference: &Reference) -> Option<Vec<u8>> {
+        let held = self.root_copies.read().get(&reference.oid).cloned();
+        let held = held.filter(|copy| crc32c(copy) == reference.crc);
+        held.or_else(|| self.object(reference).ok()).map(|bytes| bytes.to_vec())
     }
 
     /// A system page, verified.

@@ -347,7 +347,7 @@ pub fn roots() -> Seeds {
     let (blob, references) =
         ClientRoots { territory_table: node_reference(8), realm_table: node_reference(9) }.encode();
     vec![
-        RootsObject { checkpoint: 3, freeze: Lsn(600), hlc: Hlc(99), references, blob }.encode(),
+        RootsObject { checkpoint: 3, freeze: Lsn(600), hlc: Hlc(99), references, blob, copies: Vec::new() }.encode(),
         RootsObject::default().encode(),
     ]
 }

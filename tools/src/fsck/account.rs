@@ -87,16 +87,18 @@ pub fn publish(
             hlc: entry.checkpoint_hlc,
             references: roots.references.clone(),
             blob: state.blob.clone(),
+            copies: Vec::new(),
         };
-        let bytes = object.encode();
+        // What was written until now is read back for it.
+        writer.settle()?;
+        add_homes(examined, &writer);
+        let bytes = object.with_copies(|root| examined.space.root(disk, root)).encode();
         let hlc = entry.checkpoint_hlc;
         let mut copy = || writer.append(ReferenceKind::Roots, 0, hlc, 0, &bytes);
         (entry.roots, entry.roots_twin) = (Some(copy()?), Some(copy()?));
     }
     writer.settle()?;
-    for (segment, container) in writer.homes() {
-        examined.space.add(SegmentPage { segment: *segment, ..SegmentPage::default() }, Some(*container), false);
-    }
+    add_homes(examined, &writer);
     examined.directory.entry.roots = entry.roots;
     examined.directory.entry.roots_twin = entry.roots_twin;
     let roots = state.roots.or_else(|| examined.roots.take());
@@ -108,6 +110,13 @@ pub fn publish(
     let (table, entry) = finish(examined, entry, books, (&state.queue, &state.unreadable), writer)?;
     publish_directory(disk.device(), &examined.superblock, entry, table)?;
     Ok(())
+}
+
+/// Segments begun by the writer can be read from now on.
+fn add_homes(examined: &mut Examined, writer: &OfflineWriter<'_>) {
+    for (segment, container) in writer.homes() {
+        examined.space.add(SegmentPage { segment: *segment, ..SegmentPage::default() }, Some(*container), false);
+    }
 }
 
 /// Where an empty log may begin: behind every block and record that there can be.

@@ -9,7 +9,7 @@ use super::space::Space;
 use envoyfs_layout::{BLOCK, Oid, Reference, Slice, UNIT, checksum};
 use indicatif::ProgressBar;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Bytes of one read.
@@ -54,7 +54,7 @@ pub struct Bad {
 
 /// Blocks that are not what they must be, by their first unit and the checksum that they should have.
 #[derive(Debug, Default)]
-pub struct BadBlocks(HashMap<(Oid, u32), Bad>);
+pub struct BadBlocks(BTreeMap<(Oid, u32), Bad>);
 
 impl BadBlocks {
     /// None.
@@ -69,12 +69,35 @@ impl BadBlocks {
     /// What is wrong with block `index` of a slice.
     #[must_use]
     pub fn of(&self, slice: &Slice, extent: &Reference, index: usize) -> Option<&Bad> {
+        self.find(slice, extent, index).map(|(_, bad)| bad)
+    }
+    /// The same, and under which id and checksum it is filed.
+    #[must_use]
+    pub fn find(&self, slice: &Slice, extent: &Reference, index: usize) -> Option<((Oid, u32), &Bad)> {
         if self.0.is_empty() {
             return None;
         }
         let slot = block_slot(slice, extent, index)?;
-        let oid = Oid::new(extent.oid.volume(), extent.oid.segment(), slot);
-        self.0.get(&(oid, *slice.crcs.get(index)?))
+        let key = (Oid::new(extent.oid.volume(), extent.oid.segment(), slot), *slice.crcs.get(index)?);
+        self.0.get(&key).map(|bad| (key, bad))
+    }
+    /// Is any block of an extent bad, whoever uses it?
+    #[must_use]
+    pub fn any_in(&self, extent: &Reference) -> bool {
+        let (oid, first) = (extent.oid, u32::from(extent.oid.slot()));
+        let last = u16::try_from(first.saturating_add(extent.units()).saturating_sub(1)).unwrap_or(u16::MAX);
+        let last = Oid::new(oid.volume(), oid.segment(), last);
+        extent.kind == envoyfs_layout::ReferenceKind::Extent
+            && self.0.range((oid, 0)..=(last, u32::MAX)).next().is_some()
+    }
+    /// Each by its first unit and the checksum that it should have.
+    pub fn keys(&self) -> impl Iterator<Item = (Oid, u32)> + '_ {
+        self.0.keys().copied()
+    }
+    /// What is wrong with it.
+    #[must_use]
+    pub fn get(&self, key: &(Oid, u32)) -> Option<&Bad> {
+        self.0.get(key)
     }
 }
 
@@ -107,7 +130,7 @@ impl Expectations {
         self.segments.values_mut().for_each(List::tidy);
         let jobs = self.jobs(space);
         let next = AtomicUsize::new(0);
-        let (bytes, bad) = (AtomicU64::new(0), Mutex::new(HashMap::new()));
+        let (bytes, bad) = (AtomicU64::new(0), Mutex::new(BTreeMap::new()));
         let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, THREADS_MAX);
         let scan = Scan { volume, space, disk, progress, bad: &bad, bytes: &bytes };
         let this = &*self;
@@ -165,7 +188,7 @@ struct Scan<'a> {
     space: &'a Space,
     disk: &'a Disk,
     progress: &'a ProgressBar,
-    bad: &'a Mutex<HashMap<(Oid, u32), Bad>>,
+    bad: &'a Mutex<BTreeMap<(Oid, u32), Bad>>,
     bytes: &'a AtomicU64,
 }
 

@@ -1,12 +1,14 @@
 //! One whole check of the published checkpoint: everything that repair must know comes out of it.
 
+use super::beside::{self, Retained};
+use super::blame::{Blame, BrokenNodes};
 use super::data::{BadBlocks, Expectations};
 use super::disk::Disk;
 use super::links::{self, Disagreement, RealmRoots};
 use super::report::Report;
 use super::roots::{self, Roots};
 use super::space::Space;
-use super::walk::{At, Claim, Purpose, Visit, Walk};
+use super::walk::{At, Claim, Visit, Walk};
 use super::{Options, findings, interrupt, log, regions};
 use crate::mkfs::size::Size;
 use envoyfs_engine::wal::recovery::Found;
@@ -64,6 +66,8 @@ pub fn examine(disk: &Disk, superblock: &Superblock, options: Options, report: &
 
     let volume = directory.entry.volume;
     let roots = roots::read(disk, &directory.entry, &mut space, report);
+    space.set_copies(roots.as_ref().map_or(&[][..], |roots| &roots.copies));
+    let retained = beside::retained(disk, &directory, &space, report);
     let dropped: HashSet<Oid> = queue.iter().chain(&unreadable).map(|reference| reference.oid).collect();
     if !queue.is_empty() {
         report.add(findings::DROP_QUEUE, "store", format_args!("{} nodes", queue.len()));
@@ -88,6 +92,7 @@ pub fn examine(disk: &Disk, superblock: &Superblock, options: Options, report: &
     };
     out.complete &= out.roots.is_some();
     let passes = passes(superblock, &out.space, &out.directory.table, options);
+    let mut broken = BrokenNodes::new();
     for (index, range) in passes.into_iter().enumerate() {
         // Findings of the walk are the same in every pass; those of counts, liveness and data belong to one.
         let mut scratch = Report::new(String::new());
@@ -105,7 +110,16 @@ pub fn examine(disk: &Disk, superblock: &Superblock, options: Options, report: &
                 out.links = links::check(&mut walk);
                 out.twice = std::mem::take(&mut walk.twice);
             }
+            let mut others = beside::walk_retained(&mut walk, &retained);
             let expectations = walk.data.take();
+            if let Some(log) = out.log.as_ref().filter(|_| index == 0) {
+                others.extend(beside::walk_unpublished(&mut walk, log));
+                walk.space.set_copies(out.roots.as_ref().map_or(&[][..], |roots| &roots.copies));
+            }
+            if index == 0 {
+                broken = std::mem::take(&mut walk.broken);
+                others.into_iter().for_each(|finding| walk.report.add(finding.kind, finding.place, finding.detail));
+            }
             expectations.map(|mut all| all.verify(volume, &out.space, disk, &progress))
         };
         if index > 0 {
@@ -124,8 +138,8 @@ pub fn examine(disk: &Disk, superblock: &Superblock, options: Options, report: &
     if report.statistics.reclaimable_bytes > 0 {
         report.add(findings::RECLAIMABLE, "store", Size(report.statistics.reclaimable_bytes));
     }
-    if !out.bad.is_empty() {
-        out.blame(disk, report);
+    if !(out.bad.is_empty() && broken.is_empty()) {
+        out.blame(disk, &broken, &retained, report);
     }
     Some(out)
 }
@@ -136,18 +150,25 @@ impl Examined {
         self.queue.iter().chain(&self.unreadable).copied().collect()
     }
 
-    /// Finds the files that bad blocks belong to.
-    fn blame(&mut self, disk: &Disk, report: &mut Report) {
-        let mut known = Report::new(String::new());
-        let waiting = self.waiting();
+    /// Tells everything that what is damaged belongs to.
+    fn blame(&mut self, disk: &Disk, broken: &BrokenNodes, retained: &[Retained], report: &mut Report) {
         self.space.begin_pass(0..0);
-        let mut walk = Walk::new(disk, &mut self.space, &mut known, ProgressBar::hidden());
-        walk.purpose = Purpose::Blame(&self.bad);
-        start(&mut walk, &self.directory, self.roots.as_ref(), &waiting);
-        walk.run();
-        known.retain(|kind| kind == findings::DATA_CHECKSUM || kind == findings::DATA_UNREADABLE);
-        known.statistics = super::report::Statistics::default();
-        report.absorb(known);
+        let mut blame = Blame::new(disk, &self.space, broken, &self.bad);
+        let trees = self.roots.iter().flat_map(|roots| &roots.trees);
+        let mut starts: Vec<(Reference, Rc<At>)> =
+            trees.map(|(reference, _, name)| (*reference, Rc::new(At::Root((*name).into())))).collect();
+        let deleted = Rc::new(At::Root("(deleted)".into()));
+        starts.extend(self.queue.iter().chain(&self.unreadable).map(|reference| (*reference, Rc::clone(&deleted))));
+        blame.name(&starts, report);
+        for key in blame.rest(report) {
+            let Some(bad) = self.bad.get(&key) else { continue };
+            let detail = match &bad.found {
+                Ok(found) => format!("{found:#010x}, expected {:#010x}, device offset {}", key.1, bad.offset),
+                Err(why) => why.clone(),
+            };
+            let kind = if retained.is_empty() { findings::DATA_CHECKSUM } else { findings::HISTORY };
+            report.add(kind, format_args!("object {}", key.0), detail);
+        }
     }
 }
 
@@ -162,10 +183,10 @@ pub fn start(walk: &mut Walk<'_>, directory: &VolumeDirectory, roots: Option<&Ro
             walk.edge(reference);
         }
         for (reference, tree, name) in &roots.trees {
-            walk.stack.push(Visit::root(*reference, *tree, None, None, &Rc::new(At::Root(name))));
+            walk.stack.push(Visit::root(*reference, *tree, None, None, &Rc::new(At::Root((*name).into()))));
         }
     }
-    let at = Rc::new(At::Root("(deleted)"));
+    let at = Rc::new(At::Root("(deleted)".into()));
     for reference in queue {
         walk.space.hold(reference);
         let (claim, keys) = (Claim::default(), (None, None));

@@ -138,11 +138,15 @@ kinds! {
     LOG_DROPPED = 203 Error Yes "records in the log cannot be replayed on what is left of the trees", "given up";
     /// Data named by a record does not verify.
     LOG_DATA = 204 Error Yes "file data that a record in the log names does not verify", "the log is replayed, then the blocks are cut: they read as zeros";
+    /// The checkpoint that a mount would adopt is damaged.
+    LOG_CHECKPOINT = 205 Error Preen "the checkpoint in the log, which a mount would start from, is damaged", "the log is replayed from the published checkpoint instead: nothing is lost";
     // 300-399: system pages.
     /// A page does not verify.
     SYSTEM_PAGE = 300 Error Preen "a system page is damaged", "made again from a walk of the trees";
     /// Pages overlap or lie in a container that is not for system pages.
     SYSTEM_PLACE = 301 Error Preen "a system page lies outside a system container", "written again elsewhere";
+    /// Lists of deferred units.
+    DEFERRED = 302 Error Preen "the list of what a retained checkpoint keeps differs from the segments' pages", "retained checkpoints are given up";
     // 400-499: objects and nodes.
     /// An object's place cannot be found.
     UNRESOLVED = 400 Error Yes "an object lies in no segment of the store", "what refers to it is cut";
@@ -162,6 +166,10 @@ kinds! {
     NO_ROOTS = 407 Fatal Rebuild "no copy of the roots object verifies", "an older one is looked for in the segments";
     /// The tables at the top cannot be read.
     NO_TOP = 408 Fatal Rebuild "the table at the top of all trees cannot be read", "an older one is looked for in the segments";
+    /// History is damaged.
+    HISTORY = 409 Error Preen "something that only a retained checkpoint needs is damaged", "retained checkpoints are given up; what is published stays";
+    /// A node of which the roots object holds a copy.
+    ROOT_NODE = 410 Warning Preen "a node at the top of the trees is damaged; its copy in the roots object is good", "written anew";
     // 500-599: file data.
     /// A block does not verify.
     DATA_CHECKSUM = 500 Error Yes "the checksum of a block of file data does not match", "the block is cut: it reads as zeros";
@@ -186,6 +194,8 @@ kinds! {
     COUNT_ORPHAN = 605 Error Preen "a count is kept for an object that nothing refers to", "removed";
     /// List of unreadable nodes.
     UNREADABLE = 606 Error Yes "deleted trees cannot be freed, because their nodes cannot be read", "freed, with all that only they led to";
+    /// INV-31.
+    NOT_KEPT = 607 Error Preen "space that a retained checkpoint needs is not live and may be overwritten (INV-31)", "retained checkpoints are given up";
     // 700-799: names.
     /// INV-27.
     TOTALS = 700 Error Preen "the totals of a directory differ from what is in it (INV-27)", "set to what was found";

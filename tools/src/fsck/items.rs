@@ -1,12 +1,12 @@
 //! What the items of leaves mean: names, files, slices, snapshots, territories; and the file data that they lead to.
 
 use super::findings;
-use super::walk::{At, Purpose, Sum, Visit, Walk};
+use super::walk::{At, Sum, Visit, Walk};
 use envoyfs_layout::key::{self, DirectoryKey, RealmItemKind, RealmKey};
 use envoyfs_layout::node::{NodeHeader, NodeView, TreeKind};
 use envoyfs_layout::{
-    BLOCK, Body, DirectoryAttributes, Entry, Hlc, Inode, LayoutError, Oid, RealmRecord, Reference, ReferenceKind,
-    Slice, SnapshotItem, TerritoryRecord, Totals,
+    Body, DirectoryAttributes, Entry, Hlc, Inode, LayoutError, Oid, RealmRecord, Reference, ReferenceKind, Slice,
+    SnapshotItem, TerritoryRecord, Totals,
 };
 use siphasher::sip::SipHasher13;
 use std::hash::Hasher as _;
@@ -112,7 +112,8 @@ pub fn leaf(
                 });
             }
             if let Some(view) = &record.view {
-                walk.realm(view, birth, &Rc::new(At::Root("")));
+                let base = Rc::clone(&walk.base);
+                walk.realm(view, birth, &base);
             }
             Ok(sum(Totals::ZERO, 0))
         }
@@ -152,14 +153,14 @@ fn realm_item(
         RealmItemKind::Snapshot => {
             let item = SnapshotItem::decode(value, references)?;
             let directory = format!("(directory {} of realm {})/.snap", key.directory, key.realm);
-            let parent = Rc::new(At::Name(Rc::new(At::Root("")), directory.into_bytes()));
+            let parent = Rc::new(At::Name(Rc::clone(&walk.base), directory.into_bytes()));
             walk.report.statistics.snapshots += 1;
             walk.realm(&item.realm, birth, &Rc::new(At::Name(parent, item.name)));
         }
         RealmItemKind::Orphan => {
             let inode = Inode::decode(value, references)?;
             let at = Rc::new(At::Name(
-                Rc::new(At::Root("")),
+                Rc::clone(&walk.base),
                 format!("(unlinked inode {} of realm {})", key.id, key.realm).into_bytes(),
             ));
             walk.report.add(findings::ORPHAN, &at, format_args!("{} bytes", inode.body.allocated()));
@@ -193,25 +194,7 @@ fn data(walk: &mut Walk<'_>, slice: &Slice, extent: &Reference, at: &At) {
         walk.report.add(findings::SLICES, at, detail);
         return;
     }
-    if let Purpose::Blame(bad) = walk.purpose {
-        for (index, block) in (0..slice.crcs.len()).zip(slice.file_block..) {
-            let Some(found) = bad.of(slice, extent, index) else { continue };
-            let place = format!("{at} at byte {}", block * u64::from(BLOCK));
-            let offset = found.offset;
-            match &found.found {
-                Ok(crc) => {
-                    let expected = slice.crcs.get(index).copied().unwrap_or(0);
-                    let oid = extent.oid;
-                    let detail =
-                        format!("{crc:#010x}, expected {expected:#010x}; object {oid}, device offset {offset}");
-                    walk.report.add(findings::DATA_CHECKSUM, place, detail);
-                }
-                Err(why) => walk.report.add(findings::DATA_UNREADABLE, place, why),
-            }
-        }
-        return;
-    }
-    walk.space.mark_reached(extent.oid, units);
+    walk.reached(extent.oid, units);
     if let Some(expectations) = &mut walk.data
         && walk.space.in_pass(extent.oid.segment())
     {

@@ -23,7 +23,14 @@ impl Cache {
         if self.0.len() >= CACHED_NODES_MAX {
             self.0.clear();
         }
-        let bytes = walk.read_node(reference, at);
+        let bytes = match (walk.read_node(reference), walk.space.copy(reference.oid)) {
+            (Ok(bytes), _) => Some(bytes),
+            (Err(_), Some(copy)) => Some(copy.to_vec()),
+            (Err((kind, detail)), None) => {
+                walk.report.add(kind, format_args!("{at} (node {})", reference.oid), detail);
+                None
+            }
+        };
         self.0.insert(reference.oid, bytes.clone());
         bytes
     }

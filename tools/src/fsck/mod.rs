@@ -1,13 +1,16 @@
 //! Checking and repairing a store that is not mounted.
 //!
 //! ```text
-//! superblocks -> volume directory -> segment table and pages -> log (to the cut) -> roots -> every node -> counts, liveness, hard links -> file data
-//! regions        regions              regions, space              log                walk     walk, items   space, units      links          data
+//! superblocks -> volume directory -> segment table and pages -> log (to the cut) -> roots -> every node -> counts, liveness, hard links -> file data -> names of what is damaged
+//! regions        regions              regions, space              log                roots    walk, items   space, units      links          data         blame
 //! ```
-//! What is checked is the *published checkpoint*. Records after it are only counted: the mount replays them. A damaged part does not stop the check, but then nothing is
+//! What is checked is the *published checkpoint*, and beside it ([`beside`]) the retained ones and one in the log that a mount would start from. Records after it are
+//! counted and the data that they name is verified: the mount replays them. A damaged part does not stop the check, but then nothing is
 //! called unreachable any more, since what leads there may be in the damaged part. [`repair`] says how what was found is put right.
 
 mod account;
+mod beside;
+mod blame;
 pub mod data;
 pub mod disk;
 mod examine;

@@ -14,13 +14,13 @@ use super::examine::{Examined, start};
 use super::repair::{Settings, repair_disk};
 use super::report::Report;
 use super::ring::Ring;
-use super::roots::Roots;
+use super::roots::{self, Roots};
 use super::scan::{FoundHeader, Scanned, container, headers};
 use super::source::Source;
 use super::space::Space;
 use super::walk::Walk;
 use super::{data, log};
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use envoyfs_engine::format::{FormatOptions, blank};
 use envoyfs_engine::hlc::next_bound;
 use envoyfs_engine::repair::OfflineWriter;
@@ -31,7 +31,7 @@ use envoyfs_layout::roots::RootsObject;
 use envoyfs_layout::segment::TableRow;
 use envoyfs_layout::superblock::Superblock;
 use envoyfs_layout::system_page::{Moved, SegmentPage};
-use envoyfs_layout::{ClientRoots, Hlc, Lsn, Oid, ReferenceKind, checksum};
+use envoyfs_layout::{ClientRoots, Hlc, Lsn, Oid, Reference, ReferenceKind, checksum};
 use indicatif::ProgressBar;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
@@ -89,7 +89,9 @@ pub fn rebuild_disk(disk: &Disk, settings: &Settings) -> Result<Report> {
     let hlc = log.as_ref().map_or(Hlc::ZERO, |log| log.max_hlc).max(directory.entry.checkpoint_hlc);
     superblock.hlc_bound = superblock.hlc_bound.max(next_bound(settings.clock.wall_ns(), hlc));
 
-    let roots = roots_of(&found)?;
+    let roots = roots::of(&found).map_err(|why| anyhow!("the roots object: {why}"))?;
+    let mut space = space;
+    space.set_copies(&roots.copies);
     let mut examined = Examined {
         superblock: superblock.clone(),
         directory,
@@ -267,21 +269,17 @@ fn newest_roots(disk: &Disk, space: &Space, scanned: &BTreeMap<u32, Scanned>) ->
     all.into_iter().find(|roots| {
         let Ok(client) = ClientRoots::decode(&roots.blob, &roots.references) else { return false };
         let reference = client.territory_table;
+        let copied = |(node, bytes): &(Reference, Vec<u8>)| {
+            node.oid == reference.oid && checksum::crc32c(bytes) == reference.crc
+        };
+        if roots.copies.iter().any(copied) {
+            return true;
+        }
         let mut bytes = vec![0; reference.stored_bytes as usize];
         space.read(disk, reference.oid, 0, &mut bytes).is_ok()
             && checksum::crc32c(&bytes) == reference.crc
             && NodeView::parse(&bytes).is_ok()
     })
-}
-
-fn roots_of(found: &RootsObject) -> Result<Roots> {
-    use envoyfs_layout::node::TreeKind;
-    let client = ClientRoots::decode(&found.blob, &found.references)?;
-    let trees = vec![
-        (client.territory_table, TreeKind::TerritoryTable, "territory table"),
-        (client.realm_table, TreeKind::RealmTable, "realm table"),
-    ];
-    Ok(Roots { references: found.references.clone(), trees, blob: found.blob.clone(), damaged: false })
 }
 
 /// Numbers that may have been handed out: beyond all that are met, and what a mount reserves at once.

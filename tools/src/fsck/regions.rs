@@ -233,8 +233,8 @@ pub fn unreadable(
     list(disk, space, directory, directory.entry.unreadable, report, "list of unreadable nodes", rows_of)
 }
 
-/// Rows of a chain of list pages.
-fn list<T>(
+/// Rows of a chain of list pages; `false`: there may be more.
+pub fn list<T>(
     disk: &Disk,
     space: &Space,
     directory: &VolumeDirectory,

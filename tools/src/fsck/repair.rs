@@ -67,7 +67,8 @@ pub fn repair_disk(disk: &Disk, settings: &Settings) -> Result<Report> {
     disk.device().flush().context("the device does not flush")?;
     let mut before: Option<Report> = None;
     let mut lost = Vec::new();
-    let mut drop_log = false;
+    let mut plan = Plan::Replay;
+    let mut failures = 0;
     let mut step = 0;
     loop {
         let mut report = Report::new(disk.device().label());
@@ -86,7 +87,7 @@ pub fn repair_disk(disk: &Disk, settings: &Settings) -> Result<Report> {
             return Ok(report);
         };
         superblock::repair(disk.device(), &opened)?;
-        match next(&report, &examined, settings.all, drop_log) {
+        match next(&report, &examined, settings.all, plan) {
             Step::Superblocks => {}
             Step::Nothing => {
                 report.after(first.clone(), lost);
@@ -94,24 +95,48 @@ pub fn repair_disk(disk: &Disk, settings: &Settings) -> Result<Report> {
             }
             Step::Books => books(disk, &mut examined, settings)?,
             Step::Replay => {
-                if let Err(why) = replay(disk, settings) {
+                let damaged = report.count(findings::LOG_CHECKPOINT) > 0;
+                if let Err(why) = replay(disk, settings, damaged) {
                     if !settings.all {
                         report.add(findings::LOG_DROPPED, "log", why);
                         report.after(first.clone(), lost);
                         return Ok(report);
                     }
-                    let records = examined.log.as_ref().map_or(0, log::client_records);
-                    let detail = format!("{records} records; {why}");
-                    lost.push(Finding { kind: findings::LOG_DROPPED, place: "log".into(), detail });
-                    drop_log = true;
+                    failures += 1;
+                    let adopted = examined.log.as_ref().is_some_and(|log| log.adopted.is_some());
+                    let broken = report.findings.iter().any(|finding| of_trees(finding.kind));
+                    if failures == 1 && adopted {
+                        // It may be published by now; what is wrong below it is seen in the next step.
+                    } else if failures <= 2 && !adopted && broken {
+                        // On trees without the damage most records fit.
+                        plan = Plan::TreesFirst;
+                        failures = 2;
+                    } else {
+                        let records = examined.log.as_ref().map_or(0, log::client_records);
+                        let detail = format!("{records} records; {why}");
+                        lost.push(Finding { kind: findings::LOG_DROPPED, place: "log".into(), detail });
+                        plan = Plan::Drop;
+                    }
                 }
             }
             Step::Trees => {
-                trees(disk, &mut examined, settings)?;
-                drop_log = false;
+                trees(disk, &mut examined, settings, plan == Plan::TreesFirst)?;
+                plan = Plan::Replay;
+                failures += 1;
             }
         }
     }
+}
+
+/// What becomes of the log.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Plan {
+    /// Replayed before trees are changed.
+    Replay,
+    /// It cannot be: replayed when what is damaged has been cut out of the published trees.
+    TreesFirst,
+    /// It cannot be at all.
+    Drop,
 }
 
 enum Step {
@@ -124,13 +149,13 @@ enum Step {
 
 /// Kinds that only new nodes put right.
 fn of_trees(kind: &Kind) -> bool {
-    matches!(kind.number, 400..=405 | 500..=599 | 606 | 700..=799)
+    matches!(kind.number, 400..=405 | 410 | 500..=599 | 606 | 700..=799)
 }
 
-fn next(report: &Report, examined: &Examined, all: bool, drop_log: bool) -> Step {
+fn next(report: &Report, examined: &Examined, all: bool, plan: Plan) -> Step {
     let worth = |kind: &Kind| kind.severity > Severity::Note;
     let any = |of: &dyn Fn(&Kind) -> bool| report.findings.iter().any(|f| worth(f.kind) && of(f.kind));
-    let books = |kind: &Kind| matches!(kind.number, 100..=199 | 300..=399 | 406 | 600..=605);
+    let books = |kind: &Kind| matches!(kind.number, 100..=199 | 300..=399 | 406 | 409 | 600..=605 | 607);
     if any(&books) {
         return Step::Books;
     }
@@ -141,7 +166,8 @@ fn next(report: &Report, examined: &Examined, all: bool, drop_log: bool) -> Step
     // To write new trees means to leave out what cannot be read.
     let gives_up = any(&|kind| of_trees(kind) && kind.by == By::Yes);
     let trees = any(&of_trees) && (all || !gives_up);
-    if (corrupt && all || trees) && replayable && !drop_log {
+    let unpublished = any(&|kind| kind == findings::LOG_CHECKPOINT);
+    if (corrupt && all || trees || unpublished) && replayable && plan == Plan::Replay {
         return Step::Replay;
     }
     if trees || (corrupt && all) {
@@ -169,8 +195,19 @@ fn books(disk: &Disk, examined: &mut Examined, settings: &Settings) -> Result<()
     publish(disk, examined, writer, state, settings.options)
 }
 
-/// Mounts without a mount point: recovery, replay, a checkpoint.
-fn replay(disk: &Disk, settings: &Settings) -> std::result::Result<(), String> {
+/// Mounts without a mount point: recovery, replay, a checkpoint. If the checkpoint in the log is damaged, from the published one; that failing, and if things may be
+/// given up, from the damaged one all the same: what is below the damage is cut afterwards. (The other order would publish the damaged one.)
+fn replay(disk: &Disk, settings: &Settings, damaged: bool) -> std::result::Result<(), String> {
+    if damaged {
+        match replay_from(disk, settings, true) {
+            Err(_) if settings.all => {}
+            result => return result,
+        }
+    }
+    replay_from(disk, settings, false)
+}
+
+fn replay_from(disk: &Disk, settings: &Settings, published: bool) -> std::result::Result<(), String> {
     let options = EngineOptions {
         read_only: false,
         threads: false,
@@ -178,7 +215,8 @@ fn replay(disk: &Disk, settings: &Settings) -> std::result::Result<(), String> {
         clock: Arc::clone(&settings.clock),
         settings: envoyfs_engine::settings::Settings::default(),
     };
-    let engine = Engine::open(disk.shared(), options).map_err(|error| error.to_string())?;
+    let open = if published { Engine::open_published } else { Engine::open };
+    let engine = open(disk.shared(), options).map_err(|error| error.to_string())?;
     if !engine.read_only().is_empty() {
         return Err(engine.read_only().to_string());
     }
@@ -193,8 +231,8 @@ fn replay(disk: &Disk, settings: &Settings) -> std::result::Result<(), String> {
     replayed.and(closed).and(stopped)
 }
 
-/// Writes the trees anew where they are damaged, without what is damaged.
-fn trees(disk: &Disk, examined: &mut Examined, settings: &Settings) -> Result<()> {
+/// Writes the trees anew where they are damaged, without what is damaged. With `keep_log` the log stays and is replayed on them later; else it is over.
+fn trees(disk: &Disk, examined: &mut Examined, settings: &Settings, keep_log: bool) -> Result<()> {
     let superblock = examined.superblock.clone();
     let entry = &examined.directory.entry;
     let (volume, mut bounds) = (entry.volume, entry.bounds);
@@ -208,6 +246,6 @@ fn trees(disk: &Disk, examined: &mut Examined, settings: &Settings) -> Result<()
     bounds.segment = bounds.segment.max(u64::from(writer.next_segment()) + 1);
     bounds.inode = bounds.inode.max(inode);
     let blob = new.blob.clone();
-    let state = NewState { roots: Some(new), blob, bounds, keep_log: false, queue: Vec::new(), unreadable: Vec::new() };
+    let state = NewState { roots: Some(new), blob, bounds, keep_log, queue: Vec::new(), unreadable: Vec::new() };
     publish(disk, examined, writer, state, settings.options)
 }

@@ -117,7 +117,7 @@ impl<'a, 'w> Rewriter<'a, 'w> {
             (client.territory_table, TreeKind::TerritoryTable, "territory table"),
             (client.realm_table, TreeKind::RealmTable, "realm table"),
         ];
-        Ok(Roots { references, trees, blob, damaged: false })
+        Ok(Roots { references, trees, blob, damaged: false, copies: Vec::new() })
     }
 
     /// A whole tree; none if its root cannot be read.
@@ -137,12 +137,20 @@ impl<'a, 'w> Rewriter<'a, 'w> {
     }
 
     fn read(&self, reference: &Reference) -> Option<Vec<u8>> {
+        self.read_or_copy(reference).map(|(bytes, _)| bytes)
+    }
+
+    /// A node's bytes, and whether they are a copy in place of what is damaged.
+    fn read_or_copy(&self, reference: &Reference) -> Option<(Vec<u8>, bool)> {
         if reference.kind != ReferenceKind::Node || reference.stored_bytes as usize > NODE_BYTES_MAX {
             return None;
         }
         let mut bytes = vec![0; reference.stored_bytes as usize];
-        self.space.read(self.disk, reference.oid, 0, &mut bytes).ok()?;
-        (checksum::crc32c(&bytes) == reference.crc).then_some(bytes)
+        let read = self.space.read(self.disk, reference.oid, 0, &mut bytes);
+        if read.is_ok() && checksum::crc32c(&bytes) == reference.crc {
+            return Some((bytes, false));
+        }
+        self.space.copy(reference.oid).map(|copy| (copy.to_vec(), true))
     }
 
     fn node(&mut self, reference: &Reference, down: Down<'_>) -> Result<Option<Built>> {
@@ -153,9 +161,9 @@ impl<'a, 'w> Rewriter<'a, 'w> {
         if interrupt::requested() {
             bail!("stopped before anything was changed");
         }
-        let built = match self.read(reference) {
-            Some(bytes) => match NodeView::parse(&bytes) {
-                Ok(view) => self.parsed(reference, &view, down)?,
+        let built = match self.read_or_copy(reference) {
+            Some((bytes, is_copy)) => match NodeView::parse(&bytes) {
+                Ok(view) => self.parsed(reference, &view, down, is_copy)?,
                 Err(_) => None,
             },
             None => None,
@@ -164,12 +172,19 @@ impl<'a, 'w> Rewriter<'a, 'w> {
         Ok(built)
     }
 
-    fn parsed(&mut self, reference: &Reference, view: &NodeView<'_>, down: Down<'_>) -> Result<Option<Built>> {
+    /// `anew`: it is written although nothing in it changes.
+    fn parsed(
+        &mut self,
+        reference: &Reference,
+        view: &NodeView<'_>,
+        down: Down<'_>,
+        anew: bool,
+    ) -> Result<Option<Built>> {
         let header = *view.header();
         if header.tree != down.kind || down.level.is_some_and(|level| level != header.level) {
             return Ok(None);
         }
-        let mut changed = header.birth != reference.birth;
+        let mut changed = anew || header.birth != reference.birth;
         let mut items: Vec<Item> = Vec::with_capacity(header.item_count.into());
         let hash_key = down.hash_key.or_else(|| items::hash_key(view));
         let keys: Vec<&[u8]> = view.items().map(|item| item.key).collect();

@@ -3,11 +3,11 @@
 use super::disk::Disk;
 use super::findings;
 use super::report::Report;
-use super::space::{ReadError, Space};
+use super::space::Space;
 use envoyfs_layout::directory_page::VolumeEntry;
 use envoyfs_layout::node::TreeKind;
 use envoyfs_layout::roots::RootsObject;
-use envoyfs_layout::{ClientRoots, Reference, checksum};
+use envoyfs_layout::{ClientRoots, LayoutError, Oid, Reference, checksum};
 
 /// What the client's roots are.
 #[derive(Debug)]
@@ -20,13 +20,21 @@ pub struct Roots {
     pub blob: Vec<u8>,
     /// One of the two copies does not verify.
     pub damaged: bool,
+    /// Copies of nodes at the top; each has the checksum of the reference to it.
+    pub copies: Vec<(Oid, Vec<u8>)>,
 }
 
 /// Reads both copies. `None`: a fatal finding was added. A store without a checkpoint has no roots, and that is well.
 pub fn read(disk: &Disk, entry: &VolumeEntry, space: &mut Space, report: &mut Report) -> Option<Roots> {
     let copies: Vec<Reference> = [entry.roots, entry.roots_twin].into_iter().flatten().collect();
     if copies.is_empty() {
-        return Some(Roots { references: Vec::new(), trees: Vec::new(), blob: Vec::new(), damaged: false });
+        return Some(Roots {
+            references: Vec::new(),
+            trees: Vec::new(),
+            blob: Vec::new(),
+            damaged: false,
+            copies: Vec::new(),
+        });
     }
     let mut good = None;
     let mut damaged = copies.len() < 2;
@@ -45,26 +53,55 @@ pub fn read(disk: &Disk, entry: &VolumeEntry, space: &mut Space, report: &mut Re
         report.add(findings::NO_ROOTS, "roots", "");
         return None;
     };
-    let trees = match ClientRoots::decode(&roots.blob, &roots.references) {
-        Ok(client) => vec![
-            (client.territory_table, TreeKind::TerritoryTable, "territory table"),
-            (client.realm_table, TreeKind::RealmTable, "realm table"),
-        ],
-        Err(error) => {
-            report.add(findings::ITEM, "roots", error);
-            Vec::new()
+    let trees = trees(&roots).unwrap_or_else(|error| {
+        report.add(findings::ITEM, "roots", error);
+        Vec::new()
+    });
+    let copies = copies_of(&roots);
+    Some(Roots { references: roots.references, trees, blob: roots.blob, damaged, copies })
+}
+
+fn copies_of(roots: &RootsObject) -> Vec<(Oid, Vec<u8>)> {
+    let good = roots.copies.iter().filter(|(reference, bytes)| checksum::crc32c(bytes) == reference.crc);
+    good.map(|(reference, bytes)| (reference.oid, bytes.clone())).collect()
+}
+
+fn trees(roots: &RootsObject) -> Result<Vec<(Reference, TreeKind, &'static str)>, LayoutError> {
+    let client = ClientRoots::decode(&roots.blob, &roots.references)?;
+    Ok(vec![
+        (client.territory_table, TreeKind::TerritoryTable, "territory table"),
+        (client.realm_table, TreeKind::RealmTable, "realm table"),
+    ])
+}
+
+/// The roots of a roots object.
+///
+/// # Errors
+/// The client's bytes do not say which trees they are.
+pub fn of(roots: &RootsObject) -> Result<Roots, String> {
+    let trees = trees(roots).map_err(|error| error.to_string())?;
+    let copies = copies_of(roots);
+    Ok(Roots { references: roots.references.clone(), trees, blob: roots.blob.clone(), damaged: false, copies })
+}
+
+/// The first copy that verifies.
+///
+/// # Errors
+/// None does: why the last one does not.
+pub fn read_pair(disk: &Disk, space: &Space, copies: &[Reference]) -> Result<RootsObject, String> {
+    let mut last = "there is no roots object".to_owned();
+    for copy in copies {
+        match read_copy(disk, space, copy) {
+            Ok(roots) => return Ok(roots),
+            Err(why) => last = why,
         }
-    };
-    Some(Roots { references: roots.references, trees, blob: roots.blob, damaged })
+    }
+    Err(last)
 }
 
 fn read_copy(disk: &Disk, space: &Space, copy: &Reference) -> Result<RootsObject, String> {
     let mut bytes = vec![0; copy.stored_bytes as usize];
-    match space.read(disk, copy.oid, 0, &mut bytes) {
-        Ok(_) => {}
-        Err(ReadError::Unresolved(why)) => return Err(why),
-        Err(ReadError::Device(error)) => return Err(error.to_string()),
-    }
+    space.read(disk, copy.oid, 0, &mut bytes).map_err(|error| error.to_string())?;
     let found = checksum::crc32c(&bytes);
     if found != copy.crc {
         return Err(format!("checksum {found:#010x}, expected {:#010x}", copy.crc));

@@ -3,7 +3,7 @@
 //! Owns the published segment pages as they were read, and for every unit three marks: *used* (some node refers to the object), *reached* (a node, or a block that a file's
 //! slice uses) and *begun* (an object that something refers to begins here); besides, the edges beyond the first of objects with several. [`Space::compare`] says where these
 //! differ from what the store believes (INV-06, INV-10..12), [`Space::exact`] what a page must say.
-//! Memory: three bits a unit, in the range of segments that this pass looks at; the pages; 16 bytes an object with several references.
+//! Memory: three bits a unit (a fourth, *kept*, for what retained checkpoints need), in the range of segments that this pass looks at; the pages; 16 bytes an object with several references.
 
 use super::disk::Disk;
 use super::findings;
@@ -12,9 +12,11 @@ use super::units::{Difference, Units, differences};
 use crate::mkfs::size::Size;
 use envoyfs_engine::device::DeviceError;
 use envoyfs_layout::superblock::Superblock;
-use envoyfs_layout::system_page::SegmentPage;
-use envoyfs_layout::{Oid, Reference, UNIT};
+use envoyfs_layout::system_page::{Moved, SegmentPage};
+use envoyfs_layout::wal::{Relocated, SegmentPlaced};
+use envoyfs_layout::{Oid, Reference, UNIT, checksum};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Range;
 
 /// A segment: what its page says, and what was found.
@@ -29,7 +31,15 @@ pub struct Segment {
     used: Units,
     reached: Units,
     begun: Units,
+    kept: Units,
     more: BTreeMap<u16, u32>,
+}
+
+/// What [`Space::with_log`] changed.
+#[derive(Debug, Default)]
+pub struct FromLog {
+    added: Vec<u32>,
+    moved: BTreeMap<u32, Vec<Moved>>,
 }
 
 /// Why an object cannot be read.
@@ -41,6 +51,15 @@ pub enum ReadError {
     Device(DeviceError),
 }
 
+impl std::fmt::Display for ReadError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unresolved(why) => f.write_str(why),
+            Self::Device(error) => error.fmt(f),
+        }
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Space {
@@ -49,6 +68,7 @@ pub struct Space {
     containers: u32,
     segments: BTreeMap<u32, Segment>,
     range: Range<u32>,
+    copies: BTreeMap<Oid, Vec<u8>>,
 }
 
 impl Space {
@@ -61,7 +81,19 @@ impl Space {
             containers: superblock.containers,
             segments: BTreeMap::new(),
             range: 0..u32::MAX,
+            copies: BTreeMap::new(),
         }
+    }
+
+    /// Copies of nodes at the top, from a roots object: what a node that cannot be read is read from. Each has the checksum of the reference to it.
+    pub fn set_copies(&mut self, copies: &[(Oid, Vec<u8>)]) {
+        self.copies = copies.iter().cloned().collect();
+    }
+
+    /// The copy of a root node.
+    #[must_use]
+    pub fn copy(&self, oid: Oid) -> Option<&[u8]> {
+        self.copies.get(&oid).map(Vec::as_slice)
     }
 
     /// A segment as its page says; false if there is one of that number already.
@@ -85,6 +117,17 @@ impl Space {
         &self.segments
     }
 
+    /// A root node's stored bytes, or its copy.
+    #[must_use]
+    pub fn root(&self, disk: &Disk, reference: &Reference) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; reference.stored_bytes as usize];
+        let read = self.read(disk, reference.oid, 0, &mut bytes).is_ok();
+        if read && checksum::crc32c(&bytes) == reference.crc {
+            return Some(bytes);
+        }
+        self.copy(reference.oid).map(<[u8]>::to_vec)
+    }
+
     /// Forgets what was marked, and marks from now on only in these segments.
     pub fn begin_pass(&mut self, range: Range<u32>) {
         self.range = range;
@@ -92,6 +135,7 @@ impl Space {
             segment.used = Units::default();
             segment.reached = Units::default();
             segment.begun = Units::default();
+            segment.kept = Units::default();
             segment.more.clear();
         }
     }
@@ -200,6 +244,58 @@ impl Space {
         }
     }
 
+    /// Units from the object's start must stay readable for a retained checkpoint.
+    pub fn mark_kept(&mut self, oid: Oid, units: Range<u32>) {
+        let start = u32::from(oid.slot());
+        if let Some(segment) = self.in_range(oid.segment()) {
+            segment.kept.insert(start.saturating_add(units.start)..start.saturating_add(units.end));
+        }
+    }
+
+    /// Adds what the log says of places, and returns what [`Space::without_log`] takes back: records name segments that no published table knows.
+    pub fn with_log(&mut self, placed: &[SegmentPlaced], relocated: &[Relocated]) -> FromLog {
+        let mut out = FromLog::default();
+        for placed in placed {
+            if let Entry::Vacant(vacant) = self.segments.entry(placed.number) {
+                let page = SegmentPage { segment: placed.number, ..SegmentPage::default() };
+                vacant.insert(Segment { home: Some(placed.container), page, unknown: true, ..Segment::default() });
+                out.added.push(placed.number);
+            }
+        }
+        for moved in relocated {
+            let small = |units: u32| u16::try_from(units).ok();
+            let (Some(segment), Some(slot), Some(units)) =
+                (self.segments.get_mut(&moved.number), small(moved.slot), small(moved.units))
+            else {
+                continue;
+            };
+            let range = moved.slot..moved.slot.saturating_add(moved.units);
+            let rows = &mut segment.page.moved;
+            // What the published slot map says is newer: the cleaner may have moved it on.
+            let hit = |m: &Moved| u32::from(m.slot) < range.end && range.start < u32::from(m.slot) + u32::from(m.units);
+            if rows.iter().any(hit) {
+                continue;
+            }
+            out.moved.entry(moved.number).or_insert_with(|| rows.clone());
+            let at = rows.partition_point(|m| m.slot < slot);
+            let Relocated { container, offset_units, .. } = *moved;
+            rows.insert(at, Moved { slot, units, container, offset_units });
+        }
+        out
+    }
+
+    /// Takes back what [`Space::with_log`] added.
+    pub fn without_log(&mut self, from: FromLog) {
+        for (number, moved) in from.moved {
+            if let Some(segment) = self.segments.get_mut(&number) {
+                segment.page.moved = moved;
+            }
+        }
+        for number in from.added {
+            self.segments.remove(&number);
+        }
+    }
+
     fn in_range(&mut self, number: u32) -> Option<&mut Segment> {
         if self.range.contains(&number) { self.segments.get_mut(&number) } else { None }
     }
@@ -209,6 +305,19 @@ impl Space {
     pub fn live_bytes(&self) -> u64 {
         let units = self.segments.values().flat_map(|s| &s.page.live).map(|(_, units)| u64::from(*units)).sum::<u64>();
         units * u64::from(UNIT)
+    }
+
+    /// Units that retained checkpoints keep, according to the pages; none if a page is missing.
+    #[must_use]
+    pub fn deferred_units(&self) -> Option<u64> {
+        let mut sum = 0;
+        for segment in self.segments.values() {
+            if segment.unknown {
+                return None;
+            }
+            sum += segment.page.deferred.iter().map(|(_, units)| u64::from(*units)).sum::<u64>();
+        }
+        Some(sum)
     }
 
     /// Live units in every container, as pages have it.
@@ -283,6 +392,13 @@ impl Space {
                 segment.compare_counts(volume, *number, dropped, report);
             }
             let mut live = Units::of(&segment.page.live);
+            let mut unkept = segment.kept.clone();
+            unkept.subtract(&live);
+            for range in unkept.runs() {
+                let place = Oid::new(volume, *number, u16::try_from(range.start).unwrap_or(u16::MAX));
+                let bytes = u64::from(range.end - range.start) * u64::from(UNIT);
+                report.add(findings::NOT_KEPT, format_args!("object {place}"), Size(bytes));
+            }
             // What only retained checkpoints need is not reached from the roots, and is not lost either.
             live.subtract(&Units::of(&segment.page.deferred));
             for (range, difference) in differences(&live, &segment.used, &segment.reached, complete) {

@@ -4,13 +4,14 @@
 //! level and range of keys; the claim is checked when the child is read, or against the memory when it was read before. So no sum has to be carried up, and a tree
 //! shared by a thousand forks costs one visit and a thousand comparisons.
 //!
-//! What items mean is in [`super::items`]; file data is verified afterwards, in [`super::data`].
+//! What items mean is in [`super::items`]; file data is verified afterwards, in [`super::data`]; by which paths damage is reached, [`super::blame`] finds out.
 //! Realms inside a realm wait until it is done, so that the numbers of its inodes can be compared (INV-30).
 //! Memory: a bit a unit of the segments of nodes, [`SEEN_MAX`] nodes in short, 8 KiB a chunk of inode numbers of one realm, besides [`Space`].
 
-use super::data::{BadBlocks, Expectations};
+use super::blame::{Broken, BrokenNodes};
+use super::data::Expectations;
 use super::disk::Disk;
-use super::findings;
+use super::findings::{self, Kind};
 use super::items::{self, Leaf};
 use super::report::Report;
 use super::space::{ReadError, Space};
@@ -18,12 +19,15 @@ use super::units::Units;
 use envoyfs_layout::node::{NODE_BYTES_MAX, NodeHeader, NodeView, TreeKind};
 use envoyfs_layout::{Hlc, LayoutError, Oid, RealmEntry, Reference, ReferenceKind, Totals, checksum};
 use indicatif::ProgressBar;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::rc::Rc;
 
 /// Nodes of which it is remembered what they amount to; one that was forgotten is read again when another parent refers to it.
 const SEEN_MAX: usize = 1 << 16;
+/// Broken nodes of which every path is looked for.
+const BROKEN_MAX: usize = 1 << 16;
 /// Inode numbers of a chunk, a bit each.
 const CHUNK: u64 = 1 << 16;
 
@@ -31,7 +35,7 @@ const CHUNK: u64 = 1 << 16;
 #[derive(Debug)]
 pub enum At {
     /// A root: `territory table`, or nothing for the view.
-    Root(&'static str),
+    Root(Cow<'static, str>),
     /// A name below.
     Name(Rc<At>, Vec<u8>),
 }
@@ -115,12 +119,14 @@ pub struct Sum {
 }
 
 /// What a walk is for.
-#[derive(Clone, Copy)]
-pub enum Purpose<'a> {
-    /// Everything is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// The published checkpoint: its edges count.
     Check,
-    /// Only the files with these blocks are looked for.
-    Blame(&'a BadBlocks),
+    /// A retained checkpoint, which counts nothing: what it needs must be kept. Nodes that the walk met before are as good as they were.
+    Retained,
+    /// A checkpoint that the log holds and no superblock names yet. Its nodes are only read.
+    Unpublished,
 }
 
 /// See the module.
@@ -134,7 +140,11 @@ pub struct Walk<'a> {
     /// What file data must be; none when it is not checked.
     pub data: Option<Expectations>,
     /// What it is for.
-    pub purpose: Purpose<'a>,
+    pub purpose: Purpose,
+    /// Where the view is.
+    pub base: Rc<At>,
+    /// Nodes that cannot be read or do not decode; not reported yet. Beyond [`BROKEN_MAX`] they are.
+    pub broken: BrokenNodes,
     /// Realms met: root, link table, where. Those with the same two references once.
     pub realms: Vec<(RealmEntry, Rc<At>)>,
     /// What is still to be visited.
@@ -152,6 +162,8 @@ pub struct Walk<'a> {
     realms_seen: HashSet<(Oid, Option<Oid>)>,
     visited: BTreeMap<u32, Units>,
     seen: HashMap<Oid, Seen>,
+    /// Nodes that cannot be read.
+    dead: HashSet<Oid>,
     unreadable: u64,
 }
 
@@ -164,6 +176,9 @@ impl<'a> Walk<'a> {
             report,
             data: None,
             purpose: Purpose::Check,
+            base: Rc::new(At::Root("".into())),
+            broken: BrokenNodes::new(),
+            dead: HashSet::new(),
             realms: Vec::new(),
             stack: Vec::new(),
             progress,
@@ -195,6 +210,28 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// Visits what another checkpoint leads to besides: completeness, findings and realms of this walk stay as they are. Returns what was found.
+    pub fn beside(&mut self, purpose: Purpose, base: Rc<At>, visits: Vec<Visit>) -> Report {
+        let main = std::mem::replace(self.report, Report::new(String::new()));
+        let (broken, unreadable) = (std::mem::take(&mut self.broken), self.unreadable);
+        let before = (self.purpose, std::mem::replace(&mut self.base, base));
+        self.purpose = purpose;
+        self.stack = visits;
+        self.run();
+        (self.purpose, self.base) = before;
+        let found = std::mem::replace(&mut self.broken, broken);
+        let mut side = std::mem::replace(self.report, main);
+        if !super::interrupt::requested() {
+            self.unreadable = unreadable;
+        }
+        for (oid, broken) in found {
+            for Broken { kind, at, detail, .. } in broken {
+                side.add(kind, format_args!("{at} (node {oid})"), detail);
+            }
+        }
+        side
+    }
+
     /// Every node was read.
     #[must_use]
     pub const fn is_complete(&self) -> bool {
@@ -203,7 +240,7 @@ impl<'a> Walk<'a> {
 
     /// An edge: a node, or the roots, refers to an object.
     pub fn edge(&mut self, reference: &Reference) {
-        if self.space.edge(reference) && reference.kind == ReferenceKind::Extent {
+        if self.purpose == Purpose::Check && self.space.edge(reference) && reference.kind == ReferenceKind::Extent {
             self.report.statistics.extents += 1;
         }
     }
@@ -211,6 +248,9 @@ impl<'a> Walk<'a> {
     /// The inode number of an item of the realm that is being visited. False if another item has it.
     pub fn number(&mut self, number: u64) -> bool {
         self.number_max = self.number_max.max(number);
+        if self.purpose != Purpose::Check {
+            return true;
+        }
         let unit = u32::try_from(number % CHUNK).unwrap_or(0);
         self.numbers.entry(number / CHUNK).or_default().insert_one(unit)
     }
@@ -226,66 +266,93 @@ impl<'a> Walk<'a> {
             visits.push(Visit::root(links, TreeKind::Links, Some(realm.links_totals), Some(birth), &at));
         }
         self.later.push_back(visits);
-        if self.realms_seen.insert((realm.root.oid, realm.links.map(|links| links.oid))) {
+        if self.purpose == Purpose::Check
+            && self.realms_seen.insert((realm.root.oid, realm.links.map(|links| links.oid)))
+        {
             self.realms.push((*realm, Rc::clone(at)));
         }
     }
 
-    /// A node's bytes, verified; a finding if that fails.
-    pub fn read_node(&mut self, reference: &Reference, at: &At) -> Option<Vec<u8>> {
-        let place = format!("{at} (node {})", reference.oid);
+    /// Units from the object's start are in use.
+    pub fn reached(&mut self, oid: Oid, units: std::ops::Range<u32>) {
+        match self.purpose {
+            Purpose::Check => self.space.mark_reached(oid, units),
+            Purpose::Retained => self.space.mark_kept(oid, units),
+            Purpose::Unpublished => {}
+        }
+    }
+
+    /// A node's bytes, verified; else which finding it is.
+    ///
+    /// # Errors
+    /// The finding, with what is expected and found.
+    pub fn read_node(&self, reference: &Reference) -> Result<Vec<u8>, (&'static Kind, String)> {
         if reference.kind != ReferenceKind::Node || reference.stored_bytes as usize > NODE_BYTES_MAX {
             let detail = format!("a reference to {:?}, {} bytes", reference.kind, reference.stored_bytes);
-            self.report.add(findings::NODE_FORMAT, place, detail);
-            return None;
+            return Err((findings::NODE_FORMAT, detail));
         }
         let mut bytes = vec![0; reference.stored_bytes as usize];
         let offset = match self.space.read(self.disk, reference.oid, 0, &mut bytes) {
             Ok(offset) => offset,
-            Err(ReadError::Unresolved(why)) => {
-                self.report.add(findings::UNRESOLVED, place, why);
-                return None;
-            }
-            Err(ReadError::Device(error)) => {
-                self.report.add(findings::NODE_CHECKSUM, place, error);
-                return None;
-            }
+            Err(ReadError::Unresolved(why)) => return Err((findings::UNRESOLVED, why)),
+            Err(ReadError::Device(error)) => return Err((findings::NODE_CHECKSUM, error.to_string())),
         };
         let found = checksum::crc32c(&bytes);
         if found != reference.crc {
             let expected = reference.crc;
             let detail = format!("{found:#010x}, expected {expected:#010x}, at device offset {offset}");
-            self.report.add(findings::NODE_CHECKSUM, place, detail);
-            return None;
+            return Err((findings::NODE_CHECKSUM, detail));
         }
-        Some(bytes)
+        Ok(bytes)
+    }
+
+    /// What is below a node, or an item of it, is not known.
+    fn broken(&mut self, oid: Oid, kind: &'static Kind, at: &Rc<At>, item: Option<usize>, detail: String) {
+        self.unreadable += 1;
+        if self.broken.len() < BROKEN_MAX || self.broken.contains_key(&oid) {
+            let broken = Broken { kind, at: Rc::clone(at), item, detail };
+            self.broken.entry(oid).or_default().push(broken);
+        } else {
+            self.report.add(kind, format_args!("{at} (node {oid})"), detail);
+        }
+        if item.is_none() {
+            self.dead.insert(oid);
+        }
     }
 
     fn visit(&mut self, visit: &Visit) {
         let oid = visit.reference.oid;
         let visited = self.visited.get(&oid.segment()).is_some_and(|units| units.contains(oid.slot().into()));
-        if visited && matches!(self.purpose, Purpose::Blame(_)) {
+        if self.dead.contains(&oid) {
             return;
         }
         if visited && let Some(seen) = self.seen.get(&oid).copied() {
             self.check_claim(visit, &seen);
             return;
         }
-        let Some(bytes) = self.read_node(&visit.reference, &visit.at) else {
-            self.unreadable += 1;
-            if matches!(*visit.at, At::Root("territory table")) {
-                self.report.add(findings::NO_TOP, &visit.at, "");
+        let copy = self.space.copy(oid).map(<[u8]>::to_vec);
+        let bytes = match (self.read_node(&visit.reference), copy) {
+            (Ok(bytes), _) => Ok(bytes),
+            (Err((kind, why)), Some(copy)) => {
+                let detail = format!("F{:03}: {}; {why}", kind.number, kind.what);
+                self.report.add(findings::ROOT_NODE, format_args!("{} (node {oid})", visit.at), detail);
+                Ok(copy)
             }
-            return;
+            (Err(error), None) => Err(error),
+        };
+        let bytes = match bytes {
+            Ok(bytes) => bytes,
+            Err((kind, detail)) => {
+                self.broken(oid, kind, &visit.at, None, detail);
+                if matches!(&*visit.at, At::Root(root) if root == "territory table") && self.purpose == Purpose::Check {
+                    self.report.add(findings::NO_TOP, &visit.at, "");
+                }
+                return;
+            }
         };
         let view = match NodeView::parse(&bytes) {
             Ok(view) => view,
-            Err(error) => {
-                self.unreadable += 1;
-                let place = format!("{} (node {oid})", visit.at);
-                self.report.add(findings::NODE_FORMAT, place, error);
-                return;
-            }
+            Err(error) => return self.broken(oid, findings::NODE_FORMAT, &visit.at, None, error.to_string()),
         };
         if visited {
             if let Some(sum) = summary(&view) {
@@ -297,7 +364,7 @@ impl<'a> Walk<'a> {
         self.visited.entry(oid.segment()).or_default().insert_one(oid.slot().into());
         self.report.statistics.nodes += 1;
         self.progress.inc(bytes.len() as u64);
-        self.space.mark_reached(oid, 0..visit.reference.units());
+        self.reached(oid, 0..visit.reference.units());
         let mut references: Vec<Reference> = view.references().collect();
         references.sort_by_key(|reference| reference.oid);
         references.dedup_by_key(|reference| reference.oid);
@@ -362,10 +429,9 @@ impl<'a> Walk<'a> {
                 }
                 Err(error) => {
                     // What the item leads to is not known: nothing can be called unreachable any more.
-                    self.unreadable += 1;
-                    let place = format!("{} (node {}, item {index})", visit.at, visit.reference.oid);
                     let inline = matches!(error, LayoutError::Checksum { .. });
-                    self.report.add(if inline { findings::INLINE_CHECKSUM } else { findings::ITEM }, place, error);
+                    let kind = if inline { findings::INLINE_CHECKSUM } else { findings::ITEM };
+                    self.broken(visit.reference.oid, kind, &visit.at, Some(index), error.to_string());
                 }
             }
         }

@@ -210,12 +210,14 @@ impl Surgeon {
         for reference in &mut roots.references {
             self.node(reference, change, &mut done);
         }
-        let bytes = roots.encode();
+        let bytes = roots.with_copies(|root| Some(self.read(root))).encode();
         for copy in [self.directory.entry.roots, self.directory.entry.roots_twin].iter().flatten() {
             self.image.write(self.position(copy.oid), &bytes);
         }
         for copy in [&mut self.directory.entry.roots, &mut self.directory.entry.roots_twin].into_iter().flatten() {
             copy.crc = crc32c(&bytes);
+            copy.stored_bytes = u32::try_from(bytes.len()).unwrap();
+            copy.logical_bytes = copy.stored_bytes;
         }
         self.publish();
     }
