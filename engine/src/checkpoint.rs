@@ -14,11 +14,13 @@ mod pages;
 use crate::StoreError;
 use crate::engine::{Engine, Objects, Published, Writer};
 use crate::hlc::next_bound;
+use crate::mutant::{self, Mutant};
 use crate::sabotage::{self, Rule};
 use crate::space::{RowOf, Space, StreamKind};
 use crate::state::{State, law};
 use crate::store::{Changes, Frozen, Reason, Result, Roots};
 use crate::superblock;
+use crate::sync::atomic::Ordering;
 use crate::wal::{NewRecord, advance_start};
 use envoyfs_layout::batch::{Batch, BatchObject, PART_BYTES_MAX};
 use envoyfs_layout::checksum::crc32c;
@@ -30,7 +32,6 @@ use envoyfs_layout::wal::{CheckpointBody, kind};
 use envoyfs_layout::{Encoding, Hlc, Oid, Reference, ReferenceKind, UNIT};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 impl Engine {
     pub(crate) fn freeze_batch(&self) -> Result<Frozen> {
@@ -93,7 +94,9 @@ impl Engine {
             writer.wal.poison(&format!("checkpoint {} failed: {error}", frozen.number));
         }
         writer.in_flight.store(false, Ordering::SeqCst);
-        writer.admission.changed.notify_all();
+        if !mutant::on(Mutant::PublishedSilently) {
+            writer.admission.changed.notify_all();
+        }
         result
     }
 

@@ -21,7 +21,7 @@ impl Engine {
         while left > 0 {
             if let Err(error) = self.pager().load_queue() {
                 tracing::error!(%error, "a page of the drop queue cannot be read; nothing is dropped until fsck.envoyfs repairs it");
-                self.stalled.store(true, std::sync::atomic::Ordering::SeqCst);
+                self.stalled.store(true, crate::sync::atomic::Ordering::SeqCst);
                 return Ok(());
             }
             let Some(next) = self.state.lock().next_drop() else { return Ok(()) };

@@ -31,14 +31,14 @@ use crate::space::admission::{Budget, Free};
 use crate::space::{Reader, Shape, Space};
 use crate::state::State;
 use crate::store::{Replayed, Result, Roots};
+use crate::sync::atomic::{AtomicBool, AtomicU64};
+use crate::sync::{Condvar, Mutex};
 use crate::unsaved::Unsaved;
 use crate::wal::{Committer, Wal};
 use envoyfs_layout::directory_page::VolumeEntry;
 use envoyfs_layout::superblock::Superblock;
 use envoyfs_layout::{Lsn, Oid, Reference};
-use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
 
 /// How a store is opened.
 #[derive(Clone)]

@@ -180,7 +180,7 @@ impl Engine {
             while left > 0 {
                 if let Err(error) = self.pager().load_release(checkpoint) {
                     tracing::error!(checkpoint, %error, "what a dropped checkpoint kept cannot be found; it stays allocated until fsck.envoyfs repairs it");
-                    self.stalled.store(true, std::sync::atomic::Ordering::SeqCst);
+                    self.stalled.store(true, crate::sync::atomic::Ordering::SeqCst);
                     break;
                 }
                 let mut state = self.state.lock();
@@ -215,7 +215,7 @@ impl Engine {
         if !wanted && !self.mark_wants() {
             return;
         }
-        let segment_bound = writer.space.numbers.segment.load(std::sync::atomic::Ordering::SeqCst);
+        let segment_bound = writer.space.numbers.segment.load(crate::sync::atomic::Ordering::SeqCst);
         let step = HistoryStep::Retain { checkpoint: batch.checkpoint, segment_bound, wall_ns: now };
         batch.history.push(step);
         let [roots, twin] = *copies;

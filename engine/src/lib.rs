@@ -66,11 +66,15 @@ pub mod repair;
 pub mod sabotage;
 mod scrub;
 pub mod settings;
+#[cfg(test)]
+#[cfg(feature = "models")]
+mod shuttled;
 pub mod signature;
 pub mod space;
 pub mod state;
 pub mod store;
 pub mod superblock;
+mod sync;
 #[cfg(test)]
 mod tests;
 mod unsaved;

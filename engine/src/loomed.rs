@@ -5,51 +5,52 @@
 //! here is preceded by a relaxed change of a word beside it, the *turn*: any two accesses then depend on each other, the last one is the one to look at, and nothing is
 //! synchronised by it.
 
-pub(crate) use loom::sync::atomic::Ordering;
+use atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-/// A word whose accesses are all interleaved.
-pub(crate) struct AtomicU64 {
-    word: loom::sync::atomic::AtomicU64,
-    turn: loom::sync::atomic::AtomicU64,
+/// As `std::sync::atomic`.
+pub(crate) mod atomic {
+    pub(crate) use super::words::{AtomicBool, AtomicU64};
+    pub(crate) use loom::sync::atomic::Ordering;
 }
 
-impl AtomicU64 {
-    pub(crate) fn new(value: u64) -> Self {
-        let new = loom::sync::atomic::AtomicU64::new;
-        Self { word: new(value), turn: new(0) }
+/// As parking_lot's. Its own order of locking is loom's.
+pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+pub(crate) struct MutexGuard<'a, T>(Option<loom::sync::MutexGuard<'a, T>>);
+pub(crate) struct Condvar(loom::sync::Condvar);
+
+impl<T> Mutex<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(loom::sync::Mutex::new(value))
     }
-    fn turn(&self) -> &loom::sync::atomic::AtomicU64 {
-        self.turn.fetch_add(1, Ordering::Relaxed);
-        &self.word
-    }
-    pub(crate) fn load(&self, ordering: Ordering) -> u64 {
-        self.turn().load(ordering)
-    }
-    pub(crate) fn store(&self, value: u64, ordering: Ordering) {
-        self.turn().store(value, ordering);
-    }
-    pub(crate) fn fetch_add(&self, by: u64, ordering: Ordering) -> u64 {
-        self.turn().fetch_add(by, ordering)
-    }
-    pub(crate) fn fetch_sub(&self, by: u64, ordering: Ordering) -> u64 {
-        self.turn().fetch_sub(by, ordering)
-    }
-    pub(crate) fn fetch_or(&self, bits: u64, ordering: Ordering) -> u64 {
-        self.turn().fetch_or(bits, ordering)
-    }
-    pub(crate) fn fetch_and(&self, bits: u64, ordering: Ordering) -> u64 {
-        self.turn().fetch_and(bits, ordering)
-    }
-    pub(crate) fn compare_exchange(
-        &self,
-        current: u64,
-        new: u64,
-        success: Ordering,
-        failure: Ordering,
-    ) -> Result<u64, u64> {
-        self.turn().compare_exchange(current, new, success, failure)
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        MutexGuard(Some(self.0.lock().unwrap()))
     }
 }
+
+impl<T: Default> Default for Mutex<T> {
+    fn default() -> Self {
+        Self::new(T::default())
+    }
+}
+
+impl Condvar {
+    /// Without the timeout: whoever waits must be told.
+    pub(crate) fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, _: Duration) {
+        guard.0 = guard.0.take().map(|held| self.0.wait(held).unwrap());
+    }
+    pub(crate) fn notify_all(&self) {
+        self.0.notify_all();
+    }
+}
+
+impl Default for Condvar {
+    fn default() -> Self {
+        Self(loom::sync::Condvar::new())
+    }
+}
+
+mod words;
 
 /// Runs every execution with so many preemptions at most.
 pub(crate) fn model(preemptions: usize, check: impl Fn() + Sync + Send + 'static) {

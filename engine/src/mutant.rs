@@ -7,6 +7,7 @@
 macro_rules! mutants {
     ($($(#[doc = $what:literal])* $mutant:ident: $test:literal,)*) => {
         /// A mistake.
+        #[cfg_attr(not(feature = "models"), allow(dead_code, reason = "models make some of them"))]
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(crate) enum Mutant { $($(#[doc = $what])* $mutant,)* }
 
@@ -43,6 +44,38 @@ mutants! {
     AllReleased: "line::models::whoever_commits_comes_back_and_what_he_waited_for_is_durable",
     /// Who waits for the end of a group is not called at it.
     NextGroupForgotten: "line::models::whoever_waits_for_the_end_of_a_group_is_called_at_it",
+    /// A function that waits for durability is left with the log without waking the committer.
+    CallbackSilently: "models::threads::whoever_waits_for_a_record_is_told_when_it_is_durable_and_not_before",
+    /// The end of a group does not wake the committer, although functions wait.
+    GroupEndsSilently: "models::threads::whoever_waits_for_a_record_is_told_when_it_is_durable_and_not_before",
+    /// The committer sleeps without looking again after it said that it does.
+    SleepsWithoutLook: "models::threads::a_record_that_nobody_waits_for_is_durable_in_time",
+    /// An append that saw the committer asleep wakes it without the lock, perhaps before it sleeps.
+    WakesWithoutLock: "models::threads::a_record_that_nobody_waits_for_is_durable_in_time",
+    /// A record is published before the log knows what data it names.
+    NamedAfterPublished: "models::threads::whoever_waits_for_a_record_is_told_when_it_is_durable_and_not_before",
+    /// A writer that needs a checkpoint does not wake the checkpointer.
+    WantedSilently: "tests::models::writers_that_wait_for_a_checkpoint_get_one_and_no_cut_loses_anything",
+    /// The checkpointer sleeps without looking whether one is wanted by now.
+    CheckpointerSleepsAnyway: "tests::models::writers_that_wait_for_a_checkpoint_get_one_and_no_cut_loses_anything",
+    /// A publication does not wake the writers that wait for it.
+    PublishedSilently: "tests::models::writers_that_wait_for_a_checkpoint_get_one_and_no_cut_loses_anything",
+    /// A version is frozen while a record is between the log and the client's memory (rule 1 of decision 0002).
+    FrozenAmidAppends: "tests::models::writers_that_wait_for_a_checkpoint_get_one_and_no_cut_loses_anything",
+    /// Readers look on the device for data whose write has not completed.
+    InFlightLeftEarly: "tests::models::writers_that_wait_for_a_checkpoint_get_one_and_no_cut_loses_anything",
+    /// Places are reused although readers that entered before are still inside.
+    ReadersNotWaitedFor: "models::a_place_is_not_reused_while_a_reader_that_looked_it_up_is_inside",
+    /// A reader does not look whether the epoch is still the one that it counted itself into.
+    ReaderLooksOnce: "models::a_place_is_not_reused_while_a_reader_that_looked_it_up_is_inside",
+    /// The last reader of an epoch wakes who waits for it without the lock, perhaps before it waits.
+    ReaderLeavesWithoutLock: "models::a_place_is_not_reused_while_a_reader_that_looked_it_up_is_inside",
+    /// The epoch is raised after the readers were waited for.
+    EpochRaisedLate: "models::a_place_is_not_reused_while_a_reader_that_looked_it_up_is_inside",
+    /// The write thread listens without acquiring what was brought before.
+    ListensRelaxed: "models::a_write_thread_that_sleeps_is_woken_for_every_write",
+    /// Who brings work asks whether the write thread listens without releasing what it brought.
+    RingsRelaxed: "models::a_write_thread_that_sleeps_is_woken_for_every_write",
     /// Who waits for a ticket is not told that it depends on another device's work now.
     FollowedSilently: "ticket_tests::models::in_every_interleaving_a_waiter_drives_what_its_ticket_came_to_depend_on",
 }

@@ -26,6 +26,8 @@ use crate::space::{
 use crate::state::{Fragment, Pager, State};
 use crate::store::{DataObject, Replayed, Result, Roots};
 use crate::superblock::{self, OpenError};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::wal::recovery::{Adopted, Found, FoundRecord, Judge, scan};
 use crate::wal::{Config, RingGeometry, Wal, publish_cut};
 use envoyfs_layout::batch::Batch;
@@ -36,10 +38,8 @@ use envoyfs_layout::segment::{SegmentHeader, TableRow};
 use envoyfs_layout::superblock::{Barrier, Superblock};
 use envoyfs_layout::wal::{CheckpointBody, Relocated, SegmentOpened, SegmentPlaced, kind};
 use envoyfs_layout::{Hlc, Oid, Reference, ReferenceKind, UNIT};
-use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Batch parts that a CHECKPOINT record is expected to name at most when ring room is reserved for it.
 const BATCH_PARTS: usize = 64;
@@ -191,7 +191,7 @@ impl Engine {
             replay: Mutex::new(replay),
             history_policy: Mutex::new(history_policy),
             mark: Mutex::default(),
-            stalled: std::sync::atomic::AtomicBool::new(false),
+            stalled: AtomicBool::new(false),
             unsaved: crate::unsaved::Unsaved::default(),
             end,
             checkpoint: start.adopted.as_ref().map_or(directory.entry.checkpoint.number, |adopted| adopted.body.number),

@@ -2,8 +2,8 @@
 //!
 //! Their ids have segment numbers from the top downwards, which no store ever reaches; they end with the mount.
 
+use crate::sync::RwLock;
 use envoyfs_layout::{BLOCK, Oid, UNIT};
-use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::sync::Arc;
 

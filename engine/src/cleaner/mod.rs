@@ -16,14 +16,14 @@ use crate::engine::{Engine, Writer};
 use crate::space::heat::Heat;
 use crate::state::{Fragment, State};
 use crate::store::{Result, Tier};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use envoyfs_layout::directory_page::ContainerState;
 use envoyfs_layout::{ReferenceKind, UNIT};
-use parking_lot::Mutex;
 use pieces::{Copied, Piece, Table};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Most bytes copied between two looks at the clock and at those who wait: what is in flight for the cleaner.
 const STEP_BYTES: u64 = 1 << 20;
@@ -109,7 +109,7 @@ impl Progress {
 
 impl Cleaning {
     /// Waits for a step under way and keeps the cleaner still.
-    pub(crate) fn hold(&self) -> parking_lot::MutexGuard<'_, Progress> {
+    pub(crate) fn hold(&self) -> crate::sync::MutexGuard<'_, Progress> {
         self.progress.lock()
     }
 }

@@ -18,7 +18,7 @@ pub use crash_images::{CrashImages, SectorFate};
 
 use super::image::Payload;
 use super::{AlignedBuf, BufferPool, Device, DeviceError, DeviceReads, Geometry, Ticket, Write, WriteCache, widen};
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;

@@ -1,16 +1,16 @@
 //! The locks of tickets, in a form that a model checker's locks can take too: `ticket_tests.rs` compiles `ticket.rs` a second time with loom's.
 
-use parking_lot::MutexGuard;
+use crate::sync::MutexGuard;
 
-pub(super) use parking_lot::Mutex;
+pub(super) use crate::sync::Mutex;
 pub(super) use std::sync::Arc;
 
 /// A condition whose wait takes the guard and gives it back.
-pub(super) struct Condvar(parking_lot::Condvar);
+pub(super) struct Condvar(crate::sync::Condvar);
 
 impl Condvar {
     pub(super) fn new() -> Condvar {
-        Condvar(parking_lot::Condvar::new())
+        Condvar(crate::sync::Condvar::new())
     }
 
     pub(super) fn wait<'a, T>(&self, mut guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {

@@ -18,6 +18,9 @@
 //! After a failed flush (or durable write, on a file) this device refuses writes and flushes for good: Linux reports a lost write back once, and a
 //! second `fdatasync` would succeed without it.
 
+mod bell;
+#[cfg(test)]
+mod bell_tests;
 mod held;
 mod open;
 mod patience;
@@ -36,6 +39,7 @@ pub use open::OpenMode;
 
 use super::{AlignedBuf, BufferPool, Device, DeviceError, DeviceReads, Geometry, Operation, Ticket, Write, WriteCache};
 use super::{check_range, check_write, widen};
+use crate::sync;
 use held::Held;
 use open::Opened;
 use read_queue::ReadQueue;

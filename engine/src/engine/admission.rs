@@ -2,13 +2,14 @@
 
 use super::{Engine, Writer};
 use crate::StoreError;
+use crate::mutant::{self, Mutant};
 use crate::space::admission::{Budget, Ledger, Short, data_charge};
 use crate::store::{Need, Permit, PermitInner, Reason, Result, Tier};
+use crate::sync::atomic::Ordering;
+use crate::sync::{self, Condvar, Mutex};
 use crate::wal::LogRoom;
 use envoyfs_layout::BLOCK;
-use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// A log that has not grown for so long is checkpointed.
@@ -122,7 +123,9 @@ impl Engine {
             Some(Reason::Reclaim) => Reason::Reclaim,
             _ => reason,
         });
-        writer.admission.changed.notify_all();
+        if !mutant::on(Mutant::WantedSilently) {
+            writer.admission.changed.notify_all();
+        }
         if !self.options.threads {
             return Err(StoreError::WouldWait { what });
         }
@@ -159,8 +162,11 @@ impl Engine {
                 return None;
             }
             let step = left.min(LOOK);
+            if mutant::on(Mutant::CheckpointerSleepsAnyway) {
+                sync::thread::yield_now();
+            }
             let mut ledger = writer.admission.ledger.lock();
-            if ledger.wanted.is_none() {
+            if ledger.wanted.is_none() || mutant::on(Mutant::CheckpointerSleepsAnyway) {
                 writer.admission.changed.wait_for(&mut ledger, step);
             }
             left -= step;

@@ -2,8 +2,8 @@
 
 use crate::sabotage::{self, Rule};
 use crate::store::Counter;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use envoyfs_layout::directory_page::Bounds;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Numbers that clients draw.
 #[derive(Default)]

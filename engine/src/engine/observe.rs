@@ -4,11 +4,11 @@ use super::Engine;
 use crate::metrics::Metrics;
 use crate::state::{Segment, State};
 use crate::store::{Result, Tier, Usage};
+use crate::sync::atomic::Ordering;
 use envoyfs_layout::{Oid, Reference, UNIT};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 impl Engine {
     /// What this mount has counted and timed so far.
@@ -65,7 +65,7 @@ impl Engine {
     }
 
     /// Every page in memory: for tests and checks only. The caller holds the publication, so that nothing is trimmed.
-    fn load_all(&self) -> Result<parking_lot::MutexGuard<'_, State>> {
+    fn load_all(&self) -> Result<crate::sync::MutexGuard<'_, State>> {
         let all: BTreeSet<u32> = self.state.lock().table().keys().copied().collect();
         self.load_segments(&all)?;
         Ok(self.state.lock())

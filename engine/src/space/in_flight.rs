@@ -1,11 +1,11 @@
 //! Bytes that have a place but are not on the device yet: buffered, or with a write under way. Readers look here first.
 
 use crate::device::AlignedBuf;
-use parking_lot::Mutex;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 const UNIT: usize = envoyfs_layout::UNIT as usize;
 const SHARDS: usize = 16;

@@ -8,6 +8,8 @@ pub mod heat;
 mod in_flight;
 mod reader;
 mod readers;
+#[cfg(test)]
+mod readers_tests;
 mod relocation;
 mod stream;
 
@@ -21,16 +23,17 @@ use crate::device::{AlignedBuf, Device, Ticket, Write};
 use crate::metrics::Metrics;
 use crate::state::State;
 use crate::store::Result;
+use crate::sync;
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 use crate::wal::{NewRecord, Wal};
 use envoyfs_layout::directory_page::{ContainerRow, ContainerState};
 use envoyfs_layout::wal::{SegmentOpened, SegmentPlaced, SegmentSealed, kind};
 use envoyfs_layout::{Hlc, Oid, UNIT};
 use heat::Heat;
-use parking_lot::{Mutex, MutexGuard};
 use relocation::Placed;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Most bytes of data with writes under way; writers wait for the oldest beyond it.
 const IN_FLIGHT_BYTES_MAX: u64 = 16 << 20;

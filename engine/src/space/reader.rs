@@ -9,15 +9,15 @@ use crate::metrics::Metrics;
 use crate::state::pager::segment_page;
 use crate::state::{Fragment, SlotMap, locate, slot_map};
 use crate::store::Result;
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{Mutex, RwLock};
 use envoyfs_layout::checksum::crc32c;
 use envoyfs_layout::directory_page::Place;
 use envoyfs_layout::roots::RootsObject;
 use envoyfs_layout::{LayoutError, Oid, Reference, UNIT};
-use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What never changes while the store is mounted.
 #[derive(Clone, Debug)]

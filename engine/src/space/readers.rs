@@ -1,15 +1,16 @@
 //! Pins of readers: two counters. A container is reused only when every reader that may have looked its place up before has left (INV-13).
 //! A reader that may take its time looks at the epoch before and after instead, and reads again if it has changed.
 
+use super::sync::atomic::{AtomicU64, Ordering};
+use super::sync::{Condvar, Mutex};
+use crate::mutant::{self, Mutant};
 use crate::sabotage::{self, Rule};
-use parking_lot::{Condvar, Mutex};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Readers of the present epoch and of the one before.
 #[derive(Default)]
 pub struct Readers {
-    epoch: AtomicU64,
+    pub(super) epoch: AtomicU64,
     even: AtomicU64,
     odd: AtomicU64,
     lock: Mutex<()>,
@@ -33,7 +34,7 @@ impl Readers {
         loop {
             let epoch = self.epoch.load(Ordering::SeqCst);
             self.counter(epoch).fetch_add(1, Ordering::SeqCst);
-            if self.epoch.load(Ordering::SeqCst) == epoch {
+            if self.epoch.load(Ordering::SeqCst) == epoch || mutant::on(Mutant::ReaderLooksOnce) {
                 return Reading { readers: self, epoch };
             }
             self.leave(epoch);
@@ -49,7 +50,9 @@ impl Readers {
 
     fn leave(&self, epoch: u64) {
         if self.counter(epoch).fetch_sub(1, Ordering::SeqCst) == 1 && self.epoch.load(Ordering::SeqCst) != epoch {
-            drop(self.lock.lock());
+            if !mutant::on(Mutant::ReaderLeavesWithoutLock) {
+                drop(self.lock.lock());
+            }
             self.left.notify_all();
         }
     }
@@ -59,10 +62,14 @@ impl Readers {
         if sabotage::on(Rule::ReaderPinsIgnored) {
             return;
         }
-        let epoch = self.epoch.fetch_add(1, Ordering::SeqCst);
+        let late = mutant::on(Mutant::EpochRaisedLate);
+        let epoch = if late { self.epoch.load(Ordering::SeqCst) } else { self.epoch.fetch_add(1, Ordering::SeqCst) };
         let mut lock = self.lock.lock();
-        while self.counter(epoch).load(Ordering::SeqCst) != 0 {
+        while self.counter(epoch).load(Ordering::SeqCst) != 0 && !mutant::on(Mutant::ReadersNotWaitedFor) {
             self.left.wait_for(&mut lock, Duration::from_millis(20));
+        }
+        if late {
+            self.epoch.fetch_add(1, Ordering::SeqCst);
         }
     }
 }
@@ -70,33 +77,5 @@ impl Readers {
 impl Drop for Reading<'_> {
     fn drop(&mut self) {
         self.readers.leave(self.epoch);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::atomic::AtomicBool;
-
-    #[test]
-    fn waits_for_those_that_entered_before_and_for_no_others() {
-        let readers = Readers::default();
-        let released = AtomicBool::new(false);
-        let first = readers.enter();
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                readers.wait_for_earlier();
-                released.store(true, Ordering::SeqCst);
-            });
-            while readers.epoch.load(Ordering::SeqCst) == 0 {
-                std::thread::yield_now();
-            }
-            let _later = readers.enter();
-            assert!(!released.load(Ordering::SeqCst));
-            drop(first);
-            while !released.load(Ordering::SeqCst) {
-                std::thread::yield_now();
-            }
-        });
     }
 }

@@ -13,6 +13,7 @@ use super::in_flight::Bytes;
 use super::{RowOf, Space, StreamKind};
 use crate::StoreError;
 use crate::device::{AlignedBuf, Completion, DeviceError, Ticket, Write};
+use crate::mutant::{self, Mutant};
 use crate::state::{Fragment, Pager};
 use crate::store::Result;
 use envoyfs_layout::wal::{Relocated, kind};
@@ -59,6 +60,9 @@ impl Space {
         // Somebody waits for small data soon, and then for all of it together.
         let write = if at.stored_bytes <= LAZY_BYTES_MAX { write.lazy() } else { write };
         let first = self.device.submit(write);
+        if mutant::on(Mutant::InFlightLeftEarly) {
+            self.reader.in_flight.remove(at.segment, at.slot);
+        }
         let (ticket, completion) = first.outer_pair();
         let ticket = if at.durable { ticket.durable() } else { ticket };
         let space = Arc::clone(self);

@@ -6,10 +6,10 @@ use super::{Row, Stack, State};
 use crate::StoreError;
 use crate::space::Reader;
 use crate::store::Result;
+use crate::sync::Mutex;
 use envoyfs_layout::directory_page::{Place, VolumeEntry};
 use envoyfs_layout::system_page::{HistoryRow, ListPage, SegmentPage};
 use envoyfs_layout::{LayoutError, Reference};
-use parking_lot::Mutex;
 use std::collections::BTreeSet;
 
 /// See the module.

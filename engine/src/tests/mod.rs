@@ -9,6 +9,8 @@ mod features;
 mod history;
 mod mark;
 mod measure;
+#[cfg(feature = "models")]
+mod models;
 mod relocation;
 mod scrub;
 mod sharing;

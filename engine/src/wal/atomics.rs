@@ -3,8 +3,11 @@
 //! Orderings are fixed here, so that a model checks those that run: a load acquires, a store or change releases, and `relaxed` is for words that
 //! another word publishes.
 
+#[cfg(feature = "models")]
+use crate::sync::AtomicU128;
+use crate::sync::atomic::{AtomicU64, Ordering};
+#[cfg(not(feature = "models"))]
 use portable_atomic::AtomicU128;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// 64 bits.
 pub(super) trait Word: Send + Sync {

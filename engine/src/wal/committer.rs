@@ -2,8 +2,9 @@
 
 use super::group::Due;
 use super::{QUIET_MS, Wal};
+use crate::mutant::{self, Mutant};
+use crate::sync::thread::{self, JoinHandle};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Runs while it lives; dropping it stops the thread after the group it is in. What is not durable then stays so until somebody commits.
@@ -20,7 +21,7 @@ impl Committer {
     /// The system has no thread to give.
     pub fn start(wal: &Arc<Wal>) -> std::io::Result<Self> {
         let own = Arc::clone(wal);
-        let thread = std::thread::Builder::new().name("envoyfs-commit".into()).spawn(move || own.run())?;
+        let thread = thread::Builder::new().name("envoyfs-commit".into()).spawn(move || own.run())?;
         Ok(Self { wal: Arc::downgrade(wal), thread: Some(thread) })
     }
 }
@@ -32,7 +33,7 @@ impl Drop for Committer {
             wal.wake.notify_all();
         }
         if let Some(thread) = self.thread.take()
-            && thread.thread().id() != std::thread::current().id()
+            && thread.thread().id() != thread::current().id()
             && thread.join().is_err()
         {
             tracing::error!("the committer thread panicked");
@@ -56,7 +57,7 @@ impl Wal {
                 Due::Later(None) => {
                     self.staging.enter_idle();
                     // Whoever appended before sees nobody asleep; this look sees what they appended.
-                    if self.due(&inner) == Due::Later(None) {
+                    if mutant::on(Mutant::SleepsWithoutLook) || self.due(&inner) == Due::Later(None) {
                         self.wake.wait(&mut inner);
                     }
                     self.staging.leave_idle();

@@ -18,12 +18,13 @@ use super::staging::{Body, Staging};
 use super::{BARRIER_DATA_BYTES, BARRIER_MS, ChainBlock, Inner, QUIET_MS, UNFLUSHED_BYTES_MAX, Wal};
 use crate::StoreError;
 use crate::device::{Ticket, Write};
+use crate::mutant::{self, Mutant};
 use crate::sabotage::{self, Rule};
 use crate::store::{OnDurable, Result};
+use crate::sync::MutexGuard;
+use crate::sync::atomic::Ordering;
 use envoyfs_layout::Lsn;
 use envoyfs_layout::wal::{BLOCK_HEADER_BYTES, BlockHeader, Closed, kind};
-use parking_lot::MutexGuard;
-use std::sync::atomic::Ordering;
 
 /// Longest single write of blocks.
 const RUN_BYTES_MAX: usize = 1 << 20;
@@ -139,7 +140,9 @@ impl Wal {
                 inner.callbacks.push((lsn, done));
                 self.levels.joined.store(inner.joined(), Ordering::Relaxed);
                 drop(inner);
-                self.wake.notify_one();
+                if !mutant::on(Mutant::CallbackSilently) {
+                    self.wake.notify_one();
+                }
                 return;
             }
         };
@@ -308,7 +311,7 @@ impl Wal {
         let is_due = !inner.callbacks.is_empty() || self.is_barrier_by_size(&inner);
         drop(inner);
         line::call(calls);
-        if is_due {
+        if is_due && !mutant::on(Mutant::GroupEndsSilently) {
             self.wake.notify_one();
         }
         super::answer(callbacks);
@@ -325,7 +328,7 @@ impl Wal {
             {
                 return;
             }
-            std::thread::yield_now();
+            crate::sync::thread::yield_now();
         }
     }
 
@@ -379,13 +382,13 @@ impl Wal {
             self.check()?;
             submitter.published = self.staging.published(submitter.published);
             if submitter.published < target {
-                std::thread::yield_now();
+                crate::sync::thread::yield_now();
                 continue;
             }
             let plan = self.plan(&mut self.inner.lock(), submitter.published, watermark);
             match plan {
                 Ok(Plan::Blocks(planned)) => break planned,
-                Ok(Plan::Tight) => std::thread::yield_now(),
+                Ok(Plan::Tight) => crate::sync::thread::yield_now(),
                 Err(why) => {
                     drop(submitter);
                     self.poison(&why);

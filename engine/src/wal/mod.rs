@@ -38,18 +38,19 @@ use crate::StoreError;
 use crate::device::{Device, Ticket};
 use crate::hlc::{self, Clock, HlcSource};
 use crate::metrics::Metrics;
+use crate::mutant::{self, Mutant};
 use crate::sabotage::{self, Rule};
 use crate::store::{DataObject, OnDurable, Origin, Result};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Condvar, Mutex};
 use envoyfs_layout::directory_page::StartPosition;
 use envoyfs_layout::wal::{self as format, RECORD_BYTES_MAX, RecordParts, kind};
 use envoyfs_layout::{Hlc, Lsn};
 use group::Submitter;
 use line::Line;
-use parking_lot::{Condvar, Mutex};
 use staging::{Locals, Staging};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// A record is on the device at the latest this long after it was appended.
@@ -347,10 +348,14 @@ impl Wal {
         let bound = Hlc(self.levels.hlc_bound.load(Ordering::Acquire));
         let drawn = self.staging.draw(bytes, |last| hlc::next(last, wall, bound));
         format::stamp(scratch, drawn.hlc);
-        if !record.writes.is_empty() {
+        if !record.writes.is_empty() && !mutant::on(Mutant::NamedAfterPublished) {
             self.named.lock().insert(drawn.start, record.writes.to_vec());
         }
         self.staging.put(drawn.start, scratch);
+        if mutant::on(Mutant::NamedAfterPublished) {
+            crate::sync::thread::yield_now();
+            self.named.lock().insert(drawn.start, record.writes.to_vec());
+        }
 
         let position = Position { start: drawn.start, end: Lsn(drawn.start.0.saturating_add(bytes)), hlc: drawn.hlc };
         if record.kind >= kind::CLIENT_FIRST {
@@ -367,7 +372,9 @@ impl Wal {
             || crosses(before, named, BARRIER_DATA_BYTES / 4);
         if self.staging.settle(cost) || by_size {
             // With the lock, so that a committer that is about to sleep is asleep.
-            drop(self.inner.lock());
+            if !mutant::on(Mutant::WakesWithoutLock) {
+                drop(self.inner.lock());
+            }
             self.wake.notify_one();
         }
         Ok(position)

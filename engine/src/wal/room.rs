@@ -12,8 +12,8 @@
 use super::{Inner, STAGING_BYTES_MAX, STAGING_RESERVE_BYTES, TRIGGER_BYTES_MAX, TRIGGER_RECORDS, Wal};
 use crate::StoreError;
 use crate::store::Result;
+use crate::sync::atomic::Ordering;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// Header, origin, result and the head of a data table, padded: what a record takes beside its body and objects.
 const RECORD_OVERHEAD_BYTES: u64 = 32 + 24 + 24 + 8 + 8;

@@ -6,11 +6,11 @@
 //!                 eventfd, only when the thread sleeps
 //! ```
 //!
-//! Sleeping: the thread sets `asleep`, looks at the queue once more, and waits in the kernel for a completion or for
-//! the eventfd. A submitter queues first and looks at `asleep` afterwards. Both put a full fence between, so at least
-//! one of them sees the other.
+//! Sleeping: the thread listens for the bell, looks at the queue once more, and waits in the kernel for a completion or
+//! for the eventfd. A submitter queues first and asks afterwards whether the bell is heard ([`super::bell`]).
 
 use super::super::{BufferPool, Completion, DeviceError, Operation, Ticket, Write, widen};
+use super::bell::Bell;
 use super::open::{Opened, errno_of, last_errno};
 use super::ring::Ring;
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded, unbounded};
@@ -19,7 +19,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 /// Entries of the ring, and the most writes in the kernel at a time. One entry is for the eventfd.
@@ -38,7 +38,7 @@ pub(super) struct WriteRing {
 
 struct Waker {
     event: OwnedFd,
-    asleep: AtomicBool,
+    bell: Bell,
     /// The device is being dropped: when nothing is left, the thread ends.
     closing: AtomicBool,
 }
@@ -89,7 +89,7 @@ impl WriteRing {
         }
         // SAFETY: the descriptor was just made and nobody else owns it.
         let event = unsafe { OwnedFd::from_raw_fd(event) };
-        let waker = Arc::new(Waker { event, asleep: AtomicBool::new(false), closing: AtomicBool::new(false) });
+        let waker = Arc::new(Waker { event, bell: Bell::new(), closing: AtomicBool::new(false) });
         let (queue, submitted) = unbounded();
         let (ready, is_ready) = bounded(1);
         let thread_waker = Arc::clone(&waker);
@@ -136,7 +136,7 @@ impl Drop for WriteRing {
     fn drop(&mut self) {
         self.queue = None;
         self.waker.closing.store(true, Ordering::Release);
-        // Without looking at `asleep`: the thread looks for queued writes before it sleeps, not for this.
+        // Whether it listens or not: the thread looks for queued writes before it sleeps, not for this.
         self.waker.signal();
         if let Some(thread) = self.thread.take()
             // The last reference may go away in a function that a ticket calls, on the thread itself: it then ends alone.
@@ -149,8 +149,7 @@ impl Drop for WriteRing {
 
 impl Waker {
     fn wake(&self) {
-        fence(Ordering::SeqCst);
-        if self.asleep.swap(false, Ordering::SeqCst) {
+        if self.bell.is_heard() {
             self.signal();
         }
     }
@@ -287,15 +286,14 @@ impl WriteThread {
     fn enter(&mut self) -> Result<(), i32> {
         let mut want = 1;
         if !self.closing {
-            self.waker.asleep.store(true, Ordering::SeqCst);
-            fence(Ordering::SeqCst);
+            self.waker.bell.listen();
             let can_take_more = !self.free.is_empty();
             if can_take_more && !self.submitted.is_empty() {
                 want = 0;
             }
         }
         let outcome = self.ring.uring.submit_and_wait(want);
-        self.waker.asleep.store(false, Ordering::SeqCst);
+        self.waker.bell.ignore();
         match outcome.map_err(|error| errno_of(&error)) {
             Ok(_) | Err(libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::ETIME) => Ok(()),
             Err(errno) => Err(errno),

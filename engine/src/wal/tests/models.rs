@@ -1,13 +1,17 @@
 //! Every interleaving and every permitted memory order of the staging ring's hand-written synchronisation, with loom. Small on purpose: two appenders, one framer, a ring of a
 //! few words, so that it wraps. What breaks them is listed in `docs/testing.md`.
 
-use crate::loomed::{AtomicU64, Ordering, model};
+use crate::loomed::atomic::{AtomicU64, Ordering};
+use crate::loomed::model;
 use crate::wal::atomics::{Atomics, Wide, Word};
 use crate::wal::staging::Staging;
 use envoyfs_layout::{Hlc, Lsn};
 use loom::sync::atomic::AtomicBool;
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
+
+#[cfg(feature = "models")]
+mod threads;
 
 /// The atomics of the model checker.
 #[derive(Debug)]

@@ -77,6 +77,12 @@ fn whoever_commits_comes_back_and_what_he_waited_for_is_durable() {
 #[test]
 fn whoever_waits_for_the_end_of_a_group_is_called_at_it() {
     model(3, || {
+        // Also if another one waits in front of him, who has to lead the next.
+        let mut line = Line::new();
+        line.lead();
+        let (_first, last) = (line.sit(Lsn(8)), line.sit(Line::NEXT_GROUP));
+        let calls = line.end(Lsn(0), 0);
+        assert!(calls.iter().any(|(seat, call)| Arc::ptr_eq(seat, &last) && *call == Call::Look));
         let log = Log::new();
         let other = {
             let log = Arc::clone(&log);
