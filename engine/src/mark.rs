@@ -329,7 +329,7 @@ impl Engine {
     /// Whether pages of a mark's checkpoint must stay.
     pub(crate) fn is_marking(&self) -> bool {
         let mark = self.mark.lock();
-        mark.version.is_some() && !mark.given_up && !sabotage::on(Rule::MarkPagesReused)
+        mark.version.is_some() && !mark.given_up
     }
 
     /// Whether a retained checkpoint must stay for a mark; gives the mark up when space is short.

@@ -91,8 +91,6 @@ rules! {
     MarkSkipsDropQueue,
     /// The mark reclaims although a node cannot be read (INV-10).
     MarkReclaimsBelowDamage,
-    /// System containers are released while a mark reads the pages in them (INV-13).
-    MarkPagesReused,
     /// The checkpoint that a mark looks at is dropped while it runs (INV-31).
     MarkRootsDropped,
     /// A mark's corrections are applied, but do not stand in the batch (INV-17).
@@ -101,8 +99,6 @@ rules! {
     MarkBeforePublication,
     /// The scrub passes over a row that does not verify (INV-14).
     ScrubIgnoresRow,
-    /// The scrub tells of what was moved or reused while it looked (INV-34).
-    ScrubTellsOfReused,
 }
 
 /// Whether the rule is broken: the one that the variable `ENVOYFS_SABOTAGE` names, for the life of the process.

@@ -172,9 +172,7 @@ impl Engine {
                 && !sabotage::on(Rule::ScrubIgnoresRow)
             {
                 // It may have been moved, or died, and the container been used again.
-                let again = sabotage::on(Rule::ScrubTellsOfReused)
-                    || self.living_units(container, row, pass) > 0 && self.verify_row(container, row).is_err();
-                if again {
+                if self.living_units(container, row, pass) > 0 && self.verify_row(container, row).is_err() {
                     self.metrics.scrub.damaged.increment();
                     tell(row.offset_units, Some(row), what);
                 }

@@ -155,6 +155,7 @@ impl Search<'_> {
         }
         let want = self.recorded.at(end).unwrap_or_else(|| panic!("{path:?}: recovered {end:?}, before the history"));
         assert_eq!(&client.logical(), want, "{path:?}: recovered {end:?}");
+        self.check_retained(&client, path);
         let recovery = recording.len();
         self.serve(client, key.0, path);
         if depth < self.reach.nested {
@@ -162,6 +163,24 @@ impl Search<'_> {
             for position in 0..=recovery {
                 self.all_fates(&mut images, position, Duty::Exactly(end), depth + 1, path);
             }
+        }
+    }
+
+    /// The checkpoints that were retained with the recovered one are there, with what was in them (INV-31).
+    fn check_retained(&self, client: &Client, path: &[String]) {
+        let last = client.engine.usage().checkpoint;
+        let roots = client.engine.history().unwrap_or_else(|error| panic!("{path:?}: {error}"));
+        let list: Vec<u64> = roots.iter().map(|root| root.checkpoint).collect();
+        if let Some(want) = self.recorded.lists.get(&last) {
+            assert_eq!(&list, want, "{path:?}: retained with checkpoint {last} (INV-31)");
+        }
+        for root in &roots {
+            let (Some(want), Some(top)) = (self.recorded.retained.get(&root.checkpoint), root.roots.references.first())
+            else {
+                continue;
+            };
+            let number = root.checkpoint;
+            assert_eq!(&client.read_root(*top), want, "{path:?}: retained checkpoint {number} (INV-31)");
         }
     }
 
@@ -183,11 +202,17 @@ impl Search<'_> {
 /// A history in all its cuts, on two threads.
 #[must_use]
 pub fn history(seed: u64, steps: u64, reach: Reach) -> Found {
-    let fates = reach.fates;
+    history_of(seed, crate::history::Shape::of(seed, steps), reach)
+}
+
+/// The same of a shape.
+#[must_use]
+pub fn history_of(seed: u64, shape: crate::history::Shape, reach: Reach) -> Found {
+    let (fates, steps) = (reach.fates, shape.steps);
     println!(
         "STORE_SEED={seed} STORE_STEPS={steps} STORE_FATES={fates} cargo test -p envoyfs-store-tests --test crash"
     );
-    let recorded = crate::history::record(seed, crate::history::Shape::of(seed, steps));
+    let recorded = crate::history::record(seed, shape);
     let reach = Reach { recoveries_max: reach.recoveries_max / 2, ..reach };
     std::thread::scope(|scope| {
         let parts: Vec<_> = (0..2)

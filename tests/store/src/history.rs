@@ -4,9 +4,10 @@ use crate::client::{Client, Logical, Op, Rng, clock, tick};
 use crate::device::{CrashImages, Device, DeviceImage, Recording, RecordingDevice, SimulatedDevice};
 use crate::format::{FormatOptions, format};
 use crate::hlc::{Clock as _, ManualClock};
-use crate::store::Result;
-use crate::{Engine, Options, client};
+use crate::store::{Result, Store as _};
+use crate::{Engine, HistoryPolicy, Options, client};
 use envoyfs_layout::Lsn;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ pub struct Shape {
     pub trees: u64,
     /// See `trees`.
     pub keys: u64,
+    /// Two checkpoints are retained, each goes as the next comes; and there are many.
+    pub retains: bool,
 }
 
 impl Shape {
@@ -30,7 +33,20 @@ impl Shape {
     #[must_use]
     pub fn of(seed: u64, steps: u64) -> Self {
         let block = if seed % 3 == 2 { 4096 } else { 512 };
-        Self { block, slow: seed % 2 == 1, steps, trees: 3, keys: 12 }
+        Self { block, slow: seed % 2 == 1, steps, trees: 3, keys: 12, retains: false }
+    }
+
+    /// The same with retained checkpoints.
+    #[must_use]
+    pub fn retaining(seed: u64, steps: u64) -> Self {
+        Self { retains: true, ..Self::of(seed, steps) }
+    }
+
+    fn policy(&self) -> HistoryPolicy {
+        match self.retains {
+            true => HistoryPolicy { checkpoints_max: 2, interval_ms: 0, part_max: 2, ..HistoryPolicy::default() },
+            false => client::tight().history,
+        }
     }
 }
 
@@ -48,6 +64,10 @@ pub struct Recorded {
     pub shape: Shape,
     /// The time at the end.
     pub now_ns: i64,
+    /// Which checkpoints were retained when this one was the last.
+    pub lists: BTreeMap<u64, Vec<u64>>,
+    /// Contents of each retained checkpoint.
+    pub retained: BTreeMap<u64, Logical>,
 }
 
 impl Recorded {
@@ -108,7 +128,7 @@ pub fn step(client: &mut Client, rng: &mut Rng, shape: &Shape) -> Result<bool> {
     tick(&client.clock);
     let op = client.random_op(rng, shape.trees, shape.keys);
     client.run(&small(op))?;
-    match rng.below(14) {
+    match rng.below(if shape.retains { 5 } else { 14 }) {
         0 => client.checkpoint()?,
         1..=3 => {
             client.commit()?;
@@ -153,6 +173,7 @@ pub fn record(seed: u64, shape: Shape) -> Recorded {
     // A few mounts and checkpoints of age, so that slots, cuts and twins are in use.
     {
         let mut client = Client::start(mount(Arc::new(device.clone()), &clock).expect("fresh"), clock.clone());
+        client.engine.retain(shape.policy());
         let mut rng = Rng(seed ^ 0xA5A5);
         for _ in 0..rng.below(20) {
             step(&mut client, &mut rng, &shape).expect("no faults");
@@ -166,15 +187,30 @@ pub fn record(seed: u64, shape: Shape) -> Recorded {
     let recording = device.recording();
     let engine = mount(Arc::new(device), &clock).expect("no faults");
     let mut client = Client::start(engine, clock.clone());
+    client.engine.retain(shape.policy());
     let mut marks = vec![(0, client.history[0].0)];
+    let (mut lists, mut retained) = (BTreeMap::new(), BTreeMap::new());
     let mut rng = Rng(seed);
+    look(&client, &mut lists, &mut retained);
     for _ in 0..shape.steps {
         let before = client.acknowledged;
         step(&mut client, &mut rng, &shape).expect("no faults");
         if client.acknowledged > before {
             marks.push((recording.len(), client.acknowledged));
         }
+        look(&client, &mut lists, &mut retained);
     }
     let history = std::mem::take(&mut client.history);
-    Recorded { base, recording, history, marks, shape, now_ns: clock.wall_ns() }
+    Recorded { base, recording, history, marks, shape, now_ns: clock.wall_ns(), lists, retained }
+}
+
+/// Notes which checkpoints are retained now, and what is in them.
+fn look(client: &Client, lists: &mut BTreeMap<u64, Vec<u64>>, retained: &mut BTreeMap<u64, Logical>) {
+    let roots = client.engine.history().expect("no faults");
+    let last = client.engine.usage().checkpoint;
+    lists.entry(last).or_insert_with(|| roots.iter().map(|root| root.checkpoint).collect());
+    for root in roots {
+        let top = root.roots.references.first().copied();
+        retained.entry(root.checkpoint).or_insert_with(|| top.map(|top| client.read_root(top)).unwrap_or_default());
+    }
 }

@@ -1,20 +1,25 @@
 //! Power cuts at every IO of small histories, and of the recoveries after them.
 
-use envoyfs_store_tests::explore::{Found, Reach, history};
+use envoyfs_store_tests::explore::{Found, Reach, history_of};
+use envoyfs_store_tests::history::Shape;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
 fn search(seeds: std::ops::Range<u64>, nested: u32) -> Found {
-    let (steps, fates) = (number("STORE_STEPS").unwrap_or(8), number("STORE_FATES").unwrap_or(2));
+    search_of(seeds, nested, 8, Shape::of)
+}
+
+fn search_of(seeds: std::ops::Range<u64>, nested: u32, steps: u64, shape: impl Fn(u64, u64) -> Shape) -> Found {
+    let (steps, fates) = (number("STORE_STEPS").unwrap_or(steps), number("STORE_FATES").unwrap_or(2));
     let seeds = match number("STORE_SEED") {
         Some(first) => first..first + number("STORE_SEEDS").unwrap_or(1),
         None => seeds,
     };
     let mut sum = Found::default();
     for seed in seeds {
-        let found = history(seed, steps, Reach { nested, fates, recoveries_max: u64::MAX });
+        let found = history_of(seed, shape(seed, steps), Reach { nested, fates, recoveries_max: u64::MAX });
         println!("{found}");
         sum.add(&found);
     }
@@ -38,4 +43,17 @@ fn a_cut_at_every_io_of_a_recovery_and_of_the_next_one_changes_nothing() {
 fn three_recoveries_cut_at_every_io_one_after_the_other_change_nothing() {
     let found = search(2..3, 3);
     assert!(found.recoveries[3] > 100, "{found}");
+}
+
+/// Every checkpoint drops one that was retained, gives back what it kept, and is retained itself.
+#[test]
+fn a_cut_at_every_io_leaves_the_retained_checkpoints_with_what_was_in_them() {
+    let found = search_of(30..36, 0, 20, Shape::retaining);
+    assert!(found.cuts > 500 && found.recoveries[0] > 300, "{found}");
+}
+
+#[test]
+fn a_cut_at_every_io_of_the_recovery_leaves_the_retained_checkpoints() {
+    let found = search_of(40..41, 2, 6, Shape::retaining);
+    assert!(found.recoveries[2] > 100, "{found}");
 }

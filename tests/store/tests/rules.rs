@@ -46,4 +46,15 @@ tests! {
     what_the_cleaner_moves_can_be_read_all_the_time
     a_fork_counts_what_it_shares
     an_adopted_checkpoint_counts_once
+    what_a_retained_checkpoint_holds_stays_readable
+    a_mount_knows_every_retained_checkpoint
+    an_adopted_checkpoint_gives_back_what_the_dropped_ones_kept
+    history_goes_before_a_write_is_refused
+    a_dropped_node_that_cannot_be_read_is_not_forgotten
+    a_mark_of_a_store_that_drops_trees_finds_nothing_wrong
+    a_mark_reclaims_nothing_while_a_node_cannot_be_read
+    a_mark_reads_the_nodes_of_its_checkpoint_whatever_the_policy_says
+    an_adopted_checkpoint_holds_the_corrections_of_a_mark
+    a_mark_compares_counts_and_trees_of_one_checkpoint
+    a_scrub_tells_what_does_not_verify
 }

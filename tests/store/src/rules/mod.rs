@@ -4,11 +4,13 @@
 mod log;
 mod publish;
 mod space;
+mod upkeep;
 
 pub use envoyfs_engine::sabotage::Rule;
 pub use log::*;
 pub use publish::*;
 pub use space::*;
+pub use upkeep::*;
 
 macro_rules! scenarios {
     ($($rule:ident: $name:ident,)*) => {
@@ -42,4 +44,15 @@ scenarios! {
     MovesInstalledEarly: what_the_cleaner_moves_can_be_read_all_the_time,
     PlusOneDropped: a_fork_counts_what_it_shares,
     BatchAppliedTwice: an_adopted_checkpoint_counts_once,
+    DeathsNotDeferred: what_a_retained_checkpoint_holds_stays_readable,
+    RetainedLeftOut: a_mount_knows_every_retained_checkpoint,
+    ReleasesNotInBatch: an_adopted_checkpoint_gives_back_what_the_dropped_ones_kept,
+    HistoryKeptWhenShort: history_goes_before_a_write_is_refused,
+    UnreadableForgotten: a_dropped_node_that_cannot_be_read_is_not_forgotten,
+    MarkSkipsDropQueue: a_mark_of_a_store_that_drops_trees_finds_nothing_wrong,
+    MarkReclaimsBelowDamage: a_mark_reclaims_nothing_while_a_node_cannot_be_read,
+    MarkRootsDropped: a_mark_reads_the_nodes_of_its_checkpoint_whatever_the_policy_says,
+    RepairsNotInBatch: an_adopted_checkpoint_holds_the_corrections_of_a_mark,
+    MarkBeforePublication: a_mark_compares_counts_and_trees_of_one_checkpoint,
+    ScrubIgnoresRow: a_scrub_tells_what_does_not_verify,
 }
