@@ -73,12 +73,12 @@ groups! {
         watermark_blocks: Counter = "Blocks framed only for their watermark.",
         groups: Counter = "Group commits.",
         group: Latency = "Time of a group commit: blocks, data and flush.",
+        group_gather: Latency = "Time that the leader of a group waited for others to come in.",
         group_data: Latency = "Time that a group waited for the data that its records name.",
         group_flush: Latency = "Time of a group's flush.",
         commit: Latency = "Time that a caller of commit waited.",
         barriers: Counter = "Barriers asked for by checkpoints.",
         barrier: Latency = "Time that a barrier took.",
-        relocated: Counter = "Log writes that failed and were written elsewhere.",
         used_blocks: Gauge = "Ring blocks from the published start to the next block.",
         ring_blocks: Gauge = "Blocks of the ring.",
     }
@@ -109,12 +109,10 @@ groups! {
         node_in_memory: Counter = "Nodes that were not on the device yet.",
         retried: Counter = "Reads that did not verify and were resolved anew.",
         damaged: Counter = "Reads that did not verify the second time either.",
-        node_cache_hits: Counter = "Nodes found in a cache.",
-        node_cache_misses: Counter = "Nodes not found in it.",
-        page_cache_hits: Counter = "System pages found in a cache.",
-        page_cache_misses: Counter = "System pages not found in it.",
-        cache_evictions: Counter = "Entries given up by caches of the engine.",
-        cache_bytes: Gauge = "Bytes held by caches of the engine.",
+        page_cache_hits: Counter = "Reads of a segment that was cleaned whose slot map was in memory.",
+        page_cache_misses: Counter = "The same, when its page had to be read.",
+        cache_evictions: Counter = "Slot maps given up for others.",
+        cache_bytes: Gauge = "Bytes of slot maps in memory that could be read again.",
     }
     /// Checkpoints, stage by stage.
     checkpoint: CheckpointMetrics {
@@ -165,13 +163,6 @@ groups! {
         adopted: Counter = "Unpublished checkpoints adopted.",
         lost: Counter = "Mounts that found records missing that were promised durable.",
     }
-    /// The drop queue.
-    drops: DropMetrics {
-        nodes: Counter = "Nodes dropped.",
-        edges: Counter = "References taken back by dropped nodes.",
-        unreadable: Counter = "Nodes whose references could not be read: a leak that the mark finds.",
-        queue: Gauge = "Objects in the queue.",
-    }
     /// The cleaner.
     cleaner: CleanerMetrics {
         runs: Counter = "Runs that chose victims.",
@@ -184,7 +175,6 @@ groups! {
         unreadable: Counter = "Fragments left where they are because the device did not give them.",
         damaged: Counter = "Fragments left where they are because they do not verify.",
         debt: Gauge = "Containers still to be gained.",
-        throttled: Latency = "Time that the cleaner paused for others.",
     }
     /// The scrub.
     scrub: ScrubMetrics {
@@ -200,7 +190,6 @@ groups! {
         passes: Counter = "Marks that ended.",
         wrong_counts: Counter = "Counts found different.",
         leaked_bytes: Counter = "Live bytes that nothing referenced, given back.",
-        lowered: Counter = "Share times lowered.",
         total: Latency = "Time of a mark.",
     }
     /// Who may start an operation.
@@ -212,7 +201,6 @@ groups! {
         no_space: Counter = "Operations refused: no space.",
         too_large: Counter = "Operations refused: larger than the log admits.",
         wait_numbers: Counter = "Numbers asked for beyond the durable bound.",
-        throttled: Latency = "Time that a writer was slowed down before it had to wait.",
     }
     /// Failures that end writing.
     poison: PoisonMetrics {

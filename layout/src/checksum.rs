@@ -3,18 +3,29 @@
 //! What is shipped between stores (references, tables, records) is never seeded; what is true of one store at one position (superblocks, log blocks, segment
 //! headers, system pages) is seeded with the store's seed uuid and that position, so that a block of another store or another place does not verify.
 
+use crc_fast::{CrcAlgorithm, Digest, checksum_combine};
 use twox_hash::XxHash3_64;
+
+/// As RFC 3720 (iSCSI) has it.
+const CRC32C: CrcAlgorithm = CrcAlgorithm::Crc32Iscsi;
+
+/// The crate's checksums of 32 bits come in 64.
+fn narrow(crc: u64) -> u32 {
+    u32::try_from(crc & u64::from(u32::MAX)).unwrap_or(0)
+}
 
 /// CRC32C of bytes.
 #[must_use]
 pub fn crc32c(bytes: &[u8]) -> u32 {
-    crc32c::crc32c(bytes)
+    crc_fast::crc32_iscsi(bytes)
 }
 
 /// CRC32C of several pieces as if they were one.
 #[must_use]
 pub fn crc32c_pieces(pieces: &[&[u8]]) -> u32 {
-    pieces.iter().fold(0, |crc, piece| crc32c::crc32c_append(crc, piece))
+    let mut digest = Digest::new(CRC32C);
+    pieces.iter().for_each(|piece| digest.update(piece));
+    narrow(digest.finalize())
 }
 
 /// CRC32C of bytes that belong to one store and one position on it.
@@ -53,7 +64,10 @@ fn append_zeros(crc: u32, bytes: usize) -> u32 {
         return SHIFT_4096.apply(crc);
     }
     let sectors = (0..bytes / 512).fold(crc, |crc, _| SHIFT_512.apply(crc));
-    if bytes.is_multiple_of(512) { sectors } else { crc32c::crc32c_combine(sectors, 0, bytes % 512) }
+    if bytes.is_multiple_of(512) {
+        return sectors;
+    }
+    narrow(checksum_combine(CRC32C, sectors.into(), 0, (bytes % 512) as u64))
 }
 
 /// Multiplication by a power of x modulo the polynomial, by tables of one for each byte of the factor.
@@ -117,6 +131,27 @@ const fn times(columns: &[u32; 32], factor: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_checksum_is_that_of_rfc_3720_also_in_pieces_of_any_length() {
+        assert_eq!(crc32c(b""), 0);
+        assert_eq!(crc32c(b"123456789"), 0xE306_9283);
+        assert_eq!(crc32c(&[0; 32]), 0x8A91_36AA);
+        assert_eq!(crc32c(&[0xFF; 32]), 0x62A8_AB43);
+        // Bit by bit, as the definition says.
+        let slowly = |bytes: &[u8]| {
+            !bytes.iter().fold(u32::MAX, |crc, byte| {
+                (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0x82F6_3B78 * (crc & 1)))
+            })
+        };
+        let bytes: Vec<u8> = (0..4200_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24).to_le_bytes()[0]).collect();
+        for length in (0..300).chain([511, 512, 513, 1023, 4095, 4096, 4097, 4200]) {
+            let part = &bytes[..length];
+            assert_eq!(crc32c(part), slowly(part), "{length}");
+            let (head, tail) = part.split_at(length / 3);
+            assert_eq!(crc32c_pieces(&[head, tail]), slowly(part), "{length}");
+        }
+    }
 
     #[test]
     fn checksums_of_blocks_join_to_that_of_the_whole() {

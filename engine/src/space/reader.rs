@@ -246,7 +246,10 @@ impl Reader {
             let location = locations.get(&segment).ok_or_else(unknown)?;
             Ok::<_, StoreError>(match &location.slots {
                 Slots::None => Found::Pieces(locate(location.home, &SlotMap::new(), range)),
-                Slots::Cached(_, map, _) | Slots::Pinned(map) => Found::Pieces(locate(location.home, map, range)),
+                Slots::Cached(_, map, _) | Slots::Pinned(map) => {
+                    self.metrics.reads.page_cache_hits.increment();
+                    Found::Pieces(locate(location.home, map, range))
+                }
                 Slots::OnPage(page) => Found::OnPage(location.home, *page),
             })
         };
@@ -259,6 +262,7 @@ impl Reader {
             Found::Pieces(pieces) => return Ok(pieces),
             Found::OnPage(home, page) => (home, page),
         };
+        self.metrics.reads.page_cache_misses.increment();
         let map = Arc::new(slot_map(&segment_page(self, segment, &page)?));
         let pieces = locate(home, &map, range);
         self.hold(segment, page, map);
@@ -277,6 +281,8 @@ impl Reader {
             }
             _ => return,
         }
+        let caches = &self.metrics.reads;
+        caches.cache_bytes.set(held.bytes);
         if held.bytes <= self.slot_map_bytes {
             return;
         }
@@ -296,8 +302,10 @@ impl Reader {
             if let Slots::Cached(page, map, _) = &location.slots {
                 held.bytes = held.bytes.saturating_sub(memory(map.len()));
                 location.slots = Slots::OnPage(*page);
+                caches.cache_evictions.increment();
             }
         }
+        caches.cache_bytes.set(held.bytes);
     }
 
     /// Bytes of slot maps in memory that could be read again, about.

@@ -306,7 +306,9 @@ impl Stream {
         if in_log {
             space.reader().in_flight.insert(open.segment, unit, stored_bytes / UNIT, Bytes::Shared(Arc::clone(&bytes)));
         }
-        if kind != StreamKind::System {
+        if kind == StreamKind::System {
+            space.metrics().streams.page_bytes.add(stored_bytes.into());
+        } else {
             open.add_row(row_at(volume, open.segment, unit, stored_bytes, row));
         }
         let at = (open.segment, open.container, unit);

@@ -9,6 +9,7 @@ mod features;
 mod history;
 mod mark;
 mod measure;
+mod metrics;
 #[cfg(feature = "models")]
 mod models;
 mod relocation;

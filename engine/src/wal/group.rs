@@ -280,7 +280,9 @@ impl Wal {
         let expected = inner.line.expected();
         drop(inner);
         if !watermark {
+            let gathering = self.metrics.time(&self.metrics.log.group_gather);
             self.gather(expected);
+            gathering.stop();
         }
         let mut inner = self.inner.lock();
         inner.groups_started = inner.groups_started.saturating_add(1);

@@ -87,7 +87,7 @@ fn fails_at(base: &SimulatedDevice, slow: bool, kind: fn(Call) -> bool, n: u64, 
             let result = history(&mini, &told);
             let failed = reached.load(Ordering::SeqCst) && !kind(Call::Read(0, 0));
             let metrics = mini.engine.metrics();
-            let elsewhere = metrics.streams.relocated.get() + metrics.log.relocated.get() > 0;
+            let elsewhere = metrics.streams.relocated.get() > 0;
             // One failed write may be made good elsewhere; anything else is told, and ends writing.
             if failed && (result.is_err() || for_good || !elsewhere) {
                 let told = result.map_err(|error| error.to_string());

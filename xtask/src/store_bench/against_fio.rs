@@ -1,7 +1,7 @@
 //! Bars that are ratios to fio: verified reads, sequential throughput, durable appends.
 
 use super::Sizes;
-use super::stage::{Medium, Stage};
+use super::stage::{FIO_PEER, Medium, Stage};
 use super::table::{Bar, Row, short};
 use anyhow::Context;
 use serde_json::Value;
@@ -71,13 +71,7 @@ pub fn random_read(stage: &Stage, sizes: &Sizes) -> anyhow::Result<Vec<Row>> {
             let sides = in_turns(
                 sizes,
                 || number(&stage.bench(&job)?, "read", "iops"),
-                || {
-                    number(
-                        &stage.fio(&[&job[..], &["--ioengine=io_uring", "--direct=1", "--readonly"]].concat())?,
-                        "read",
-                        "iops",
-                    )
-                },
+                || number(&stage.fio(&[&job[..], &FIO_PEER, &["--readonly"]].concat())?, "read", "iops"),
             )?;
             let conditions = format!("{}, 4 KiB, depth {depth}, verified, beside fio io_uring", medium.name());
             rows.push(sides.row("random read", conditions, Bar::AtLeast(0.85), "IO/s"));
@@ -105,13 +99,7 @@ pub fn sequential_read(stage: &Stage, sizes: &Sizes) -> anyhow::Result<Vec<Row>>
         let sides = in_turns(
             sizes,
             || Ok(number(&stage.bench(&job)?, "read", "bw_bytes")? / 1e6),
-            || {
-                Ok(number(
-                    &stage.fio(&[&job[..], &["--ioengine=io_uring", "--direct=1", "--readonly"]].concat())?,
-                    "read",
-                    "bw_bytes",
-                )? / 1e6)
-            },
+            || Ok(number(&stage.fio(&[&job[..], &FIO_PEER, &["--readonly"]].concat())?, "read", "bw_bytes")? / 1e6),
         )?;
         let conditions = format!("{}, 1 MiB, depth 8, verified, beside fio io_uring", medium.name());
         rows.push(sides.row("sequential read", conditions, Bar::AtLeast(sequential_bar(medium)), "MB/s"));
@@ -131,7 +119,7 @@ pub fn sequential_write(stage: &Stage, sizes: &Sizes) -> anyhow::Result<Vec<Row>
             || Ok(number(&stage.bench(&[&job[..], &[&own]].concat())?, "write", "bw_bytes")? / 1e6),
             || {
                 // The store's number has its last sync in it; fio's too.
-                let options = [&job[..], &[&peer, "--ioengine=io_uring", "--direct=1", "--end_fsync=1"]].concat();
+                let options = [&job[..], &FIO_PEER, &[&peer, "--end_fsync=1"]].concat();
                 Ok(number(&stage.fio(&options)?, "write", "bw_bytes")? / 1e6)
             },
         )?;
