@@ -182,6 +182,12 @@ impl BufferPool {
         buffer
     }
 
+    /// Buffers of the arena that somebody holds.
+    #[must_use]
+    pub fn in_use(&self) -> usize {
+        self.arena.as_ref().map_or(0, |arena| arena.in_use())
+    }
+
     pub(super) fn arena(&self) -> Option<&Arc<Arena>> {
         self.arena.as_ref()
     }
@@ -259,6 +265,10 @@ impl Arena {
         // SAFETY: every offset in a free list was made in `map` with `offset + slot <= bytes`.
         let start = unsafe { self.base.add(offset) };
         Some((class, start, list.bytes))
+    }
+
+    fn in_use(&self) -> usize {
+        self.classes.iter().map(|list| list.free.capacity() - list.free.len()).sum()
     }
 
     fn give_back(&self, class: usize, start: NonNull<u8>) {

@@ -64,19 +64,38 @@ pub struct ScriptedDevice {
     script: Mutex<Script>,
     look: Mutex<Option<Look>>,
     held: Mutex<Option<Held>>,
+    /// Instead of the device's, and how many are taken of it before there are none but the heap's.
+    buffers: Option<(BufferPool, AtomicU64)>,
 }
 
 impl ScriptedDevice {
     /// Does as `device` does, until told otherwise.
     #[must_use]
     pub fn new(device: Arc<dyn Device>) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new(Self::around(device, None))
+    }
+
+    /// The same, with buffers from this pool, the first `count` of them; then from the heap, as when all are in use.
+    #[must_use]
+    pub fn with_buffers(device: Arc<dyn Device>, buffers: BufferPool, count: u64) -> Arc<Self> {
+        Arc::new(Self::around(device, Some((buffers, AtomicU64::new(count)))))
+    }
+
+    /// How many of the pool's buffers may still be taken.
+    #[must_use]
+    pub fn buffers_left(&self) -> u64 {
+        self.buffers.as_ref().map_or(0, |(_, left)| left.load(Ordering::SeqCst))
+    }
+
+    fn around(device: Arc<dyn Device>, buffers: Option<(BufferPool, AtomicU64)>) -> Self {
+        Self {
             device,
             counts: Default::default(),
             script: Mutex::new(Box::new(|_, _| Answer::Do)),
             look: Mutex::new(None),
             held: Mutex::new(None),
-        })
+            buffers,
+        }
     }
 
     /// From now on calls are answered so: (call, how many of its kind came before since this).
@@ -187,6 +206,10 @@ impl Device for ScriptedDevice {
     }
 
     fn buffers(&self) -> &BufferPool {
-        self.device.buffers()
+        let Some((buffers, left)) = &self.buffers else { return self.device.buffers() };
+        match left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) {
+            Ok(_) => buffers,
+            Err(_) => BufferPool::heap(),
+        }
     }
 }
