@@ -42,12 +42,14 @@ impl Engine {
         if writer.in_flight.swap(true, Ordering::SeqCst) {
             return Err(StoreError::Misuse("a checkpoint is in flight already".into()));
         }
+        let held = self.metrics.time(&self.metrics.checkpoint.freeze_hold);
         let mut batches = writer.batches.lock();
         let point = writer.wal.freeze();
         let number = batches.current.number;
         let next = Objects { number: number + 1, ..Objects::default() };
         batches.frozen = Some(std::mem::replace(&mut batches.current, next));
         drop(batches);
+        held.stop();
         let mut ledger = writer.admission.ledger.lock();
         ledger.frozen = std::mem::take(&mut ledger.current);
         #[cfg(test)]

@@ -101,6 +101,7 @@ impl Engine {
         for number in &due {
             let Some(page) = self.state.lock().page(*number) else { continue };
             let place = write_page(space, page.encode())?;
+            self.metrics.streams.page_bytes.add(place.stored_bytes.into());
             self.state.lock().written(*number, place);
         }
         Ok(due)
