@@ -376,8 +376,15 @@ impl Engine {
             }
             let used = rows.values().map(|row| row.offset_units + row.units()).max().unwrap_or(0).max(covered);
             let opening = self.opening_of(container);
-            let open =
-                Open::recovered(row.segment, container, opening, used, row.last_part, rows.into_values().collect());
+            // The footer tells of all parts, also of those that were written before.
+            let mut written = Vec::new();
+            let mut unit = row.last_part;
+            while let Some(part) = self.table_part(container, unit).filter(|_| unit != 0) {
+                unit = if part.previous < unit { part.previous } else { 0 };
+                written.extend(part.rows);
+            }
+            let rows = rows.into_values().collect();
+            let open = Open::recovered(row.segment, container, opening, used, row.last_part, &written, rows);
             seal(space, StreamKind::of_code(row.stream), open)?;
         }
         Ok(())

@@ -20,6 +20,7 @@ mod buffer;
 mod calibrate;
 mod error;
 mod image;
+mod mapped;
 mod metered;
 mod pages;
 mod random;
@@ -37,6 +38,7 @@ pub use buffer::{AlignedBuf, BUFFER_ALIGNMENT, BUFFER_GRANULE, BufferClass, Buff
 pub use calibrate::{Calibration, WriteCache, calibrate, scratch_bytes, warn_if_changed};
 pub use error::{DeviceError, Operation};
 pub use image::{DeviceImage, SECTOR_BYTES};
+pub use mapped::MappedFile;
 pub use metered::MeteredDevice;
 pub use reads::{DeviceReads, ReadDone, open_reads};
 pub use recording::{CrashImages, Recording, RecordingDevice, SectorFate};

@@ -70,18 +70,20 @@ pub struct Stream {
 }
 
 impl Open {
-    /// A container found at mount that was being filled, so that it can be sealed.
+    /// A container found at mount that was being filled, so that it can be sealed. `written`: rows in parts that are there, `rows`: those of the last part to come.
     pub fn recovered(
         segment: u32,
         container: u32,
         opening: u64,
         next: u32,
         last_part: u32,
+        written: &[TableRow],
         rows: Vec<TableRow>,
     ) -> Self {
         let mut open = Self::new(segment, container, opening);
         open.next = next.max(HEADER_UNITS);
         open.last_part = last_part;
+        written.iter().for_each(|row| open.count_row(row));
         rows.into_iter().for_each(|row| open.add_row(row));
         open
     }
@@ -103,13 +105,18 @@ impl Open {
     }
 
     fn add_row(&mut self, row: TableRow) {
+        self.count_row(&row);
+        self.rows.push(row);
+    }
+
+    /// What the footer says.
+    fn count_row(&mut self, row: &TableRow) {
         if row.birth != Hlc::ZERO {
             self.birth_low = self.birth_low.min(row.birth);
             self.birth_high = self.birth_high.max(row.birth);
         }
         self.objects += 1;
         self.digest = self.digest.wrapping_add(row.digest());
-        self.rows.push(row);
     }
 
     /// Where `units` fit, if the table part and the footer still fit behind them.
@@ -383,7 +390,7 @@ pub fn seal(space: &Space, kind: StreamKind, mut open: Open) -> Result<(u32, u32
         objects: open.objects,
         used_units: open.next,
         digest: open.digest,
-        birth_low: open.birth_low,
+        birth_low: if open.birth_high == Hlc::ZERO { Hlc::ZERO } else { open.birth_low },
         birth_high: open.birth_high,
         opening: open.opening,
     };

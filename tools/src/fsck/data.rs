@@ -131,7 +131,9 @@ impl Expectations {
         let jobs = self.jobs(space);
         let next = AtomicUsize::new(0);
         let (bytes, bad) = (AtomicU64::new(0), Mutex::new(BTreeMap::new()));
-        let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, THREADS_MAX);
+        // Twice as many as cores: some wait for the device while others compute.
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = (2 * cores).clamp(2, THREADS_MAX);
         let scan = Scan { volume, space, disk, progress, bad: &bad, bytes: &bytes };
         let this = &*self;
         std::thread::scope(|scope| {
@@ -239,15 +241,23 @@ impl Scan<'_> {
             }
             let (window, after) = rest.split_at(count.max(1).min(rest.len()));
             rest = after;
-            buffer.resize(usize::try_from(end - start).unwrap_or(0), 0);
-            let read = self.disk.read_at(start, &mut buffer).is_ok();
-            for block in window {
-                let from = usize::try_from(block.offset - start).unwrap_or(usize::MAX);
-                let length = usize::try_from(block.length()).unwrap_or(usize::MAX);
-                match buffer.get(from..from.saturating_add(length)).filter(|_| read) {
-                    Some(bytes) => self.judge(block.segment, &block.row, block.offset, Ok(checksum::crc32c(bytes))),
-                    None => self.single(block.segment, &block.row, block.offset),
+            // The next one is on its way while this one is looked at.
+            if let Some(next) = rest.first() {
+                self.disk.expect(next.offset, WINDOW);
+            }
+            let length = usize::try_from(end - start).unwrap_or(0);
+            let judged = self.disk.look(start, length, &mut buffer, |bytes| {
+                for block in window {
+                    let from = usize::try_from(block.offset - start).unwrap_or(usize::MAX);
+                    let length = usize::try_from(block.length()).unwrap_or(usize::MAX);
+                    match bytes.get(from..from.saturating_add(length)) {
+                        Some(bytes) => self.judge(block.segment, &block.row, block.offset, Ok(checksum::crc32c(bytes))),
+                        None => self.single(block.segment, &block.row, block.offset),
+                    }
                 }
+            });
+            if judged.is_err() {
+                window.iter().for_each(|block| self.single(block.segment, &block.row, block.offset));
             }
         }
     }

@@ -9,7 +9,7 @@ use super::report::Report;
 use super::roots::{self, Roots};
 use super::space::Space;
 use super::walk::{At, Claim, Visit, Walk};
-use super::{Options, findings, interrupt, log, regions};
+use super::{Options, containers, findings, interrupt, log, regions};
 use crate::mkfs::size::Size;
 use envoyfs_engine::wal::recovery::Found;
 use envoyfs_layout::directory_page::{ContainerRow, VolumeDirectory};
@@ -17,7 +17,7 @@ use envoyfs_layout::superblock::Superblock;
 use envoyfs_layout::system_page::OrphanedSegment;
 use envoyfs_layout::{Oid, Reference};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -47,6 +47,8 @@ pub struct Examined {
     pub links: HashMap<RealmRoots, Disagreement>,
     /// Items whose inode number is taken.
     pub twice: HashSet<(Oid, Vec<u8>)>,
+    /// Realms whose record has other numbers of snapshots and orphans than these.
+    pub realm_items: BTreeMap<u64, (u64, u64)>,
 }
 
 /// Checks everything behind a superblock. `None`: a fatal finding was added.
@@ -58,6 +60,7 @@ pub fn examine(disk: &Disk, superblock: &Superblock, options: Options, report: &
     report.statistics.live_bytes = space.live_bytes();
     let (queue, queue_complete) = regions::drop_queue(disk, &directory, &space, report);
     let (unreadable, unreadable_complete) = regions::unreadable(disk, &directory, &space, report);
+    containers::check(disk, superblock, &directory, report);
     let log = log::check(disk, superblock, &directory, &space, report);
 
     if let Some(found) = log.as_ref().filter(|_| options.data) {
@@ -84,6 +87,7 @@ pub fn examine(disk: &Disk, superblock: &Superblock, options: Options, report: &
         bad: BadBlocks::default(),
         links: HashMap::new(),
         twice: HashSet::new(),
+        realm_items: BTreeMap::new(),
         queue,
         unreadable,
         orphans,
@@ -109,6 +113,7 @@ pub fn examine(disk: &Disk, superblock: &Superblock, options: Options, report: &
             if index == 0 && out.complete {
                 out.links = links::check(&mut walk);
                 out.twice = std::mem::take(&mut walk.twice);
+                out.realm_items = walk.realm_records();
             }
             let mut others = beside::walk_retained(&mut walk, &retained);
             let expectations = walk.data.take();

@@ -127,6 +127,12 @@ kinds! {
     SEGMENT_TWICE = 103 Error Rebuild "two containers claim the same segment", "the newest opening is kept";
     /// Live units differ.
     TABLE_LIVE = 104 Error Preen "live units of a container differ from its segments' pages", "counted again";
+    /// A header.
+    CONTAINER_HEADER = 105 Note Nothing "the header of a container is damaged or tells of another one", "none: nothing is found by it; a rebuild may have to do without what is in it";
+    /// A footer.
+    CONTAINER_FOOTER = 106 Note Nothing "the footer of a container is damaged or differs from its table", "none: nothing is found by it; a rebuild searches for the table";
+    /// A part of a table.
+    TABLE_PART = 107 Note Nothing "a part of the table of a container is damaged", "none: nothing is found by it; a rebuild may have to do without what it lists";
     // 200-299: log.
     /// Records wait for replay.
     LOG_DIRTY = 200 Note Mount "the log holds records since the checkpoint", "replayed; by a repair too, before it changes anything";
@@ -211,6 +217,8 @@ kinds! {
     NAME_HASH = 706 Error Preen "a name is filed under the wrong hash: lookups do not find it", "the directory is made again from its names";
     /// INV-30.
     NUMBER_TWICE = 707 Error Preen "two names in a realm have the same inode number (INV-30)", "the later one gets a new number";
+    /// Counts in a realm's record.
+    REALM_RECORD = 708 Error Preen "the record of a realm has other numbers of snapshots or of unlinked open files than its lists", "set to what was found";
 }
 
 #[cfg(test)]

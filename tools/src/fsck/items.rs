@@ -1,7 +1,7 @@
 //! What the items of leaves mean: names, files, slices, snapshots, territories; and the file data that they lead to.
 
 use super::findings;
-use super::walk::{At, Sum, Visit, Walk};
+use super::walk::{At, Purpose, Sum, Visit, Walk};
 use envoyfs_layout::key::{self, DirectoryKey, RealmItemKind, RealmKey};
 use envoyfs_layout::node::{NodeHeader, NodeView, TreeKind};
 use envoyfs_layout::{
@@ -146,9 +146,20 @@ fn realm_item(
     birth: Hlc,
 ) -> Result<(), LayoutError> {
     let key = RealmKey::decode(key)?;
+    if walk.purpose == Purpose::Check {
+        let items = walk.realm_items.entry(key.realm).or_default();
+        match key.kind {
+            RealmItemKind::Record => {}
+            RealmItemKind::Snapshot => items.snapshots += 1,
+            RealmItemKind::Orphan => items.orphans += 1,
+        }
+    }
     match key.kind {
         RealmItemKind::Record => {
-            RealmRecord::decode(value)?;
+            let record = RealmRecord::decode(value)?;
+            if let Some(items) = walk.realm_items.get_mut(&key.realm).filter(|_| walk.purpose == Purpose::Check) {
+                items.said = Some((record.snapshots, record.orphans));
+            }
         }
         RealmItemKind::Snapshot => {
             let item = SnapshotItem::decode(value, references)?;

@@ -11,6 +11,7 @@
 mod account;
 mod beside;
 mod blame;
+mod containers;
 pub mod data;
 pub mod disk;
 mod examine;
@@ -38,7 +39,6 @@ use disk::Disk;
 use report::Report;
 use source::Source;
 use std::path::Path;
-use std::sync::Arc;
 pub use walk::interior as interior_item;
 
 /// What to check.
@@ -64,7 +64,7 @@ impl Default for Options {
 /// It is not there, not a store, in use, or cannot be read: nothing could be checked.
 pub fn check(path: &Path, options: Options) -> Result<Report> {
     let source = Source::open(path, false)?;
-    check_disk(&Disk::new(Arc::new(source)), options)
+    check_disk(&Disk::of(source), options)
 }
 
 /// As [`check`], on a device that is open.
@@ -84,7 +84,7 @@ pub fn check_disk(disk: &Disk, options: Options) -> Result<Report> {
 /// # Errors
 /// As [`check`].
 pub fn looks_clean(path: &Path) -> Result<Option<Report>> {
-    let disk = Disk::new(Arc::new(Source::open(path, false)?));
+    let disk = Disk::of(Source::open(path, false)?);
     let mut report = Report::new(disk.device().label());
     let Some(superblock) = regions::superblocks(&disk, &mut report)? else { return Ok(None) };
     report.name(&superblock);

@@ -35,14 +35,13 @@ use envoyfs_layout::{ClientRoots, Hlc, Lsn, Oid, Reference, ReferenceKind, check
 use indicatif::ProgressBar;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
-use std::sync::Arc;
 
 /// Makes the indexes of the store at a path again, then repairs it.
 ///
 /// # Errors
 /// No segments are found, none of them holds roots, or the device fails.
 pub fn rebuild(path: &Path, settings: &Settings) -> Result<Report> {
-    rebuild_disk(&Disk::new(Arc::new(Source::open(path, true)?)), settings)
+    rebuild_disk(&Disk::of(Source::open(path, true)?), settings)
 }
 
 /// As [`rebuild`], on a device that is open.
@@ -105,6 +104,7 @@ pub fn rebuild_disk(disk: &Disk, settings: &Settings) -> Result<Report> {
         bad: data::BadBlocks::default(),
         links: HashMap::new(),
         twice: HashSet::new(),
+        realm_items: BTreeMap::new(),
     };
     let bounds = bounds(disk, &mut examined, &roots, &scanned);
     let free = free_containers(&examined);

@@ -55,7 +55,7 @@ impl Settings {
 /// It is not there, not a store, in use, or cannot be read or written.
 pub fn repair(path: &Path, settings: &Settings) -> Result<Report> {
     let source = Source::open(path, true)?;
-    repair_disk(&Disk::new(Arc::new(source)), settings)
+    repair_disk(&Disk::of(source), settings)
 }
 
 /// As [`repair`], on a device that is open.

@@ -24,7 +24,7 @@ use envoyfs_layout::{
     BLOCK, Body, ClientRoots, DirectoryAttributes, Entry, Hlc, Inode, Oid, RealmEntry, Reference, ReferenceKind, Slice,
     SnapshotItem, TerritoryRecord, Totals, checksum,
 };
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use tree::{Built, Item, Packer};
 
 /// Directories may lie in each other as deep as the store has room for.
@@ -37,6 +37,7 @@ pub struct Rewriter<'a, 'w> {
     bad: &'a BadBlocks,
     links: &'a HashMap<RealmRoots, Disagreement>,
     twice: &'a HashSet<(Oid, Vec<u8>)>,
+    realm_items: &'a BTreeMap<u64, (u64, u64)>,
     packer: Packer<'w>,
     seed: [u8; 16],
     next_inode: u64,
@@ -72,6 +73,7 @@ impl<'a, 'w> Rewriter<'a, 'w> {
             bad: &examined.bad,
             links: &examined.links,
             twice: &examined.twice,
+            realm_items: &examined.realm_items,
             packer: Packer::new(writer),
             seed: settings.seed,
             next_inode: examined.directory.entry.bounds.inode,
@@ -423,7 +425,12 @@ impl<'a, 'w> Rewriter<'a, 'w> {
         let Ok(key) = RealmKey::decode(&old.key) else { return Ok(None) };
         let (value, references) = match key.kind {
             RealmItemKind::Record => match envoyfs_layout::RealmRecord::decode(&old.value) {
-                Ok(_) => (old.value.clone(), Vec::new()),
+                Ok(mut record) => {
+                    if let Some((snapshots, orphans)) = self.realm_items.get(&key.realm) {
+                        (record.snapshots, record.orphans) = (*snapshots, *orphans);
+                    }
+                    (record.encode()?, Vec::new())
+                }
                 Err(_) => return Ok(None),
             },
             RealmItemKind::Snapshot => {

@@ -1,7 +1,7 @@
 //! A store opened through the page cache: works on files and block devices and needs no `io_uring`. Opened for reading it cannot write by construction.
 
 use anyhow::{Context as _, Result, bail};
-use envoyfs_engine::device::{AlignedBuf, Device, DeviceError, Geometry, Operation, Ticket, Write};
+use envoyfs_engine::device::{AlignedBuf, Device, DeviceError, Geometry, MappedFile, Operation, Ticket, Write};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -60,6 +60,19 @@ impl Source {
     #[must_use]
     pub const fn size_bytes(&self) -> u64 {
         self.geometry.size_bytes
+    }
+
+    /// The image file mapped, if it is one and is only read.
+    #[must_use]
+    pub fn map(&self) -> Option<MappedFile> {
+        let fixed = !self.writable && !self.geometry.is_block_device;
+        fixed.then(|| MappedFile::of(&self.file)).flatten()
+    }
+
+    /// Starts to read ahead.
+    pub fn expect(&self, offset: u64, length: u64) {
+        let _hint =
+            rustix::fs::fadvise(&self.file, offset, std::num::NonZeroU64::new(length), rustix::fs::Advice::WillNeed);
     }
 
     /// Fills `into` from `offset`.

@@ -107,6 +107,17 @@ struct Seen {
     tree: TreeKind,
 }
 
+/// A realm's lists.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RealmItems {
+    /// What its record says: snapshots, orphans.
+    pub said: Option<(u64, u64)>,
+    /// Snapshots met.
+    pub snapshots: u64,
+    /// Orphans met.
+    pub orphans: u64,
+}
+
 /// What a node amounts to.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sum {
@@ -153,6 +164,8 @@ pub struct Walk<'a> {
     pub progress: ProgressBar,
     /// Items whose inode number another one of the realm has: node and key.
     pub twice: HashSet<(Oid, Vec<u8>)>,
+    /// By realm: what its record says, and how many snapshots and orphans were met.
+    pub realm_items: BTreeMap<u64, RealmItems>,
     /// Largest inode number met.
     pub number_max: u64,
     /// Largest realm id met.
@@ -183,6 +196,7 @@ impl<'a> Walk<'a> {
             stack: Vec::new(),
             progress,
             twice: HashSet::new(),
+            realm_items: BTreeMap::new(),
             number_max: 0,
             realm_max: 0,
             later: VecDeque::new(),
@@ -230,6 +244,20 @@ impl<'a> Walk<'a> {
             }
         }
         side
+    }
+
+    /// Compares the records of realms with their lists. Returns what those that differ must say: snapshots, orphans.
+    pub fn realm_records(&mut self) -> BTreeMap<u64, (u64, u64)> {
+        let mut out = BTreeMap::new();
+        for (realm, items) in std::mem::take(&mut self.realm_items) {
+            let found = (items.snapshots, items.orphans);
+            if let Some(said) = items.said.filter(|said| *said != found) {
+                let detail = format!("snapshots, unlinked files: stored {said:?}, found {found:?}");
+                self.report.add(findings::REALM_RECORD, format_args!("realm {realm}"), detail);
+                out.insert(realm, found);
+            }
+        }
+        out
     }
 
     /// Every node was read.
