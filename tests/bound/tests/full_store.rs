@@ -1,0 +1,104 @@
+//! A file system that is full, on small stores: what deletes works, then writing works, and it can be unmounted (INV-26).
+
+use envoyfs_engine::device::SimulatedDevice;
+use envoyfs_engine::format::{FormatOptions, format};
+use envoyfs_engine::hlc::ManualClock;
+use envoyfs_engine::{Engine, Options, Settings, StoreError};
+use envoyfs_namespace::Namespace;
+use envoyfs_namespace::api::{Context, Error, InodeId, Make, Result};
+use std::sync::Arc;
+
+const CX: Context = Context::local(0, 0);
+const START_NS: i64 = 1_767_225_600_000_000_000;
+
+fn mount(device: &SimulatedDevice) -> (Arc<Engine>, Arc<Namespace>) {
+    let clock = Arc::new(ManualClock::new(START_NS));
+    let options =
+        Options { read_only: false, threads: false, accept_loss: false, clock, settings: Settings::default() };
+    let engine = Arc::new(Engine::open(Arc::new(device.clone()), options).expect("a store"));
+    let options =
+        envoyfs_namespace::Options { node_cache_bytes: 1 << 20, threads: false, read_only: false, seed: [7; 16] };
+    let ns = Namespace::open(Arc::<Engine>::clone(&engine), options).expect("a file system");
+    (engine, ns)
+}
+
+/// With the checkpoints that it waits for.
+fn with_checkpoints<T>(ns: &Namespace, mut step: impl FnMut() -> Result<T>) -> Result<T> {
+    for _ in 0..100 {
+        match step() {
+            Err(Error::Store(StoreError::WouldWait { .. })) => {
+                ns.checkpoint().unwrap_or_else(|error| panic!("full, and no checkpoint: {error}"));
+            }
+            other => return other,
+        }
+    }
+    panic!("100 checkpoints did not help");
+}
+
+/// Files that fit. The last one may be there in part.
+fn fill(ns: &Namespace, round: u64, bytes: usize) -> Vec<Vec<u8>> {
+    let mut names = Vec::new();
+    for number in 0_u64.. {
+        let name = format!("{round}-{number}").into_bytes();
+        let made = with_checkpoints(ns, || ns.make(&CX, InodeId::ROOT, &name, &Make::File, 0o600));
+        match made {
+            Err(Error::NoSpace) => return names,
+            made => {
+                let id = made.expect("make").id;
+                let written = with_checkpoints(ns, || ns.write(&CX, id, 0, &vec![7; bytes]));
+                ns.forget(id, 1);
+                names.push(name);
+                match written {
+                    Ok(_) => {}
+                    Err(Error::NoSpace) => return names,
+                    Err(error) => panic!("write: {error}"),
+                }
+            }
+        }
+    }
+    names
+}
+
+fn close(engine: &Engine, ns: &Namespace, what: &str) {
+    ns.close().unwrap_or_else(|error| panic!("{what}: the file system does not close: {error}"));
+    engine.close().unwrap_or_else(|error| panic!("{what}: the store does not close: {error}"));
+}
+
+#[test]
+fn a_full_file_system_unmounts_deletes_and_writes_again() {
+    for mib in [8_u64, 12] {
+        for bytes in [2000_usize, 20 << 10, 300 << 10] {
+            let what = format!("{mib} MiB, files of {bytes} bytes");
+            let device = SimulatedDevice::new(mib << 20, 4096, mib);
+            let options = FormatOptions {
+                label: "full".into(),
+                uuid: [7; 16],
+                seed: [9; 16],
+                now_ns: START_NS,
+                wal_bytes: Some(1 << 20),
+                segment_bytes: Some(256 << 10),
+                force: false,
+                small: true,
+            };
+            format(&device, &options).expect("a device that is large enough");
+            let (engine, ns) = mount(&device);
+            let mut names = fill(&ns, 0, bytes);
+            assert!(names.len() > 2, "{what}: only {} files fit", names.len());
+            close(&engine, &ns, &what);
+            drop((ns, engine));
+
+            let (engine, ns) = mount(&device);
+            names.extend(fill(&ns, 1, bytes));
+            for name in &names {
+                with_checkpoints(&ns, || ns.unlink(&CX, InodeId::ROOT, name))
+                    .unwrap_or_else(|error| panic!("{what}: full, and nothing can be deleted: {error}"));
+            }
+            for _ in 0..4 {
+                ns.checkpoint().unwrap_or_else(|error| panic!("{what}: checkpoint: {error}"));
+            }
+            let again = fill(&ns, 2, bytes);
+            assert!(again.len() + 3 >= names.len() / 2, "{what}: {} files, then {}", names.len(), again.len());
+            close(&engine, &ns, &what);
+        }
+    }
+}
