@@ -18,7 +18,7 @@ use crate::mutant::{self, Mutant};
 use crate::sabotage::{self, Rule};
 use crate::space::{RowOf, Space, StreamKind};
 use crate::state::{State, law};
-use crate::store::{Changes, Frozen, Reason, Result, Roots};
+use crate::store::{Changes, Frozen, Reason, Result, Roots, Tier};
 use crate::superblock;
 use crate::sync::atomic::Ordering;
 use crate::wal::{NewRecord, advance_start};
@@ -178,7 +178,7 @@ impl Engine {
         stage.next(&stages.clean);
         let mut candidates = self.candidates(space);
         let mut cleaning = writer.cleaning.hold();
-        if hurry {
+        if self.is_behind(writer) {
             self.clean_now(writer, &mut cleaning)?;
         }
         let mut moves = cleaning.take_moves();
@@ -318,6 +318,7 @@ impl Engine {
         stage.stop();
         stages.published.increment();
         stages.number.set(frozen.number);
+        space.set_urgent(false);
         writer.admission.ledger.lock().published(space.free_containers(), dropped);
         Ok(())
     }
@@ -350,10 +351,17 @@ impl Engine {
         wanted || writer.space.free_containers() < self.clean_target(writer)
     }
 
-    /// Free containers that the cleaner works towards.
+    /// Whether copying between checkpoints did not keep up.
+    fn is_behind(&self, writer: &Writer) -> bool {
+        let wanted = writer.admission.ledger.lock().wanted == Some(Reason::Reclaim);
+        let free = writer.free();
+        wanted || free.now.saturating_add(free.coming) < self.clean_target(writer)
+    }
+
+    /// Free containers that the cleaner works towards: what lets writers in, and little more (every percent of the area that is free is one that lives in victims).
     pub(crate) fn clean_target(&self, writer: &Writer) -> u32 {
-        let floor = writer.admission.budget.floor_containers(crate::store::Tier::Writer);
-        (floor + floor / 8 + 2).min(self.shape.containers)
+        let floor = writer.admission.budget.floor_containers(Tier::Writer);
+        (floor + (floor / 8).min(1) + 2).min(self.shape.containers)
     }
 
     /// Containers that nothing writes to any more and nothing unpublished lies in: they may be cleaned, and released once nothing in them lives.

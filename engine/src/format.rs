@@ -128,7 +128,7 @@ impl Regions {
         let by_size = match size {
             s if s < 384 * MIB => MIB,
             s if s < GIB => 2 * MIB,
-            s if s < 8 * GIB => 4 * MIB,
+            s if s < 32 * GIB => 4 * MIB,
             _ => 16 * MIB,
         };
         let segment = options.segment_bytes.map_or(by_size, u64::from);
@@ -395,7 +395,7 @@ mod tests {
     #[test]
     fn geometry_agrees_with_the_design_table_and_regions_do_not_overlap() {
         for (size, segment, ring) in
-            [(256, 1, 8), (512, 2, 16), (2048, 4, 64), (10 * 1024, 16, 256 + 64), (100 * 1024, 16, 1024)]
+            [(256, 1, 8), (512, 2, 16), (2048, 4, 64), (10 * 1024, 4, 256 + 64), (100 * 1024, 16, 1024)]
         {
             let plan = Regions::plan(size * MIB, 4096, &options()).unwrap();
             assert_eq!(u64::from(plan.segment_bytes), segment * MIB, "{size} MiB");

@@ -80,6 +80,7 @@ mod tests;
 mod unsaved;
 pub mod wal;
 
+pub use cleaner::{Closed, Occupancy, Use, victim_score};
 pub use engine::{Engine, Options};
 pub use error::StoreError;
 pub use history::{HistoryPolicy, HistoryRoot};

@@ -26,12 +26,13 @@ pub mod superblock;
 pub mod system_page;
 pub mod territory;
 pub mod totals;
+mod varint;
 pub mod wal;
 
 pub use attributes::DirectoryAttributes;
 pub use entry::{DirectoryEntry, Entry, LinkEntry};
 pub use error::LayoutError;
-pub use ids::{Hlc, Lsn, Oid};
+pub use ids::{Hlc, IdHasher, IdMap, Lsn, Oid};
 pub use inode::{Body, Inode, Timestamp, Xattrs};
 pub use realm::{RealmEntry, RealmRecord, Retention, SnapshotItem};
 pub use reference::{Encoding, Reference, ReferenceKind, flags};

@@ -9,8 +9,7 @@
 //! reference table only.
 
 use crate::fields::{Structure, structure};
-use crate::{Hlc, LayoutError, Oid, Reference, UNIT};
-use std::collections::HashMap;
+use crate::{Hlc, IdMap, LayoutError, Oid, Reference, UNIT};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -343,7 +342,7 @@ pub struct NodeBuilder {
     body: Vec<u8>,
     item_count: u16,
     references: Vec<Reference>,
-    rows: HashMap<Reference, u16>,
+    rows: IdMap<Reference, u16>,
 }
 
 impl NodeBuilder {
@@ -360,7 +359,7 @@ impl NodeBuilder {
             body: Vec::new(),
             item_count: 0,
             references: Vec::new(),
-            rows: HashMap::new(),
+            rows: IdMap::default(),
         }
     }
     /// Sets the bytes that only a root has. Fails when the node would get too large.

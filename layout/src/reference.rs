@@ -44,7 +44,7 @@ pub enum Encoding {
 }
 
 /// A reference: which object, how long, when born, and how it is verified.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Reference {
     /// The object.
     pub oid: Oid,
@@ -62,6 +62,13 @@ pub struct Reference {
     pub flags: u8,
     /// How it is encoded.
     pub encoding: Encoding,
+}
+
+impl std::hash::Hash for Reference {
+    /// The id says nearly all.
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.oid.hash(state);
+    }
 }
 
 /// A [`Reference`] as it lies on disk.

@@ -2,7 +2,7 @@
 //! checksum), never moved through slot maps.
 //!
 //! ```text
-//! segment page: | header 32 | live runs 4 ... | counts 8 ... | moved fragments 12 ... | deferred runs 4 ... | zeros to 512 |
+//! segment page: | header 32 | live runs ... | counts 8 ... | moved fragments ... | deferred runs ... | zeros to 512 |
 //! list page:    | header 32 | next page 16 | rows ... | zeros to 512 |
 //! ```
 //! Lists: the drop queue and the nodes in it that could not be read (references, 32), segments without a home and the index of such pages (20), retained checkpoints (128),
@@ -10,6 +10,7 @@
 
 use crate::directory_page::{Place, RawPlace};
 use crate::fields::{Structure, structure};
+use crate::varint;
 use crate::{Hlc, LayoutError, Reference, UNIT};
 use zerocopy::little_endian::{I64, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -32,16 +33,6 @@ struct RawHeader {
     reserved: [u8; 8],
 }
 const _: () = assert!(size_of::<RawHeader>() == HEADER_BYTES);
-
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
-#[repr(C)]
-struct RawMoved {
-    slot: U16,
-    units: U16,
-    container: U32,
-    offset: U32,
-}
-const _: () = assert!(size_of::<RawMoved>() == 12);
 
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
@@ -104,28 +95,20 @@ impl SegmentPage {
     pub fn encode(&self) -> Vec<u8> {
         let counts = [self.live.len(), self.extra.len(), self.moved.len(), self.deferred.len()];
         let mut out = header(SEGMENT_MAGIC, self.segment, counts);
-        for (slot, units) in &self.live {
-            out.extend_from_slice(&slot.to_le_bytes());
-            out.extend_from_slice(&units.to_le_bytes());
-        }
+        put_runs(&mut out, &self.live);
         for (slot, extra) in &self.extra {
             out.extend_from_slice(&slot.to_le_bytes());
             out.extend_from_slice(&[0; 2]);
             out.extend_from_slice(&extra.to_le_bytes());
         }
+        let (mut end, mut container) = (0, 0);
         for row in &self.moved {
-            let raw = RawMoved {
-                slot: row.slot.into(),
-                units: row.units.into(),
-                container: row.container.into(),
-                offset: row.offset_units.into(),
-            };
-            out.extend_from_slice(raw.as_bytes());
+            put_run(&mut out, &mut end, row.slot, row.units);
+            varint::put(&mut out, varint::fold(i64::from(row.container) - i64::from(container)));
+            varint::put(&mut out, fold_offset(row.offset_units));
+            container = row.container;
         }
-        for (slot, units) in &self.deferred {
-            out.extend_from_slice(&slot.to_le_bytes());
-            out.extend_from_slice(&units.to_le_bytes());
-        }
+        put_runs(&mut out, &self.deferred);
         pad(out)
     }
 
@@ -135,14 +118,10 @@ impl SegmentPage {
         let bad = |field, found: u32| LayoutError::Field { structure, field, found: found.into() };
         let (raw, rest) = read_header(structure, SEGMENT_MAGIC, bytes)?;
         let [live, extra, moved, deferred] = raw.counts;
-        let (live, rest) = rows(structure, rest, live, 4)?;
-        let (extra, rest) = rows(structure, rest, extra, 8)?;
-        let (moved, rest) = rows(structure, rest, moved, 12)?;
-        let (deferred, rest) = rows(structure, rest, deferred, 4)?;
-        check_padding(structure, bytes, rest)?;
         let mut page = Self { segment: raw.key.get(), ..Self::default() };
-        page.live = runs(live).map_err(|slot| bad("live run", slot))?;
-        page.deferred = runs(deferred).map_err(|slot| bad("deferred run", slot))?;
+        let mut rest = rest;
+        page.live = take_runs(&mut rest, live.get()).map_err(|slot| bad("live run", slot))?;
+        let (extra, mut rest) = rows(structure, rest, extra, 8)?;
         for row in extra.chunks_exact(8) {
             let (slot, value) = match row {
                 [a, b, 0, 0, c, d, e, f] => (u16::from_le_bytes([*a, *b]), i32::from_le_bytes([*c, *d, *e, *f])),
@@ -153,16 +132,18 @@ impl SegmentPage {
             }
             page.extra.push((slot, value));
         }
-        let mut end = 0_u32;
-        for row in moved.chunks_exact(12) {
-            let (raw, _) = RawMoved::read_from_prefix(row).map_err(|_| bad("moved", 0))?;
-            let (slot, units) = (raw.slot.get(), raw.units.get());
-            if units == 0 || u32::from(slot) < end {
-                return Err(bad("moved fragment", slot.into()));
-            }
-            end = u32::from(slot) + u32::from(units);
-            page.moved.push(Moved { slot, units, container: raw.container.get(), offset_units: raw.offset.get() });
+        let (mut end, mut container) = (0, 0);
+        for _ in 0..moved.get() {
+            let (slot, units) = take_run(&mut rest, &mut end).map_err(|slot| bad("moved fragment", slot))?;
+            let by = varint::take(&mut rest).map(varint::unfold);
+            let next = by.and_then(|by| i64::from(container).checked_add(by)).and_then(|next| u32::try_from(next).ok());
+            container = next.ok_or_else(|| bad("container", container))?;
+            let offset = varint::take(&mut rest).and_then(unfold_offset);
+            let offset_units = offset.ok_or_else(|| bad("offset", slot.into()))?;
+            page.moved.push(Moved { slot, units, container, offset_units });
         }
+        page.deferred = take_runs(&mut rest, deferred.get()).map_err(|slot| bad("deferred run", slot))?;
+        check_padding(structure, bytes, rest)?;
         Ok(page)
     }
 }
@@ -398,22 +379,47 @@ fn deferred(row: &[u8]) -> Result<DeferredRange, LayoutError> {
     Ok(row)
 }
 
-/// Runs of (slot, units), ascending; else the slot that is wrong.
-fn runs(bytes: &[u8]) -> Result<Vec<(u16, u16)>, u32> {
-    let mut out = Vec::with_capacity(bytes.len() / 4);
-    let mut end = 0_u32;
-    for row in bytes.chunks_exact(4) {
-        let (slot, units) = match row {
-            [a, b, c, d] => (u16::from_le_bytes([*a, *b]), u16::from_le_bytes([*c, *d])),
-            _ => (0, 0),
-        };
-        if units == 0 || u32::from(slot) < end {
-            return Err(slot.into());
-        }
-        end = u32::from(slot) + u32::from(units);
-        out.push((slot, units));
-    }
-    Ok(out)
+/// Units that a segment can have at most: slots are 16 bits.
+const SLOTS: u32 = 1 << 16;
+
+fn put_runs(out: &mut Vec<u8>, runs: &[(u16, u16)]) {
+    let mut end = 0;
+    runs.iter().for_each(|(slot, units)| put_run(out, &mut end, *slot, *units));
+}
+
+/// A run: units since the end of the one before it, and its own.
+fn put_run(out: &mut Vec<u8>, end: &mut u32, slot: u16, units: u16) {
+    // A run that does not ascend becomes one beyond the last slot, which decoding refuses.
+    varint::put(out, u32::from(slot).wrapping_sub(*end).into());
+    varint::put(out, units.into());
+    *end = u32::from(slot) + u32::from(units);
+}
+
+/// So many runs, ascending; else where the one that is wrong was expected.
+fn take_runs(bytes: &mut &[u8], count: u32) -> Result<Vec<(u16, u16)>, u32> {
+    let mut end = 0;
+    (0..count).map(|_| take_run(bytes, &mut end)).collect()
+}
+
+fn take_run(bytes: &mut &[u8], end: &mut u32) -> Result<(u16, u16), u32> {
+    let before = *end;
+    let mut take = || varint::take(bytes).and_then(|found| u32::try_from(found).ok());
+    let slot = take().and_then(|gap| before.checked_add(gap)).and_then(|slot| u16::try_from(slot).ok());
+    let units = take().and_then(|units| u16::try_from(units).ok()).filter(|units| *units > 0);
+    let (slot, units) = slot.zip(units).ok_or(before)?;
+    *end = u32::from(slot) + u32::from(units);
+    if *end <= SLOTS { Ok((slot, units)) } else { Err(before) }
+}
+
+/// Data lies at blocks, eight units each: half as many bytes.
+const fn fold_offset(units: u32) -> u64 {
+    let units = units as u64;
+    if units.is_multiple_of(8) { units / 8 * 2 } else { units * 2 + 1 }
+}
+
+fn unfold_offset(value: u64) -> Option<u32> {
+    let units = if value.is_multiple_of(2) { (value / 2).checked_mul(8)? } else { value / 2 };
+    u32::try_from(units).ok().filter(|units| fold_offset(*units) == value)
 }
 
 fn decode_place(bytes: &[u8]) -> Result<Place, LayoutError> {
@@ -480,7 +486,6 @@ fn pad(mut out: Vec<u8>) -> Vec<u8> {
 /// For the documentation; see [`crate::fields`].
 pub(crate) const LAYOUTS: &[Structure] = &[
     structure!("system page header", RawHeader { magic, key, counts, reserved }),
-    structure!("moved fragment", RawMoved { slot, units, container, offset }),
     structure!(
         "history row",
         RawHistory {

@@ -5,7 +5,7 @@
 
 use crate::StoreError;
 use crate::engine::Engine;
-use crate::space::{RowOf, Space, StreamKind};
+use crate::space::{BACKGROUND_DEPTH, RowOf, Space, StreamKind};
 use crate::state::{Pager, orphans, segments_of};
 use crate::store::Result;
 use envoyfs_layout::batch::Batch;
@@ -103,6 +103,7 @@ impl Engine {
             let place = write_page(space, page.encode())?;
             self.metrics.streams.page_bytes.add(place.stored_bytes.into());
             self.state.lock().written(*number, place);
+            space.make_way(BACKGROUND_DEPTH);
         }
         Ok(due)
     }
@@ -135,6 +136,7 @@ impl Engine {
                 Ok(bytes) => {
                     let place = write_page(space, bytes)?;
                     self.state.lock().written(number, place);
+                    space.make_way(BACKGROUND_DEPTH);
                     moved.push(number);
                 }
                 Err(error) => {
@@ -203,6 +205,7 @@ fn write_page(space: &Space, bytes: Vec<u8>) -> Result<Place> {
     let stored_bytes = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
     let row = RowOf { kind: ReferenceKind::Node, birth: Hlc::ZERO, crc, owner: 0 };
     let (_, container, units) = space.stream(StreamKind::System).append(space, bytes.into(), 1, row, 0)?;
+    space.metrics().streams.page_bytes.add(stored_bytes.into());
     Ok(Place { container, units, stored_bytes, crc })
 }
 

@@ -8,11 +8,16 @@
 //! before its pages are written (INV-13: the sources are reused only when it is published). Whatever died meanwhile is left out then. If power fails, the sources are
 //! what counts.
 
+mod occupancy;
 mod pieces;
 mod policy;
 
+pub use occupancy::{Closed, Occupancy, Use};
+pub use policy::score as victim_score;
+
 use crate::StoreError;
 use crate::engine::{Engine, Writer};
+use crate::space::BACKGROUND_DEPTH;
 use crate::space::heat::Heat;
 use crate::state::{Fragment, State};
 use crate::store::{Result, Tier};
@@ -274,7 +279,7 @@ impl Engine {
             }
         }
         let mut done = 0_u64;
-        let mut copies = self.read_pieces(job.container, &job.table, &batch);
+        let mut copies = self.read_pieces(&writer.space, job.container, &job.table, &batch);
         job.complete &= copies.len() == batch.len();
         copies.sort_by_key(|copy| (copy.rows.first().map_or(0, |row| row.owner), copy.piece.segment, copy.piece.slot));
         let mut copies = copies.into_iter();
@@ -286,6 +291,7 @@ impl Engine {
                 job.pieces.push(piece);
                 break;
             };
+            writer.space.make_way(BACKGROUND_DEPTH);
             done += u64::from(piece.units) * u64::from(UNIT);
             counts.moved.increment();
             counts.moved_bytes.add(u64::from(piece.units) * u64::from(UNIT));
@@ -356,8 +362,9 @@ impl Engine {
             Pace::Paced => budget.floor_containers(Tier::Shrinking),
             Pace::Hurry => {
                 // The rest of this checkpoint and the next one's nodes come first; but one container can always be turned over.
-                let keep =
-                    u32::try_from(budget.dirty_max / budget.container_bytes).unwrap_or(u32::MAX).saturating_add(2);
+                let keep = u32::try_from(budget.dirty_max.div_ceil(budget.container_bytes))
+                    .unwrap_or(u32::MAX)
+                    .saturating_add(2);
                 if free <= keep && free > 2 && !deep { free - 1 } else { keep }
             }
         }
@@ -406,6 +413,6 @@ fn living_parts(state: &State, piece: &Piece) -> Vec<Range<u32>> {
 fn due(credit: u64, live: u32, units: u32, debt: u32, target: u32) -> u64 {
     let gain = u64::from(units.saturating_sub(live).max(1));
     let holds = u128::from(credit) * u128::from(live) / u128::from(gain);
-    let boosted = holds + holds * u128::from(debt) * 4 / u128::from(target.max(1));
+    let boosted = holds + holds * u128::from(debt) * 16 / u128::from(target.max(1));
     u64::try_from(boosted).unwrap_or(u64::MAX)
 }

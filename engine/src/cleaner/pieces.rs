@@ -2,7 +2,7 @@
 
 use crate::device::open_reads;
 use crate::engine::Engine;
-use crate::space::{Container, check};
+use crate::space::{BACKGROUND_DEPTH, BACKGROUND_REQUEST_BYTES, Container, Space, check};
 use crate::state::State;
 use envoyfs_layout::UNIT;
 use envoyfs_layout::checksum::crc32c;
@@ -12,13 +12,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// Largest piece: what is copied at a time.
-const PIECE_UNITS: u32 = 256 * 1024 / UNIT;
-/// Largest read.
-const RUN_UNITS: u32 = 1024 * 1024 / UNIT;
+const PIECE_UNITS: u32 = BACKGROUND_REQUEST_BYTES / UNIT;
+/// Largest read while somebody waits.
+const URGENT_RUN_UNITS: u32 = 1024 * 1024 / UNIT;
 /// Dead units that are read along, rather than start another read.
 const GAP_UNITS: u32 = 32 * 1024 / UNIT;
-/// Reads on the device at a time.
-const DEPTH: u32 = 8;
+/// Reads on the device at a time while somebody waits.
+const URGENT_DEPTH: u32 = 8;
 
 /// Rows of a container by unit.
 pub(super) type Table = BTreeMap<u32, TableRow>;
@@ -91,10 +91,13 @@ impl Engine {
     }
 
     /// Reads pieces of a victim; leaves out what cannot be read or does not verify, and says so.
-    pub(super) fn read_pieces(&self, container: u32, table: &Table, pieces: &[Piece]) -> Vec<Copied> {
+    pub(super) fn read_pieces(&self, space: &Space, container: u32, table: &Table, pieces: &[Piece]) -> Vec<Copied> {
+        // Reads and writes of the background do not add up before the device.
+        space.make_way(0);
         let _reading = self.reader.readers.enter();
-        let runs = runs(pieces);
-        let bytes = match self.read_runs(container, &runs) {
+        let urgent = space.is_urgent();
+        let runs = runs(pieces, if urgent { URGENT_RUN_UNITS } else { PIECE_UNITS });
+        let bytes = match self.read_runs(container, &runs, if urgent { URGENT_DEPTH } else { BACKGROUND_DEPTH }) {
             Ok(bytes) => bytes,
             Err(error) => {
                 tracing::error!(container, %error, "the cleaner cannot read");
@@ -135,8 +138,9 @@ impl Engine {
         &self,
         container: u32,
         runs: &[Range<u32>],
+        depth: u32,
     ) -> Result<Vec<Option<Vec<u8>>>, crate::device::DeviceError> {
-        let mut reads = open_reads(&self.device, DEPTH)?;
+        let mut reads = open_reads(&self.device, depth)?;
         let mut out: Vec<Option<Vec<u8>>> = vec![None; runs.len()];
         for (tag, run) in (0_u64..).zip(runs) {
             let bytes = (run.end - run.start) as usize * UNIT as usize;
@@ -189,13 +193,13 @@ fn pieces_in(state: &State, number: u32, victim: u32, pieces: &mut Vec<Piece>) {
 }
 
 /// Reads that cover the pieces, in order; small gaps are read along.
-fn runs(pieces: &[Piece]) -> Vec<Range<u32>> {
+fn runs(pieces: &[Piece], units_max: u32) -> Vec<Range<u32>> {
     let mut ranges: Vec<Range<u32>> = pieces.iter().map(|piece| piece.unit..piece.unit + piece.units).collect();
     ranges.sort_unstable_by_key(|range| range.start);
     let mut runs: Vec<Range<u32>> = Vec::new();
     for range in ranges {
         match runs.last_mut() {
-            Some(run) if range.start <= run.end + GAP_UNITS && range.end - run.start <= RUN_UNITS => {
+            Some(run) if range.start <= run.end + GAP_UNITS && range.end - run.start <= units_max => {
                 run.end = run.end.max(range.end);
             }
             _ => runs.push(range),

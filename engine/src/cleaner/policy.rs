@@ -14,7 +14,7 @@ pub(super) struct Candidate {
 }
 
 /// Larger is better. `live` of `units` live.
-pub(super) fn score(live: u32, units: u32, age: u64) -> f64 {
+pub fn score(live: u32, units: u32, age: u64) -> f64 {
     let share = (f64::from(live) / f64::from(units.max(1))).clamp(1e-6, 1.0 - 1e-6);
     let benefit = (1.0 - share) / (-share * share.ln()) - 1.0;
     // Ages of containers fit a double exactly for longer than any device lives.

@@ -123,6 +123,7 @@ impl Engine {
             Some(Reason::Reclaim) => Reason::Reclaim,
             _ => reason,
         });
+        writer.space.set_urgent(true);
         if !mutant::on(Mutant::WantedSilently) {
             writer.admission.changed.notify_all();
         }

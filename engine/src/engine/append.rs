@@ -5,7 +5,7 @@ use super::{Engine, Writer};
 use crate::StoreError;
 use crate::device::{AlignedBuf, Ticket};
 use crate::space::admission::data_charge;
-use crate::space::{RowOf, StreamKind, Wish, WrittenData};
+use crate::space::{BACKGROUND_DEPTH, RowOf, StreamKind, Wish, WrittenData};
 use crate::state::Unstored;
 use crate::store::{Appended, Batch, DataHint, DataObject, Draft, Permit, Result, Store, Tier};
 use crate::wal::NewRecord;
@@ -234,6 +234,8 @@ impl Engine {
         let mut stream = writer.space.stream(kind);
         let (segment, _, slot) = stream.append(&writer.space, bytes, align, row, 0)?;
         writer.space.pin(segment);
+        drop(stream);
+        writer.space.make_way(BACKGROUND_DEPTH);
         Ok((segment, u16::try_from(slot).unwrap_or(u16::MAX)))
     }
 }

@@ -4,16 +4,16 @@ use crate::StoreError;
 use crate::device::Ticket;
 use crate::state::Unstored;
 use crate::store::{Batch, DataObject, Result};
-use envoyfs_layout::{Hlc, Oid, Reference, UNIT};
-use std::collections::{BTreeMap, HashMap};
+use envoyfs_layout::{Hlc, IdMap, Oid, Reference, UNIT};
+use std::collections::BTreeMap;
 
 /// A batch's objects and what belongs to it.
 #[derive(Default)]
 pub(crate) struct Objects {
     pub(crate) number: u64,
-    pub(crate) unstored: HashMap<Oid, Unstored>,
+    pub(crate) unstored: IdMap<Oid, Unstored>,
     /// Piece appended to an object -> that object.
-    pub(crate) grown: HashMap<Oid, Oid>,
+    pub(crate) grown: IdMap<Oid, Oid>,
 }
 
 /// Objects that no published checkpoint contains.
@@ -22,7 +22,7 @@ pub(crate) struct Batches {
     pub(crate) current: Objects,
     pub(crate) frozen: Option<Objects>,
     /// Written, not named yet.
-    pub(crate) written: HashMap<Oid, Ticket>,
+    pub(crate) written: IdMap<Oid, Ticket>,
 }
 
 impl Batches {

@@ -41,7 +41,7 @@ impl Open {
         self.start + u32::try_from(self.buffer.len() / UNIT_LEN).unwrap_or(u32::MAX)
     }
     fn fits(&self, units: u32, container_units: u32) -> bool {
-        let part = u32::try_from(TablePart::units(self.rows.len() + 1)).unwrap_or(u32::MAX);
+        let part = u32::try_from(TablePart::units_max(self.rows.len() + 1)).unwrap_or(u32::MAX);
         let end = self.next().saturating_add(units).next_multiple_of(8).saturating_add(part).next_multiple_of(8);
         end.saturating_add(FOOTER_UNITS) <= container_units
     }

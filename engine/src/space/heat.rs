@@ -3,7 +3,7 @@
 //!
 //! Nobody keeps a rate per block. What replaces an object starts from the heat of the container that the old one lies in, and goes one class hotter if the old one lived
 //! much shorter than its class expects, one colder if much longer; a survivor of cleaning that outlived its class goes one colder. Lives are counted in segments opened,
-//! which object ids tell. Pure arithmetic; if power fails, containers start again in the middle.
+//! which object ids tell. Pure arithmetic; a container's class stands in the segment table, so a mount goes on where the last one ended.
 
 /// A class; smaller is hotter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -12,6 +12,17 @@ pub struct Heat(u8);
 impl Heat {
     /// Nothing is known: the middle of the scale.
     pub const UNKNOWN: Self = Self(u8::MAX);
+
+    /// As the segment table keeps it, in four bits: 0 if nothing is known.
+    #[must_use]
+    pub const fn code(self) -> u16 {
+        if self.0 < 15 { self.0 as u16 + 1 } else { 0 }
+    }
+    /// The other way.
+    #[must_use]
+    pub fn of_code(code: u16) -> Self {
+        (code & 15).checked_sub(1).and_then(|class| u8::try_from(class).ok()).map_or(Self::UNKNOWN, Self)
+    }
 }
 
 /// The classes of a store, and the life that each expects.
@@ -33,7 +44,12 @@ impl Scale {
             256..1024 => (3, 4),
             _ => (6, 2),
         };
-        // A 25th of the store.
+        Self::of(classes, ratio, containers)
+    }
+
+    /// So many classes, each expecting so many times the life of the one before it; the hottest a 25th of the store.
+    #[must_use]
+    pub const fn of(classes: u8, ratio: u64, containers: u32) -> Self {
         Self { classes, ratio, shortest: containers as u64 * 16 / 25 + 1 }
     }
 
@@ -99,6 +115,9 @@ mod tests {
             heat = scale.of_survivor(heat, 1 << 30);
         }
         assert_eq!(heat, Heat(5));
+        for heat in scale.all().chain([Heat::UNKNOWN]) {
+            assert_eq!(Heat::of_code(heat.code()), heat);
+        }
     }
 
     #[test]

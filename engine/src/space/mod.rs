@@ -24,7 +24,7 @@ use crate::metrics::Metrics;
 use crate::state::State;
 use crate::store::Result;
 use crate::sync;
-use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use crate::wal::{NewRecord, Wal};
 use envoyfs_layout::directory_page::{ContainerRow, ContainerState};
@@ -37,6 +37,13 @@ use std::sync::Arc;
 
 /// Most bytes of data with writes under way; writers wait for the oldest beyond it.
 const IN_FLIGHT_BYTES_MAX: u64 = 16 << 20;
+
+/// Largest request of checkpoints and cleaning while nobody waits for them: who comes meanwhile stands behind [`BACKGROUND_DEPTH`] of these.
+pub const BACKGROUND_REQUEST_BYTES: u32 = 128 << 10;
+/// Requests of checkpoints and cleaning before the device, while nobody waits for them.
+pub const BACKGROUND_DEPTH: u32 = 2;
+/// The same while somebody does.
+const URGENT_DEPTH: u32 = 16;
 
 /// Largest data object that is written durably where the log is.
 const DURABLE_BYTES_MAX: u32 = 16 << 10;
@@ -99,7 +106,7 @@ pub struct Container {
     pub birth_low: Hlc,
     /// Largest birth.
     pub birth_high: Hlc,
-    /// How soon what lies in it is expected to die; memory of this mount only.
+    /// How soon what lies in it is expected to die.
     pub heat: Heat,
     /// Containers opened before it was closed; the cleaner's clock. 0: before this mount.
     pub closed_at: u64,
@@ -130,6 +137,7 @@ impl From<&ContainerRow> for Container {
             last_part: row.last_part,
             birth_low: row.birth_low,
             birth_high: row.birth_high,
+            heat: Heat::of_code(row.flags >> ContainerRow::HEAT_SHIFT),
             ..Self::FREE
         }
     }
@@ -227,6 +235,9 @@ pub struct Space {
     moved: Mutex<Vec<Relocation>>,
     under_way: Mutex<VecDeque<Ticket>>,
     data_under_way: Mutex<(VecDeque<(Ticket, u64)>, u64)>,
+    /// Writes of streams: nodes, survivors, pages, tables.
+    background: Mutex<VecDeque<Ticket>>,
+    urgent: AtomicBool,
     /// Numbers.
     pub numbers: Numbers,
 }
@@ -256,6 +267,8 @@ impl Space {
             moved: Mutex::default(),
             under_way: Mutex::default(),
             data_under_way: Mutex::default(),
+            background: Mutex::default(),
+            urgent: AtomicBool::new(false),
             numbers,
         }
     }
@@ -333,7 +346,40 @@ impl Space {
             Err(error) => wal.poison(&format!("a write to a segment failed: {error}")),
         }));
         self.note_write(&ticket);
+        self.background.lock().push_back(ticket.clone());
         ticket
+    }
+
+    /// Somebody waits for a publication, or nobody does any more.
+    pub fn set_urgent(&self, urgent: bool) {
+        self.urgent.store(urgent, Ordering::Relaxed);
+    }
+
+    /// Whether somebody waits for a publication.
+    pub fn is_urgent(&self) -> bool {
+        self.urgent.load(Ordering::Relaxed)
+    }
+
+    /// Called by checkpoints and the cleaner between their writes, without a lock: waits until at most so many are before the device (none before reads), so that
+    /// nobody else stands behind more. While somebody waits for what they do, they may have more.
+    pub fn make_way(&self, depth: u32) {
+        loop {
+            let limit = if self.is_urgent() { depth.max(URGENT_DEPTH) } else { depth };
+            let oldest = {
+                let mut background = self.background.lock();
+                while background.front().is_some_and(Ticket::is_done) {
+                    background.pop_front();
+                }
+                if background.len() <= limit as usize {
+                    return;
+                }
+                background.front().cloned()
+            };
+            if let Some(ticket) = oldest {
+                // A failure poisons the store and is told there.
+                let _ = ticket.wait();
+            }
+        }
     }
 
     fn note_write(&self, ticket: &Ticket) {
@@ -549,7 +595,8 @@ impl Space {
                 ContainerRow {
                     state: row.state,
                     stream: row.stream,
-                    flags: if segment.is_some_and(|segment| segment.slot_map) { ContainerRow::SLOT_MAP } else { 0 },
+                    flags: if segment.is_some_and(|segment| segment.slot_map) { ContainerRow::SLOT_MAP } else { 0 }
+                        | row.heat.code() << ContainerRow::HEAT_SHIFT,
                     volume: self.shape().volume,
                     segment: row.segment,
                     used_units: row.used_units.max(state.live_in(number)),

@@ -14,7 +14,7 @@ use crate::sync::{Mutex, RwLock};
 use envoyfs_layout::checksum::crc32c;
 use envoyfs_layout::directory_page::Place;
 use envoyfs_layout::roots::RootsObject;
-use envoyfs_layout::{LayoutError, Oid, Reference, UNIT};
+use envoyfs_layout::{IdMap, LayoutError, Oid, Reference, UNIT};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -117,7 +117,7 @@ pub struct Reader {
     device: Arc<dyn Device>,
     metrics: Arc<Metrics>,
     shape: Shape,
-    locations: RwLock<HashMap<u32, Location>>,
+    locations: RwLock<IdMap<u32, Location>>,
     held: Mutex<Held>,
     slot_map_bytes: u64,
     /// Units that were written elsewhere, by segment and slot, and are in no slot map yet.
@@ -173,18 +173,32 @@ impl Reader {
 
     /// Says what moved out of a segment, before a page says so: stays in memory until [`Reader::set_page`].
     pub fn set_moved(&self, segment: u32, moved: SlotMap) {
-        self.locations.write().entry(segment).or_default().slots = Slots::Pinned(Arc::new(moved));
-    }
-
-    /// Says that a segment's page is here now, and whether units moved out of the segment.
-    pub fn set_page(&self, segment: u32, page: Place, has_moved: bool) {
         let mut locations = self.locations.write();
         let slots = &mut locations.entry(segment).or_default().slots;
-        if let Slots::Cached(_, map, _) = slots {
+        if let Slots::Cached(_, map, _) = std::mem::replace(slots, Slots::Pinned(Arc::new(moved))) {
             let mut held = self.held.lock();
             held.bytes = held.bytes.saturating_sub(memory(map.len()));
         }
-        *slots = if has_moved { Slots::OnPage(page) } else { Slots::None };
+    }
+
+    /// Says that a segment's page is here now, and whether units moved out of the segment. A slot map that is known stays: the page has the same, less what died.
+    pub fn set_page(&self, segment: u32, page: Place, has_moved: bool) {
+        let mut locations = self.locations.write();
+        let mut held = self.held.lock();
+        held.clock += 1;
+        let slots = &mut locations.entry(segment).or_default().slots;
+        if let Slots::Cached(_, map, _) = slots {
+            held.bytes = held.bytes.saturating_sub(memory(map.len()));
+        }
+        *slots = match std::mem::take(slots) {
+            _ if !has_moved => Slots::None,
+            Slots::Cached(_, map, _) | Slots::Pinned(map) => {
+                held.bytes += memory(map.len());
+                Slots::Cached(page, map, held.clock)
+            }
+            Slots::None | Slots::OnPage(_) => Slots::OnPage(page),
+        };
+        self.forget_oldest(&mut locations, &mut held);
     }
 
     /// Units of a segment were written elsewhere, which its slot map does not say yet.
@@ -269,7 +283,7 @@ impl Reader {
         Ok(pieces)
     }
 
-    /// Keeps a slot map, and forgets those read longest ago when there are too many.
+    /// Keeps a slot map.
     fn hold(&self, segment: u32, page: Place, map: Arc<SlotMap>) {
         let mut locations = self.locations.write();
         let mut held = self.held.lock();
@@ -281,6 +295,11 @@ impl Reader {
             }
             _ => return,
         }
+        self.forget_oldest(&mut locations, &mut held);
+    }
+
+    /// Forgets the slot maps that were read longest ago, if there are too many.
+    fn forget_oldest(&self, locations: &mut IdMap<u32, Location>, held: &mut Held) {
         let caches = &self.metrics.reads;
         caches.cache_bytes.set(held.bytes);
         if held.bytes <= self.slot_map_bytes {

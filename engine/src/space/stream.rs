@@ -9,13 +9,14 @@
 
 use super::heat::Heat;
 use super::in_flight::{Bytes, bytes_of};
-use super::{Space, StreamKind};
+use super::{BACKGROUND_REQUEST_BYTES, Space, StreamKind};
 use crate::StoreError;
 use crate::device::AlignedBuf;
 use crate::store::Result;
 use envoyfs_layout::directory_page::ContainerState;
-use envoyfs_layout::segment::{SegmentFooter, SegmentHeader, TablePart, TableRow};
+use envoyfs_layout::segment::{PartRows, SegmentFooter, SegmentHeader, TableRow};
 use envoyfs_layout::{Hlc, Oid, ReferenceKind, UNIT};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Units at the start of a container that hold its header.
@@ -23,7 +24,10 @@ pub const HEADER_UNITS: u32 = 8;
 /// Units at its end that are kept for the footer.
 pub const FOOTER_UNITS: u32 = 8;
 /// Buffered bytes that are worth a write.
-const CHUNK_UNITS: u32 = 256 * 1024 / UNIT;
+const CHUNK_UNITS: u32 = BACKGROUND_REQUEST_BYTES / UNIT;
+
+/// Rows that may wait for a birth; an object that no record named by then was abandoned, or its birth stays unknown here (a hint).
+const UNNAMED_MAX: usize = 64;
 
 /// Smallest head of an object that is split off.
 const HEAD_UNITS_MIN: u32 = 16 * 1024 / UNIT;
@@ -43,7 +47,9 @@ pub struct Open {
     /// Largest birth.
     pub birth_high: Hlc,
     opening: u64,
-    rows: Vec<TableRow>,
+    part: PartRows,
+    /// Rows behind those of `part`, from the first one on whose birth may still come.
+    rows: VecDeque<TableRow>,
     objects: u32,
     digest: u64,
     pending: Vec<(u32, Bytes, bool)>,
@@ -97,7 +103,8 @@ impl Open {
             birth_low: Hlc(u64::MAX),
             birth_high: Hlc::ZERO,
             opening,
-            rows: Vec::new(),
+            part: PartRows::new(segment),
+            rows: VecDeque::new(),
             objects: 0,
             digest: 0,
             pending: Vec::new(),
@@ -106,7 +113,8 @@ impl Open {
 
     fn add_row(&mut self, row: TableRow) {
         self.count_row(&row);
-        self.rows.push(row);
+        self.rows.push_back(row);
+        self.settle(UNNAMED_MAX);
     }
 
     /// What the footer says.
@@ -119,11 +127,24 @@ impl Open {
         self.digest = self.digest.wrapping_add(row.digest());
     }
 
+    /// Puts rows into the part, up to the first without a birth, or until so many are left.
+    fn settle(&mut self, left_max: usize) {
+        while self.rows.front().is_some_and(|row| row.birth != Hlc::ZERO || self.rows.len() > left_max) {
+            let Some(row) = self.rows.pop_front() else { return };
+            self.part.push(&row);
+        }
+    }
+
+    /// Units of a part with the rows so far and so many more.
+    fn part_units(&self, more: usize) -> Option<u32> {
+        u32::try_from(self.part.units_with(self.rows.len() + more)).ok()
+    }
+
     /// Where `units` fit, if the table part and the footer still fit behind them.
     fn fits(&self, units: u32, align: u32, rows: usize, space: &Space) -> Option<u32> {
         let block = space.shape().block_units();
         let start = self.next.next_multiple_of(align);
-        let end = self.end_with_part(start.checked_add(units)?, self.rows.len() + rows, block)?;
+        let end = self.end_with_part(start.checked_add(units)?, rows, block)?;
         (end + FOOTER_UNITS <= space.shape().units()).then_some(start)
     }
 
@@ -131,42 +152,35 @@ impl Open {
     fn head_that_fits(&self, wanted: u32, space: &Space) -> Option<u32> {
         let block = space.shape().block_units();
         let start = self.next.next_multiple_of(HEADER_UNITS);
-        let part = u32::try_from(TablePart::units(self.rows.len() + 1)).ok()?.next_multiple_of(block);
+        let part = self.part_units(1)?.next_multiple_of(block);
         let end = space.shape().units().checked_sub(FOOTER_UNITS + part)?;
         let room = end.saturating_sub(start) / HEADER_UNITS * HEADER_UNITS;
         (room < wanted && room >= HEAD_UNITS_MIN).then_some(room)
     }
 
-    fn end_with_part(&self, end: u32, rows: usize, block: u32) -> Option<u32> {
-        let part = u32::try_from(TablePart::units(rows)).ok()?;
+    fn end_with_part(&self, end: u32, more: usize, block: u32) -> Option<u32> {
+        let part = self.part_units(more)?;
         Some(end.next_multiple_of(block).checked_add(part)?.next_multiple_of(block))
     }
 
     /// Puts the rows since the last part into a part of their own.
     fn write_part(&mut self, space: &Space) -> Result<()> {
-        if self.rows.is_empty() {
+        self.settle(0);
+        if self.part.count() == 0 {
             return Ok(());
         }
         let block = space.shape().block_units();
         if self.pending.is_empty() {
             self.next = self.next.next_multiple_of(block);
         }
-        if self
-            .end_with_part(self.next, self.rows.len(), block)
-            .is_none_or(|end| end + FOOTER_UNITS > space.shape().units())
-        {
+        let part = std::mem::replace(&mut self.part, PartRows::new(self.segment));
+        let units = u32::try_from(part.units_with(0)).unwrap_or(u32::MAX);
+        let end = self.next.next_multiple_of(block).saturating_add(units).next_multiple_of(block);
+        if end.saturating_add(FOOTER_UNITS) > space.shape().units() {
             // Only a segment found at mount can be so full: its objects are read without it.
-            self.rows.clear();
             return Ok(());
         }
-        let part = TablePart {
-            segment: self.segment,
-            previous: self.last_part,
-            opening: self.opening,
-            rows: std::mem::take(&mut self.rows),
-        };
-        let bytes = part.encode();
-        let units = u32::try_from(bytes.len()).unwrap_or(u32::MAX) / UNIT;
+        let bytes = part.finish(self.last_part, self.opening);
         self.last_part = self.next;
         self.pending.push((self.next, Bytes::Shared(bytes.into()), false));
         self.next += units;
@@ -273,11 +287,13 @@ impl Stream {
     /// Puts the birth into the row of an object that was placed here, if the row is not in a table part yet.
     pub fn name_row(&mut self, oid: Oid, birth: Hlc) {
         let Some(open) = self.open.as_mut().filter(|open| open.segment == oid.segment()) else { return };
+        // In order of their offset.
         let Ok(at) = open.rows.binary_search_by_key(&u32::from(oid.slot()), |row| row.offset_units) else { return };
         if let Some(row) = open.rows.get_mut(at) {
             row.birth = birth;
             open.birth_low = open.birth_low.min(birth);
             open.birth_high = open.birth_high.max(birth);
+            open.settle(UNNAMED_MAX);
         }
     }
 

@@ -6,7 +6,7 @@
 use crate::sabotage::{self, Rule};
 use crate::store::Changes;
 use envoyfs_layout::batch::{BatchObject, BatchRange, Delta};
-use envoyfs_layout::{Oid, Reference};
+use envoyfs_layout::{IdMap, Oid, Reference};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// An object that no published checkpoint contains.
@@ -89,6 +89,65 @@ impl Deltas {
     }
 }
 
+/// Nodes that left their tree, found by some of their edges: who shares one with a new node is probably what it replaces. Which pairs are found changes the work, never the
+/// result.
+struct Pairs<'a> {
+    gone: Vec<Option<Vec<&'a Reference>>>,
+    by_edge: IdMap<Oid, usize>,
+}
+
+impl<'a> Pairs<'a> {
+    /// Edges of a node by which it is found, and that are tried.
+    const SAMPLES: usize = 4;
+
+    fn of(changes: &'a Changes, is_unstored: impl Fn(&Oid) -> bool) -> Self {
+        let mut pairs = Self { gone: Vec::new(), by_edge: IdMap::default() };
+        for node in changes.gone.iter().filter(|node| !is_unstored(&node.node.oid)) {
+            let mut edges: Vec<&Reference> = node.edges.iter().collect();
+            edges.sort_by_key(|edge| edge.oid);
+            edges.dedup_by_key(|edge| edge.oid);
+            for edge in edges.iter().step_by((edges.len() / Self::SAMPLES).max(1)) {
+                pairs.by_edge.insert(edge.oid, pairs.gone.len());
+            }
+            pairs.gone.push(Some(edges));
+        }
+        pairs
+    }
+
+    /// Edges (in order) of the node that one with these edges seems to replace; each node is given once.
+    fn take(&mut self, edges: &[Reference]) -> Vec<&'a Reference> {
+        // A sample of the old one may be what was replaced, so the tries are all edges; the first nearly always hits.
+        let at = edges.iter().find_map(|edge| self.by_edge.get(&edge.oid).copied());
+        at.and_then(|at| self.gone.get_mut(at)?.take()).unwrap_or_default()
+    }
+}
+
+/// What differs between two lists of edges in order of OID: (edge, change).
+fn difference<'a>(before: &[&'a Reference], after: &'a [Reference], mut tell: impl FnMut(&'a Reference, i64)) {
+    let (mut before, mut after) = (before.iter().copied().peekable(), after.iter().peekable());
+    loop {
+        match (before.peek(), after.peek()) {
+            (Some(old), Some(new)) if old == new => {
+                before.next();
+                after.next();
+            }
+            (Some(old), Some(new)) if old.oid <= new.oid => {
+                tell(old, -1);
+                before.next();
+            }
+            (_, Some(new)) => {
+                tell(new, 1);
+                after.next();
+            }
+            (Some(old), None) => {
+                tell(old, -1);
+                before.next();
+            }
+            (None, None) => return,
+        }
+    }
+}
+
 /// Computes the batch of checkpoint `frozen`.
 pub fn compute<S: std::hash::BuildHasher>(
     frozen: u64,
@@ -100,6 +159,10 @@ pub fn compute<S: std::hash::BuildHasher>(
     let mut new: BTreeSet<Oid> = BTreeSet::new();
     let mut stack: Vec<Oid> = new_roots.iter().map(|root| root.oid).collect();
     let mut deltas = Deltas::default();
+    let is_unstored = |oid: &Oid| unstored.get(oid).is_some_and(|object| object.batch <= frozen);
+    // A node that a fork of this very batch wrote was never counted: it is new or dead, not gone.
+    let mut pairs = Pairs::of(changes, is_unstored);
+    let oldest = unstored.keys().min().copied();
     while let Some(oid) = stack.pop() {
         let Some(object) = unstored.get(&oid) else { continue };
         if object.batch > frozen {
@@ -107,32 +170,28 @@ pub fn compute<S: std::hash::BuildHasher>(
         }
         if new.insert(oid) {
             deltas.add(&object.reference, -1);
-            for edge in &object.edges {
-                if unstored.contains_key(&edge.oid) || !sabotage::on(Rule::PlusOneDropped) {
-                    deltas.add(edge, 1);
-                }
-                stack.push(edge.oid);
-            }
+            difference(&pairs.take(&object.edges), &object.edges, |edge, by| {
+                let is_dropped = by > 0 && sabotage::on(Rule::PlusOneDropped) && !unstored.contains_key(&edge.oid);
+                deltas.add(edge, if is_dropped { 0 } else { by });
+            });
+            stack.extend(object.edges.iter().map(|edge| edge.oid).filter(|oid| Some(*oid) >= oldest));
         }
     }
     new_roots.iter().for_each(|root| deltas.add(root, 1));
     old_roots.iter().for_each(|root| deltas.add(root, -1));
 
-    let is_unstored = |oid: &Oid| unstored.get(oid).is_some_and(|object| object.batch <= frozen);
     let mut gone: BTreeMap<Oid, BatchObject> = BTreeMap::new();
     for node in &changes.gone {
         let oid = node.node.oid;
-        // A node that a fork of this very batch wrote was never counted: it is new or dead, not gone.
         if is_unstored(&oid) {
             continue;
         }
         if gone.insert(oid, BatchObject::from(&node.node)).is_some() {
             return Err(LawError::GoneTwice { oid });
         }
-        let mut edges: Vec<&Reference> = node.edges.iter().collect();
-        edges.sort_by_key(|edge| edge.oid);
-        edges.dedup_by_key(|edge| edge.oid);
-        edges.into_iter().for_each(|edge| deltas.add(edge, -1));
+    }
+    for edge in pairs.gone.iter().flatten().flatten() {
+        deltas.add(edge, -1);
     }
     for oid in gone.keys() {
         let delta = deltas.0.remove(oid).map_or(0, |(_, delta)| delta);

@@ -30,9 +30,9 @@ pub use stack::{Row, Stack};
 
 use envoyfs_layout::directory_page::{ContainerRow, ContainerState, Place, VolumeDirectory};
 use envoyfs_layout::system_page::{DeferredRange, HistoryRow, HistoryState, OrphanedSegment, SegmentPage};
-use envoyfs_layout::{Oid, Reference, UNIT};
+use envoyfs_layout::{IdMap, Oid, Reference, UNIT};
 use orphans::Orphans;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// A batch that does not fit the state: a fault of a client or of this engine, or damage. Nothing is published after it.
@@ -157,7 +157,7 @@ impl PageUse {
 #[derive(Clone, Debug, Default)]
 pub struct State {
     table: BTreeMap<u32, TableRow>,
-    loaded: HashMap<u32, Loaded>,
+    loaded: IdMap<u32, Loaded>,
     dirty: BTreeSet<u32>,
     containers: Vec<u32>,
     /// System pages.

@@ -32,7 +32,7 @@ pub struct ContainerRow {
     pub state: ContainerState,
     /// Stream: 0 nodes, 1 hot data, 2 cold data.
     pub stream: u8,
-    /// [`ContainerRow::SLOT_MAP`]; the others are reserved and kept as they are.
+    /// [`ContainerRow::SLOT_MAP`], four bits of heat from [`ContainerRow::HEAT_SHIFT`] on (a hint); the others are reserved and kept as they are.
     pub flags: u16,
     /// Volume of the segment.
     pub volume: u16,
@@ -78,6 +78,8 @@ const _: () = assert!(std::mem::offset_of!(RawRow, metadata) == 40);
 impl ContainerRow {
     /// Units of the segment lie elsewhere: its page has moved fragments, which a reader needs.
     pub const SLOT_MAP: u16 = 1;
+    /// Where four bits begin that say how soon what lies in the container is expected to die: 0 unknown, 1 soonest. A hint for the cleaner.
+    pub const HEAT_SHIFT: u16 = 8;
 
     /// A free container.
     pub const FREE: Self = Self {

@@ -37,6 +37,7 @@ use changes::Changes;
 use envoyfs_engine::store::{DataObject, FreedRange};
 use envoyfs_layout::inode::Body;
 use envoyfs_layout::{BLOCK, Hlc, Oid};
+use std::ops::ControlFlow;
 
 /// Bytes of a block.
 pub const BLOCK_BYTES: u64 = BLOCK as u64;
@@ -112,6 +113,20 @@ impl Content {
     /// The extent of the active changes that ends, in the file and in itself, right before `file_block`, and its stored bytes: the hint for `append_data(after)`.
     pub fn last_object(&self, file_block: u64) -> Option<(Oid, u32)> {
         self.active.last_object(file_block).map(|extent| (extent.oid, extent.stored_bytes))
+    }
+
+    /// The id under which a block is stored now: the hint for what overwrites it. `None` also if that cannot be read.
+    pub fn stored_at(&self, nodes: &Nodes, file_block: u64) -> Option<Oid> {
+        let mut found = None;
+        let visited = view::walk(self, nodes, file_block..file_block.saturating_add(1), &mut |part| {
+            if let view::Kind::Slice(stored) = part.kind {
+                let extent = stored.extent.oid;
+                let slot = u32::from(extent.slot()).saturating_add(stored.units().start);
+                found = u16::try_from(slot).ok().map(|slot| Oid::new(extent.volume(), extent.segment(), slot));
+            }
+            Ok(ControlFlow::Break(()))
+        });
+        visited.ok().and(found)
     }
 
     /// Is this block in memory since the last freeze? Then a change of part of it needs no more room there.

@@ -195,7 +195,8 @@ impl Namespace {
         for range in split.objects(self.store.limits().extent_bytes_max) {
             let mut at = range.start;
             while at < range.end {
-                let hint = DataHint { after, owner: inode.number, replaces: None };
+                let replaces = inode.read().file()?.content.stored_at(&self.nodes, block_of(at));
+                let hint = DataHint { after, owner: inode.number, replaces };
                 let object = self.store.append_part(permit, &hint, data.get(at..range.end).unwrap_or_default())?;
                 after = Some((object.oid, object.stored_bytes));
                 let taken = usize::try_from(object.stored_bytes).unwrap_or(usize::MAX);

@@ -7,7 +7,7 @@ use envoyfs_layout::key::{self, DirectoryKey, LinkKey, RealmKey};
 use envoyfs_layout::node::{NodeBuilder, NodeView, edges};
 use envoyfs_layout::operation::Operation;
 use envoyfs_layout::roots::RootsObject;
-use envoyfs_layout::segment::{SegmentFooter, SegmentHeader, TablePart, TableRow, UNIT_BYTES};
+use envoyfs_layout::segment::{SegmentFooter, SegmentHeader, TablePart, UNIT_BYTES};
 use envoyfs_layout::superblock::Superblock;
 use envoyfs_layout::system_page::{ListPage, SegmentPage};
 use envoyfs_layout::wal::{
@@ -181,8 +181,8 @@ pub fn table_part(bytes: &[u8]) {
     both(bytes, seal::table_part(bytes), |bytes| {
         let _ = TablePart::units_of(bytes);
         let Ok(found) = TablePart::decode(bytes) else { return };
-        let used = TablePart::HEADER_BYTES + found.rows.len() * TableRow::BYTES;
         let again = found.encode();
+        let used = TablePart::HEADER_BYTES + u32::from_le_bytes(again[20..24].try_into().unwrap()) as usize;
         same(&again[..used], &bytes[..used]);
         assert!(TablePart::decode(&again) == Ok(found));
     });

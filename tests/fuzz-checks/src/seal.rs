@@ -59,7 +59,7 @@ pub fn record(bytes: &[u8]) -> Vec<u8> {
 /// Header and rows of a table part.
 pub fn table_part(bytes: &[u8]) -> Vec<u8> {
     let mut out = bytes.to_vec();
-    let length = u32_at(bytes, 16).saturating_mul(40).saturating_add(32);
+    let length = u32_at(bytes, 20).saturating_add(32);
     put(&mut out, 4, |bytes| crc32c_pieces(&[head(bytes, length)]));
     out
 }

@@ -94,12 +94,13 @@ pub fn container(disk: &Disk, superblock: &Superblock, container: u32) -> Option
     let part = |unit: u32| {
         let length = u32::try_from(TablePart::units_of(&read(unit, 1)?).ok()?).ok()?;
         let bytes = read(unit, length.min(units.checked_sub(unit)?))?;
-        TablePart::decode(&bytes).ok().filter(|part| part.opening == opening && part.segment == segment)
+        let found = TablePart::decode(&bytes).ok()?;
+        (found.opening == opening && found.segment == segment).then_some((found, length))
     };
     // Parts chain backwards from the footer.
     let (mut unit, mut whole) = (out.last_part, out.sealed);
     while unit != 0 {
-        let Some(found) = part(unit) else {
+        let Some((found, _)) = part(unit) else {
             whole = false;
             break;
         };
@@ -111,8 +112,7 @@ pub fn container(disk: &Disk, superblock: &Superblock, container: u32) -> Option
         out.rows.clear();
         let mut unit = 8;
         while unit < units {
-            if let Some(found) = part(unit) {
-                let length = u32::try_from(TablePart::units(found.rows.len())).unwrap_or(1);
+            if let Some((found, length)) = part(unit) {
                 out.used_units = out.used_units.max((unit + length).next_multiple_of(8));
                 out.last_part = out.last_part.max(unit);
                 out.rows.extend(&found.rows);

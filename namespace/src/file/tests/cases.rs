@@ -39,6 +39,22 @@ fn appends_of_one_epoch_become_one_extent_and_one_read() {
 }
 
 #[test]
+fn what_is_overwritten_is_named_by_the_unit_at_which_it_is_stored() {
+    let mut machine = Machine::new(1 << 20);
+    machine.write(0, &[1; 3 * BLOCK]).unwrap();
+    let stored_at = |machine: &Machine, block| machine.content.stored_at(&machine.nodes, block);
+    let first = stored_at(&machine, 0).unwrap();
+    let second = stored_at(&machine, 1).unwrap();
+    assert_eq!((second.segment(), second.slot()), (first.segment(), first.slot() + 8));
+    machine.checkpoint().unwrap();
+    assert_eq!(stored_at(&machine, 1), Some(second));
+    machine.write(4096, &[2; BLOCK]).unwrap();
+    let third = stored_at(&machine, 1).unwrap();
+    assert_ne!(third, second);
+    assert_eq!((stored_at(&machine, 0), stored_at(&machine, 3)), (Some(first), None));
+}
+
+#[test]
 fn a_write_of_16_mib_is_many_extents_and_freed_whole_when_overwritten() {
     let mut machine = Machine::new(1 << 20);
     let bytes: Vec<u8> = (0..16_usize << 20).map(|at| u8::try_from(at / 4096 % 251).unwrap()).collect();
