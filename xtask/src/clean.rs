@@ -33,6 +33,12 @@ pub struct Arguments {
     /// Seed.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Count the client's nodes as live data.
+    #[arg(long)]
+    with_nodes: bool,
+    /// Instead of a run: the table of policies of decision 0009, simulated without an engine.
+    #[arg(long)]
+    policies: bool,
 }
 
 /// Prints what the run measures, part by part.
@@ -61,5 +67,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     {
         words.extend([name.to_string(), value]);
     }
+    let flags = [("--with-nodes", arguments.with_nodes), ("--policies", arguments.policies)];
+    words.extend(flags.into_iter().filter(|(_, set)| *set).map(|(name, _)| name.to_string()));
     run_cargo(&words.iter().map(String::as_str).collect::<Vec<_>>())
 }

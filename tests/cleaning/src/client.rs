@@ -19,6 +19,8 @@ struct Block {
 #[derive(Clone, Default)]
 struct Node {
     stored: Option<Reference>,
+    /// Of what is stored.
+    edges: Vec<Reference>,
     dirty: bool,
 }
 
@@ -176,8 +178,11 @@ impl Client {
         let engine = &self.engine;
         let mut put = |node: &mut Node, level: u8, key: usize, value: &[u8], refs: &[Reference]| {
             if let Some(old) = node.stored {
-                let edges = edges(&engine.read_node(&old)?).unwrap();
-                changes.gone.push(Gone { node: old, edges });
+                let mut edges = refs.to_vec();
+                edges.sort_unstable_by_key(|edge| edge.oid);
+                changes.gone.push(Gone { node: old, edges: std::mem::replace(&mut node.edges, edges) });
+            } else {
+                node.edges = refs.to_vec();
             }
             let mut builder = NodeBuilder::new(TreeKind::Extents, level, birth, Owner::default());
             builder.push(&(key as u64).to_be_bytes(), value, refs).unwrap();

@@ -2,9 +2,11 @@
 //!
 //! Model: one server, first come first served; a request takes `REQUEST_NS` and its bytes at `BYTES_PER_US`, a read is answered `READ_NS` later, a flush `FLUSH_NS` after what was submitted
 //! before it by the same party. Two parties: the foreground, one request after the other at the present time; and the background (cleaner, checkpoints), which the caller
-//! runs at once but whose requests are served in virtual time, `DEPTH` of them before the device at a time. Foreground requests wait behind those. Nothing is random.
+//! runs at once but whose requests are served in virtual time, as many before the device at a time as the engine keeps there ([`BACKGROUND_DEPTH`]). Foreground requests wait
+//! behind those. Nothing is random.
 
 use envoyfs_engine::device::{AlignedBuf, Device, DeviceError, Geometry, Ticket, Write};
+use envoyfs_engine::space::BACKGROUND_DEPTH;
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -14,7 +16,7 @@ const REQUEST_NS: u64 = 5_000;
 const BYTES_PER_US: u64 = 2_000;
 const READ_NS: u64 = 70_000;
 const FLUSH_NS: u64 = 50_000;
-const DEPTH: usize = 8;
+const DEPTH: usize = BACKGROUND_DEPTH as usize;
 
 #[derive(Default)]
 struct State {

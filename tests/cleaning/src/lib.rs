@@ -3,5 +3,6 @@
 pub mod analytic;
 pub mod client;
 pub mod device;
+pub mod policies;
 pub mod random;
 pub mod run;

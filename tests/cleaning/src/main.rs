@@ -1,6 +1,7 @@
 //! `cargo xtask clean`: see `docs/testing.md`.
 
 use clap::{Parser, ValueEnum};
+use envoyfs_cleaning_tests::policies;
 use envoyfs_cleaning_tests::run::{Plan, run};
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -45,12 +46,22 @@ struct Arguments {
     /// Virtual nanoseconds between overwrites.
     #[arg(long, default_value_t = 60_000)]
     gap_ns: u64,
+    /// Instead of a run: compare policies in a simulation without an engine.
+    #[arg(long)]
+    policies: bool,
+    /// MiB of memory for segments' pages, and for slot maps.
+    #[arg(long, default_value_t = 256)]
+    cache_mib: u64,
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
 
 fn main() {
     let a = Arguments::parse();
+    if a.policies {
+        // 4 of 640 containers are kept free, as in decision 0009.
+        return policies::table(640, 512);
+    }
     let plan = Plan {
         size: a.size_mib << 20,
         segment: a.segment_kib.map(|kib| kib << 10),
@@ -65,6 +76,7 @@ fn main() {
         samples: a.samples,
         gap_ns: a.gap_ns,
         seed: a.seed,
+        cache: a.cache_mib << 20,
         verbose: true,
     };
     let report = run(&plan);

@@ -7,7 +7,7 @@ use crate::random::{Random, Skew};
 use envoyfs_engine::format::{FormatOptions, format};
 use envoyfs_engine::hlc::ManualClock;
 use envoyfs_engine::store::Store;
-use envoyfs_engine::{Engine, Options, Settings, StoreError};
+use envoyfs_engine::{Closed, Engine, Occupancy, Options, Settings, StoreError, Use};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +33,8 @@ pub struct Plan {
     /// Virtual time between overwrites.
     pub gap_ns: u64,
     pub seed: u64,
+    /// Bytes of memory for segments' pages, and for slot maps.
+    pub cache: u64,
     /// Print what happens.
     pub verbose: bool,
 }
@@ -74,6 +76,8 @@ struct Run {
     writes: Vec<u64>,
     reads: Vec<u64>,
     was_busy: bool,
+    /// Sums over checkpoints: percent free, percent coming.
+    before_checkpoints: [f64; 2],
 }
 
 impl Run {
@@ -99,6 +103,9 @@ impl Run {
         }
         let due = self.in_background(|client| client.engine.wait_checkpoint(0));
         if due.is_some() {
+            let it = self.client.engine.occupancy();
+            self.before_checkpoints[0] += it.free as f64 * 100.0 / it.capacity as f64;
+            self.before_checkpoints[1] += it.coming as f64 * 100.0 / it.capacity as f64;
             self.in_background(Client::checkpoint).unwrap();
         }
     }
@@ -211,7 +218,7 @@ pub fn run(plan: &Plan) -> Report {
         threads: false,
         accept_loss: false,
         clock: as_clock,
-        settings: Settings::default(),
+        settings: Settings { segment_cache_bytes: plan.cache, slot_map_bytes: plan.cache, ..Settings::default() },
     };
     let engine = Engine::open(Arc::new(device.clone()), options).unwrap();
     let per_block = if plan.with_nodes { 4096 + 4096 / LEAF as u64 } else { 4096 };
@@ -219,6 +226,11 @@ pub fn run(plan: &Plan) -> Report {
     let mut random = Random(plan.seed);
     let skew = Skew::new(blocks, plan.zipf, &mut random);
     let clock_at = device.now();
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "how long a run takes, for whoever waits for it; nothing depends on it"
+    )]
+    let began = std::time::Instant::now();
     let mut run = Run {
         client: Client::new(engine, blocks),
         device,
@@ -228,6 +240,7 @@ pub fn run(plan: &Plan) -> Report {
         writes: Vec::new(),
         reads: Vec::new(),
         was_busy: false,
+        before_checkpoints: [0.0; 2],
     };
     if plan.verbose {
         println!("{plan:?}\n{made:?}\n{blocks} blocks");
@@ -256,14 +269,14 @@ pub fn run(plan: &Plan) -> Report {
     run.client.checkpoint().unwrap();
     let mut report = Report { fresh_us: run.latencies(), ..Report::default() };
     if plan.verbose {
-        println!("filled: {:?} us; {:?}", report.fresh_us, run.client.engine.usage());
+        println!("filled: {:?} us; {}", report.fresh_us, percents(&run.client.engine.occupancy()));
     }
     let total = (plan.fulls * made.capacity as f64 / 4096.0) as u64;
     run.stalls = 0;
     let mut half = run.counts();
-    let parts = 10;
+    let parts = ((plan.fulls * 2.0) as u64).max(4);
     for part in 0..parts {
-        let before = run.counts();
+        let (before, checkpoints) = (run.counts(), run.client.checkpoints);
         if part == parts / 2 {
             half = run.counts();
             run.latencies();
@@ -272,20 +285,30 @@ pub fn run(plan: &Plan) -> Report {
         if plan.verbose {
             let after = run.counts();
             let share = |a: u64, b: u64| (a - b) as f64 / (after.data - before.data) as f64;
-            let usage = run.client.engine.usage();
             println!(
-                "{:3} %: data {:.3} nodes {:.3} pages {:.3}; live {:.2} % free {:.2} %; {} checkpoints, {} stalls, {} victims, virtual {:.1} s",
-                (part + 1) * 10,
+                "{:5.2} fulls: data {:.3} nodes {:.3} pages {:.3} device {:.3}; {} checkpoints, {} stalls, {} victims, virtual {:.1} s, wall {:.0} s",
+                (part + 1) as f64 * plan.fulls / parts as f64,
                 1.0 + share(after.moved, before.moved),
-                share(after.nodes, before.nodes),
+                share(after.nodes + after.moved_nodes, before.nodes + before.moved_nodes),
                 share(after.pages, before.pages),
-                usage.live as f64 * 100.0 / usage.capacity as f64,
-                usage.free as f64 * 100.0 / usage.capacity as f64,
+                share(after.device, before.device),
                 run.client.checkpoints,
                 run.stalls,
                 after.victims - before.victims,
                 run.device.now() as f64 / 1e9,
+                began.elapsed().as_secs_f64(),
             );
+            let due = &run.client.engine.metrics().checkpoint;
+            println!(
+                "             {}; checkpoints so far for space {}, log {}; before this part's: free {:.2}, coming {:.2}",
+                percents(&run.client.engine.occupancy()),
+                due.due_for_space.get(),
+                due.due_for_log.get(),
+                run.before_checkpoints[0] / (run.client.checkpoints - checkpoints) as f64,
+                run.before_checkpoints[1] / (run.client.checkpoints - checkpoints) as f64,
+            );
+            run.before_checkpoints = [0.0; 2];
+            println!("             {}", ages(&run.client.engine.closed_containers(), made.segment_bytes / 512));
         }
     }
     let after = run.counts();
@@ -295,7 +318,8 @@ pub fn run(plan: &Plan) -> Report {
     report.pages = (after.pages - half.pages) as f64 / data;
     report.tables_and_log = (after.device - half.device) as f64 / data - report.data - report.nodes - report.pages;
     let victims = (after.victims - half.victims).max(1) as f64;
-    report.victims_live = (after.moved - half.moved) as f64 / victims / f64::from(made.segment_bytes);
+    let moved = after.moved + after.moved_nodes - half.moved - half.moved_nodes;
+    report.victims_live = moved as f64 / victims / f64::from(made.segment_bytes);
     report.steady_us = run.latencies();
     report.stalls = run.stalls;
     report.checkpoints = run.client.checkpoints;
@@ -306,6 +330,39 @@ pub fn run(plan: &Plan) -> Report {
     }
     assert_eq!(run.client.engine.check_space(), Vec::<String>::new());
     report
+}
+
+fn percents(use_of: &Occupancy) -> String {
+    let of = |bytes: u64| bytes as f64 * 100.0 / use_of.capacity as f64;
+    let both = |part: &Use| format!("{:.2} ({:.2} live)", of(part.bytes), of(part.live));
+    format!(
+        "of the area: free {:.2}, coming {:.2}, open {}, pages {}, nodes {}, data {}",
+        of(use_of.free),
+        of(use_of.coming),
+        both(&use_of.open),
+        both(&use_of.pages),
+        both(&use_of.nodes),
+        both(&use_of.data),
+    )
+}
+
+/// Closed containers of data, the oldest first, in ten parts: age, share used, share live, share that are survivors.
+fn ages(closed: &[Closed], units: u32) -> String {
+    let mut data: Vec<&Closed> = closed.iter().filter(|it| it.stream != 0).collect();
+    data.sort_by_key(|it| std::cmp::Reverse(it.age));
+    let part = |part: &[&Closed]| {
+        let mean = |of: &dyn Fn(&Closed) -> f64| part.iter().map(|it| of(it)).sum::<f64>() / part.len() as f64;
+        let share = |value: u32| f64::from(value) * 100.0 / f64::from(units);
+        format!(
+            "{:.0}: {:.1} {:.0} ({:.0})",
+            mean(&|it| it.age as f64),
+            mean(&|it| share(it.used_units)),
+            mean(&|it| share(it.live_units)),
+            mean(&|it| f64::from(u8::from(it.survivors)) * 100.0)
+        )
+    };
+    let parts: Vec<String> = data.chunks(data.len().div_ceil(10).max(1)).map(part).collect();
+    format!("age: % used, live (survivors) by tenths: {}", parts.join(", "))
 }
 
 fn gcd(a: usize, b: usize) -> usize {

@@ -14,6 +14,7 @@ fn plan(zipf: f64, clones: usize) -> Plan {
         samples: 20_000,
         gap_ns: 60_000,
         seed: 1,
+        cache: 32 << 20,
         verbose: false,
     }
 }
