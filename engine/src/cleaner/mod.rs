@@ -18,6 +18,7 @@ pub use policy::score as victim_score;
 use crate::StoreError;
 use crate::engine::{Engine, Writer};
 use crate::space::BACKGROUND_DEPTH;
+use crate::space::admission::SPARE;
 use crate::space::heat::Heat;
 use crate::state::{Fragment, State};
 use crate::store::{Result, Tier};
@@ -50,8 +51,10 @@ pub(crate) struct Progress {
     chosen: Vec<u32>,
     job: Option<Job>,
     moves: Vec<Moved>,
+    /// Containers that these moves go to: what lives in them is not known before they are installed.
+    filling: BTreeSet<u32>,
     emptied: BTreeSet<u32>,
-    /// Holds something that cannot be read: left alone until the next mount.
+    /// Holds something that cannot be read, or was not released although it was emptied: left alone until it is free, or the next mount.
     damaged: BTreeSet<u32>,
     /// This checkpoint took a container that it should have kept.
     deep: bool,
@@ -99,13 +102,21 @@ impl Progress {
         std::mem::take(&mut self.moves)
     }
 
+    /// Whether a container is no victim now: its survivors are on their way, or it holds some that are, or they cannot be read.
+    fn is_barred(&self, container: u32) -> bool {
+        [&self.filling, &self.emptied, &self.damaged].iter().any(|set| set.contains(&container))
+    }
+
     /// A checkpoint has been published: what it released is not coming any more.
     pub(crate) fn published(&mut self, cleaning: &Cleaning, released: &BTreeSet<u32>) {
         self.deep = false;
+        self.filling.clear();
         self.emptied.retain(|container| !released.contains(container));
         // Emptied, installed, and still not released: not to be counted on.
         cleaning.coming.store(0, Ordering::Relaxed);
         self.damaged.append(&mut self.emptied);
+        // What lies in a container that is free again is something else.
+        self.damaged.retain(|container| !released.contains(container));
         if self.job.as_ref().is_some_and(|job| released.contains(&job.container)) {
             self.job = None;
         }
@@ -231,7 +242,7 @@ impl Engine {
                 continue;
             };
             let free = matches!(row.state, ContainerState::Free | ContainerState::Open | ContainerState::System);
-            if free || progress.emptied.contains(&container) || progress.damaged.contains(&container) {
+            if free || progress.is_barred(container) {
                 continue;
             }
             let Some((table, pieces)) = self.pieces_of(container, &row) else {
@@ -250,19 +261,23 @@ impl Engine {
         let space = &writer.space;
         let now = space.openings();
         let closed = self.candidates(space);
+        let free = space.free_containers();
+        let tight = writer.admission.budget.floor_containers(Tier::Shrinking).max(SPARE + 2);
         let state = self.state.lock();
-        let candidates = closed.iter().filter(|(container, kind)| {
-            **kind != ContainerState::System
-                && !progress.emptied.contains(container)
-                && !progress.damaged.contains(container)
-        });
+        let candidates = closed
+            .iter()
+            .filter(|(container, kind)| **kind != ContainerState::System && !progress.is_barred(**container));
         space.with_containers(|containers| {
             let candidates = candidates.map(|(container, _)| policy::Candidate {
                 container: *container,
                 live: state.live_in(*container),
                 age: now.saturating_sub(containers.get(*container).map_or(now, |row| row.closed_at)),
             });
-            policy::best(candidates, self.shape.units(), live_max, CHOICE)
+            if free <= tight {
+                policy::emptiest(candidates, live_max, CHOICE)
+            } else {
+                policy::best(candidates, self.shape.units(), live_max, CHOICE)
+            }
         })
     }
 
@@ -298,6 +313,7 @@ impl Engine {
             if is_data {
                 counts.moved_data_bytes.add(u64::from(piece.units) * u64::from(UNIT));
             }
+            progress.filling.insert(to.container);
             progress.moves.push(Moved { piece, to });
         }
         job.pieces.extend(copies.map(|copy| copy.piece));

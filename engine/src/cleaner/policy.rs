@@ -34,6 +34,17 @@ pub(super) fn best(candidates: impl Iterator<Item = Candidate>, units: u32, live
     scored.into_iter().rev().map(|(_, container)| container).collect()
 }
 
+/// The `count` with the least in them, the emptiest last: what gives back most when there is hardly room for copies.
+pub(super) fn emptiest(candidates: impl Iterator<Item = Candidate>, live_max: u32, count: usize) -> Vec<u32> {
+    let mut all: Vec<(u32, u32)> = candidates
+        .filter(|found| found.live > 0 && found.live <= live_max)
+        .map(|found| (found.live, found.container))
+        .collect();
+    all.sort_unstable();
+    all.truncate(count);
+    all.into_iter().rev().map(|(_, container)| container).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,6 +60,14 @@ mod tests {
         // One that lost a tenth long ago will hardly lose more: worth as much as one that just lost half.
         assert!(score(90, 100, 1000) > score(50, 100, 80));
         assert!(score(90, 100, 1000) < score(50, 100, 200));
+    }
+
+    #[test]
+    fn with_hardly_any_room_the_emptiest_go_first_whatever_their_age() {
+        let of = |container, live, age| Candidate { container, live, age };
+        let all = [of(1, 90, 9000), of(2, 20, 1), of(3, 0, 5), of(4, 99, 9), of(5, 10, 1)];
+        assert_eq!(emptiest(all.into_iter(), 95, 2), [2, 5]);
+        assert_eq!(best(all.into_iter(), 100, 95, 1), [1]);
     }
 
     #[test]

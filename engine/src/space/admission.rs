@@ -4,6 +4,7 @@
 //! free containers >= R/2 + data promised         R = 2(D + P) + C/(1-u) + (O + 2)S      for writers
 //! free and coming containers >= R + data promised                                       coming: emptied by the cleaner, released by the next publication
 //! nodes and payloads admitted since a freeze <= D + P                                   for everybody
+//! free containers >= nodes and payloads not written yet + 5 containers                  for all but the last tier
 //! ```
 //!
 //! R is sized so that two checkpoints' nodes and payloads, their system pages and the open segments fit: so a writer that is let in never takes what a checkpoint or a
@@ -35,6 +36,11 @@ const TABLE: [(u64, u64, u64); 5] = [
 ];
 /// Open segments.
 const OPEN: u64 = 3;
+/// Containers that stay free beside what the next checkpoint writes: the cleaner needs them to empty others with, else deletions, each of which rewrites nodes, would take
+/// the last container before cleaning has given one back. When cleaning gives nothing any more, a deletion at a time may go deeper.
+pub const SPARE: u32 = 5;
+/// What is left of them then.
+const SPARE_LAST: u32 = 3;
 
 impl Budget {
     /// For a store of so many bytes with segments of so many.
@@ -152,13 +158,17 @@ impl Ledger {
         if dirty > 0 && present > 0 && present + dirty > budget.dirty_max {
             return Err(Short::Dirty);
         }
+        let spare = u64::from(if self.hopeless() { SPARE_LAST } else { SPARE }) * budget.container_bytes;
+        let unwritten = present + self.frozen + dirty;
+        if dirty > 0 && tier != Tier::Last && u64::from(free.now) * budget.container_bytes < unwritten + spare {
+            self.short(free);
+            return Err(Short::Space(0));
+        }
         let available = self.available(budget, free, tier);
         // What only names or removes needs no data space, but a writer of names stops with the writers of data.
         let needed = if tier == Tier::Writer { data.max(1) } else { data };
         if needed > available {
-            if self.best_free == 0 {
-                self.best_free = free.now.max(1);
-            }
+            self.short(free);
             return Err(Short::Space(available));
         }
         if tier == Tier::Writer {
@@ -168,6 +178,13 @@ impl Ledger {
         self.data += data;
         self.pending += dirty;
         Ok(())
+    }
+
+    /// Space is wanted from here on.
+    fn short(&mut self, free: Free) {
+        if self.best_free == 0 {
+            self.best_free = free.now.max(1);
+        }
     }
 
     /// Whether waiting for another checkpoint is pointless.
@@ -224,6 +241,25 @@ mod tests {
         ledger.pending = 0;
         ledger.published(200, false);
         assert_eq!(ledger.admit(&budget, now(200), Tier::Writer, 0, budget.dirty_max), Ok(()));
+    }
+
+    #[test]
+    fn deletions_wait_while_the_next_checkpoint_and_the_cleaner_need_what_is_free() {
+        let budget = Budget::new(16 * MIB, 256 << 10);
+        let mut ledger = Ledger::default();
+        let short = Err(Short::Space(0));
+        assert_eq!(ledger.admit(&budget, now(SPARE), Tier::Shrinking, 0, 4096), short);
+        assert_eq!(ledger.admit(&budget, now(SPARE), Tier::Last, 0, 4096), Ok(()));
+        assert_eq!(ledger.admit(&budget, now(SPARE + 1), Tier::Shrinking, 0, 4096), Ok(()));
+        let rest = budget.container_bytes - 4096;
+        assert_eq!(ledger.admit(&budget, now(SPARE + 1), Tier::Shrinking, 0, rest), short);
+        // Cleaning gave nothing twice: one may go deeper, and then has to wait again.
+        ledger = Ledger::default();
+        assert_eq!(ledger.admit(&budget, now(SPARE), Tier::Shrinking, 0, 4096), short);
+        (0..2).for_each(|_| ledger.published(SPARE, false));
+        assert_eq!(ledger.admit(&budget, now(SPARE), Tier::Shrinking, 0, 4096), Ok(()));
+        ledger.records += 1;
+        assert_eq!(ledger.admit(&budget, now(SPARE), Tier::Shrinking, 0, 4096), short);
     }
 
     #[test]

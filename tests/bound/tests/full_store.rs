@@ -64,41 +64,73 @@ fn close(engine: &Engine, ns: &Namespace, what: &str) {
     engine.close().unwrap_or_else(|error| panic!("{what}: the store does not close: {error}"));
 }
 
+/// How names are taken away.
+#[derive(Clone, Copy, Debug)]
+enum Order {
+    First,
+    Last,
+    /// Every seventh, over and over: every node and container loses a little at a time.
+    Scattered,
+}
+
+fn ordered(mut names: Vec<Vec<u8>>, order: Order) -> Vec<Vec<u8>> {
+    match order {
+        Order::First => names,
+        Order::Last => {
+            names.reverse();
+            names
+        }
+        Order::Scattered => (0..7).flat_map(|at| names.iter().skip(at).step_by(7).cloned()).collect(),
+    }
+}
+
+fn full(mib: u64, bytes: usize, order: Order) {
+    let what = format!("{mib} MiB, files of {bytes} bytes, {order:?}");
+    let device = SimulatedDevice::new(mib << 20, 4096, mib);
+    let options = FormatOptions {
+        label: "full".into(),
+        uuid: [7; 16],
+        seed: [9; 16],
+        now_ns: START_NS,
+        wal_bytes: Some(1 << 20),
+        segment_bytes: Some(256 << 10),
+        force: false,
+        small: true,
+    };
+    format(&device, &options).expect("a device that is large enough");
+    let (engine, ns) = mount(&device);
+    let mut names = fill(&ns, 0, bytes);
+    assert!(names.len() > 2, "{what}: only {} files fit", names.len());
+    close(&engine, &ns, &what);
+    drop((ns, engine));
+
+    let (engine, ns) = mount(&device);
+    names.extend(fill(&ns, 1, bytes));
+    for name in ordered(names.clone(), order) {
+        with_checkpoints(&ns, || ns.unlink(&CX, InodeId::ROOT, &name))
+            .unwrap_or_else(|error| panic!("{what}: full, and nothing can be deleted: {error}"));
+    }
+    for _ in 0..4 {
+        ns.checkpoint().unwrap_or_else(|error| panic!("{what}: checkpoint: {error}"));
+    }
+    let again = fill(&ns, 2, bytes);
+    assert!(again.len() + 3 >= names.len() / 2, "{what}: {} files, then {}", names.len(), again.len());
+    close(&engine, &ns, &what);
+}
+
+/// `FULL_MIB=8,200` chooses other sizes.
 #[test]
 fn a_full_file_system_unmounts_deletes_and_writes_again() {
-    for mib in [8_u64, 12] {
-        for bytes in [2000_usize, 20 << 10, 300 << 10] {
-            let what = format!("{mib} MiB, files of {bytes} bytes");
-            let device = SimulatedDevice::new(mib << 20, 4096, mib);
-            let options = FormatOptions {
-                label: "full".into(),
-                uuid: [7; 16],
-                seed: [9; 16],
-                now_ns: START_NS,
-                wal_bytes: Some(1 << 20),
-                segment_bytes: Some(256 << 10),
-                force: false,
-                small: true,
-            };
-            format(&device, &options).expect("a device that is large enough");
-            let (engine, ns) = mount(&device);
-            let mut names = fill(&ns, 0, bytes);
-            assert!(names.len() > 2, "{what}: only {} files fit", names.len());
-            close(&engine, &ns, &what);
-            drop((ns, engine));
-
-            let (engine, ns) = mount(&device);
-            names.extend(fill(&ns, 1, bytes));
-            for name in &names {
-                with_checkpoints(&ns, || ns.unlink(&CX, InodeId::ROOT, name))
-                    .unwrap_or_else(|error| panic!("{what}: full, and nothing can be deleted: {error}"));
+    let sizes = std::env::var("FULL_MIB").unwrap_or_else(|_| "8,12,16".into());
+    for mib in sizes.split(',').map(|size| size.parse().expect("FULL_MIB: sizes in MiB")) {
+        for bytes in [100_usize, 2000, 20 << 10, 300 << 10] {
+            // Nothing but nodes, thousands of files: long, so only on the smallest, unless sizes are asked for.
+            if bytes == 100 && mib > 8 && std::env::var_os("FULL_MIB").is_none() {
+                continue;
             }
-            for _ in 0..4 {
-                ns.checkpoint().unwrap_or_else(|error| panic!("{what}: checkpoint: {error}"));
+            for order in [Order::First, Order::Last, Order::Scattered] {
+                full(mib, bytes, order);
             }
-            let again = fill(&ns, 2, bytes);
-            assert!(again.len() + 3 >= names.len() / 2, "{what}: {} files, then {}", names.len(), again.len());
-            close(&engine, &ns, &what);
         }
     }
 }
