@@ -39,12 +39,18 @@ pub struct NewState {
     pub unreadable: Vec<Reference>,
 }
 
-/// Containers that nothing may need: neither the table nor the log.
-#[must_use]
-pub fn free_containers(examined: &Examined) -> BTreeSet<u32> {
+/// Containers that records of the log put something into.
+fn placed_by_log(examined: &Examined) -> BTreeSet<u32> {
     let mut placed: BTreeSet<u32> =
         examined.log.iter().flat_map(|log| &log.placed).map(|placed| placed.container).collect();
     placed.extend(examined.log.iter().flat_map(|log| &log.relocated).map(|relocated| relocated.container));
+    placed
+}
+
+/// Containers that nothing may need: neither the table nor the log.
+#[must_use]
+pub fn free_containers(examined: &Examined) -> BTreeSet<u32> {
+    let placed = placed_by_log(examined);
     let rows = (0_u32..).zip(&examined.directory.table);
     let free = rows.filter(|(number, row)| row.state == ContainerState::Free && !placed.contains(number));
     free.filter(|(_, row)| row.live_units == 0).map(|(number, _)| number).collect()
@@ -54,6 +60,8 @@ struct Books {
     /// Pages by segment; none where nothing lives.
     places: BTreeMap<u32, Place>,
     live: BTreeMap<u32, u32>,
+    /// Segments with something that lives.
+    alive: BTreeSet<u32>,
     live_units: u64,
     shared: u64,
     segments: u64,
@@ -148,6 +156,7 @@ fn account(
     let mut books = Books {
         places: BTreeMap::new(),
         live: BTreeMap::new(),
+        alive: BTreeSet::new(),
         live_units: 0,
         shared: 0,
         segments: 0,
@@ -189,6 +198,9 @@ fn account(
                 books.orphans.push(OrphanedSegment { segment: number, page: place });
             }
             books.segments += 1;
+            if live > 0 || !page.moved.is_empty() {
+                books.alive.insert(number);
+            }
             if !page.moved.is_empty() {
                 books.slot_maps.insert(number);
             }
@@ -202,10 +214,24 @@ fn account(
 fn finish(
     examined: &Examined,
     mut entry: VolumeEntry,
-    books: Books,
+    mut books: Books,
     (queue, unreadable): (&[Reference], &[Reference]),
     mut writer: OfflineWriter<'_>,
 ) -> Result<(Vec<ContainerRow>, VolumeEntry)> {
+    let mut table = examined.directory.table.clone();
+    let placed = placed_by_log(examined);
+    // What only a scan took for used (it was free, with an old header), or nothing needs any more: a mount would have to make a checkpoint to get it back, and that may want
+    // more room than is left.
+    for (number, row) in (0_u32..).zip(&mut table) {
+        let closed = matches!(row.state, ContainerState::Sealed | ContainerState::Survivors);
+        let lives = books.live.get(&number).is_some_and(|units| *units > 0) || books.alive.contains(&row.segment);
+        if closed && !lives && !placed.contains(&number) {
+            if books.places.remove(&row.segment).is_some() {
+                books.segments -= 1;
+            }
+            *row = ContainerRow::FREE;
+        }
+    }
     let mut lists = Vec::new();
     // A stack: its top is the end of the first page.
     entry.drop_queue = list(&mut writer, queue.chunks(LIST_ROWS), |r| ListPage::DropQueue(r.to_vec()), &mut lists)?;
@@ -233,7 +259,6 @@ fn finish(
     for place in books.places.values().chain(&lists).filter(|place| !place.is_none()) {
         *pages.entry(place.container).or_default() += place.stored_bytes.div_ceil(UNIT);
     }
-    let mut table = examined.directory.table.clone();
     for filled in writer.finish()? {
         if let Some(row) = table.get_mut(filled.container as usize) {
             *row = filled.row;
