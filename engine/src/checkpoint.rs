@@ -122,6 +122,8 @@ impl Engine {
         }
         let objects = writer.batches.lock().frozen.take().filter(|objects| objects.number == frozen.number);
         let objects = objects.ok_or_else(|| misuse(&"it is not the frozen one"))?;
+        let data = objects.unstored.values().filter(|object| object.reference.kind == ReferenceKind::Extent);
+        let named: u64 = data.map(|object| u64::from(object.pieces)).sum();
         let stages = &self.metrics.checkpoint;
         let mut stage = self.metrics.time(&stages.law);
         let outcome = law::compute(frozen.number, &objects.unstored, &published.roots, &roots.references, changes)
@@ -185,13 +187,13 @@ impl Engine {
         space.each_stream(|stream| stream.checkpoint(space))?;
         stage.next(&stages.data);
         if sabotage::on(Rule::MovesInstalledEarly) {
-            self.install(&std::mem::take(&mut moves))?;
+            self.install(space, std::mem::take(&mut moves))?;
         }
         writer.wal.wait_data(frozen.freeze)?;
         space.wait_writes()?;
         stage.next(&stages.pages);
 
-        self.install(&moves)?;
+        self.install(space, moves)?;
         #[cfg(test)]
         if let Some(look) = &*self.after_install.lock() {
             look(self);
@@ -300,6 +302,7 @@ impl Engine {
             state.trim(self.options.settings.segment_cache_bytes);
             let metrics = &self.metrics.state;
             metrics.loaded_bytes.set(state.loaded_bytes());
+            metrics.loaded_peak.set(state.loaded_peak());
             metrics.drop_queue.set(state.queue().len());
             metrics.retained.set(state.history().len() as u64);
             metrics.deferred_bytes.set(state.deferred_units() * u64::from(UNIT));
@@ -311,6 +314,7 @@ impl Engine {
             }
         }
         drop(objects);
+        writer.unpublished.fetch_sub(named, Ordering::Relaxed);
         self.reader.readers.wait_for_earlier();
         releasable.iter().for_each(|container| space.release(*container));
         cleaning.published(&writer.cleaning, &releasable);

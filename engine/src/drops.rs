@@ -10,7 +10,7 @@ use envoyfs_layout::Reference;
 use envoyfs_layout::batch::{Batch, Drop};
 use envoyfs_layout::node::edges;
 
-/// Drops between two looks at the memory that changed pages take.
+/// Drops between two looks at the memory that changed pages take; it may pass its bound by one part meanwhile.
 const LOOK_DROPS: usize = 16;
 
 impl Engine {
@@ -18,6 +18,7 @@ impl Engine {
     pub(crate) fn work_off(&self, writer: &Writer, batch: &mut Batch, hurry: bool) -> Result<()> {
         let dirty_max = writer.admission.budget.dirty_max;
         let mut left = (if hurry { dirty_max / 2 } else { dirty_max / 8 }).max(64 << 10);
+        let part_bytes = self.options.settings.page_part_bytes();
         while left > 0 {
             if let Err(error) = self.pager().load_queue() {
                 tracing::error!(%error, "a page of the drop queue cannot be read; nothing is dropped until fsck.envoyfs repairs it");
@@ -39,12 +40,9 @@ impl Engine {
                 }
             };
             let drop = Drop { object: next.oid, stored_bytes: next.stored_bytes, edges, unreadable };
-            let segments = drop.edges.iter().map(|edge| edge.oid.segment());
-            self.load_segments(&segments.chain([next.oid.segment()]).collect())?;
-            self.state.lock().apply_drop(&drop).map_err(|error| StoreError::Misuse(error.to_string()))?;
-            if batch.drops.len().is_multiple_of(LOOK_DROPS) {
-                self.spill(&writer.space)?;
-            }
+            self.drop_node(Some(&writer.space), &drop, |error| StoreError::Misuse(error.to_string()))?;
+            let more = if batch.drops.len().is_multiple_of(LOOK_DROPS) { 0 } else { part_bytes };
+            self.spill_beyond(&writer.space, more)?;
             left = left.saturating_sub(16 + drop.edges.len() as u64 * Reference::BYTES as u64);
             batch.drops.push(drop);
         }

@@ -75,6 +75,8 @@ pub(crate) struct Writer {
     /// The published checkpoint's freeze LSN and number, to be looked at without waiting for a checkpoint under way.
     pub(crate) freeze: AtomicU64,
     pub(crate) number: AtomicU64,
+    /// Data objects named since the published freeze, by pieces.
+    pub(crate) unpublished: AtomicU64,
     /// From a freeze to the end of its publication.
     pub(crate) in_flight: AtomicBool,
     /// The mount's own entry in the list of cuts was the last that fits: checkpoint before serving.
@@ -137,6 +139,7 @@ impl Writer {
         Ok(Self {
             freeze: AtomicU64::new(published.entry.checkpoint.freeze.0),
             number: AtomicU64::new(published.entry.checkpoint.number),
+            unpublished: AtomicU64::new(0),
             in_flight: AtomicBool::new(false),
             overdue: AtomicBool::new(false),
             idle: Mutex::new((wal.end(), 0)),

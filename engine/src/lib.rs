@@ -43,6 +43,7 @@
 //! **Failures.** A failed write of the log, or flush, *poisons* the store: reads go on, nothing is acknowledged or published any more, and a new mount recovers. `WouldWait` is only for stores without
 //! threads (tests), `Misuse` means that the client broke one of these rules.
 
+mod bound;
 mod checkpoint;
 mod cleaner;
 pub mod device;
@@ -80,6 +81,7 @@ mod tests;
 mod unsaved;
 pub mod wal;
 
+pub use bound::MemoryBound;
 pub use cleaner::{Closed, Occupancy, Use, victim_score};
 pub use engine::{Engine, Options};
 pub use error::StoreError;

@@ -141,6 +141,7 @@ groups! {
     state: StateMetrics {
         spills: Counter = "Times that changed pages were written early for lack of memory.",
         loaded_bytes: Gauge = "Bytes of segment pages in memory.",
+        loaded_peak: Gauge = "Most bytes of segment pages in memory at any moment.",
         drops: Counter = "Nodes of the drop queue worked off.",
         drops_unreadable: Counter = "Nodes of the drop queue that could not be read.",
         drop_queue: Gauge = "Nodes in the drop queue.",

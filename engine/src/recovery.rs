@@ -173,7 +173,7 @@ impl Engine {
         place_found(&reader, &mut containers, &found)?;
         let start = adopt::start(&reader, &directory.entry, &found)?;
         let recovered = Roots { references: start.roots.references.clone(), blob: start.roots.blob.clone() };
-        let replay = replay(&found, &directory.entry, start.adopted.as_ref());
+        let replay = replay(&mut found, &directory.entry, start.adopted.as_ref());
         metrics.recovery.replayed.add(replay.len() as u64);
         metrics.recovery.adopted.add(u64::from(start.adopted.is_some()));
         let end = found.cut.lsn;
@@ -260,8 +260,9 @@ impl Engine {
             segment_bound: AtomicU64::new(0),
             opening: AtomicU64::new(next.sequence << 20),
         };
-        let space =
-            Space::new(Arc::clone(&self.device), Arc::clone(&self.reader), Arc::clone(&wal), containers, numbers);
+        let in_flight = self.options.settings.in_flight_bytes;
+        let (device, reader) = (Arc::clone(&self.device), Arc::clone(&self.reader));
+        let space = Space::new(device, reader, Arc::clone(&wal), containers, numbers, in_flight);
         let overdue = next_mount.checkpoint_before_serving;
         let hlc_bound = superblock.hlc_bound;
         Ok(Begun { entry, budget, wal, space: Arc::new(space), next, published_rows, overdue, hlc_bound })
@@ -275,7 +276,9 @@ impl Engine {
         start: &Start,
         relocated: &[(Relocation, TableRow)],
     ) -> Result<Writer> {
-        let Begun { mut entry, budget, wal, space, mut next, published_rows, overdue, hlc_bound } = begun;
+        let Begun { mut entry, mut budget, wal, space, mut next, published_rows, overdue, hlc_bound } = begun;
+        // The log's reserve stays that of the store's size: what is replayed was admitted under other settings, perhaps.
+        budget.dirty_max = budget.dirty_max.min(self.options.settings.dirty_bytes);
         for (relocation, _) in relocated {
             space.adopt_relocation(*relocation);
         }
@@ -314,6 +317,7 @@ impl Engine {
                 writer.space.pin(object.oid.segment());
                 batches.name(object, record.hlc.birth());
             }
+            writer.unpublished.fetch_add(record.data.len() as u64, Ordering::Relaxed);
         }
         drop(batches);
         Ok(writer)
@@ -466,20 +470,19 @@ pub(crate) fn read_roots(reader: &Reader, copies: [Option<Reference>; 2]) -> Res
     Err(last)
 }
 
-fn replay(found: &Found, entry: &VolumeEntry, adopted: Option<&Adopted>) -> Vec<Replayed> {
+/// What the client applies. The bodies are its own from here on: memory holds the log once.
+fn replay(found: &mut Found, entry: &VolumeEntry, adopted: Option<&Adopted>) -> Vec<Replayed> {
     let freeze = adopted.map_or(entry.checkpoint.freeze, |adopted| adopted.body.freeze);
-    found
-        .records
-        .iter()
-        .filter(|record| record.start >= freeze && record.kind >= kind::CLIENT_FIRST)
-        .map(|record| Replayed {
-            end: record.end,
-            hlc: record.hlc,
-            kind: record.kind,
-            territory: record.territory,
-            origin: record.origin,
-            data: record.data.clone(),
-            body: record.body.clone(),
-        })
-        .collect()
+    let is_due = |record: &FoundRecord| record.start >= freeze && record.kind >= kind::CLIENT_FIRST;
+    let mut replay = Vec::with_capacity(found.records.iter().filter(|record| is_due(record)).count());
+    replay.extend(found.records.iter_mut().filter(|record| is_due(record)).map(|record| Replayed {
+        end: record.end,
+        hlc: record.hlc,
+        kind: record.kind,
+        territory: record.territory,
+        origin: record.origin,
+        data: record.data.clone(),
+        body: std::mem::take(&mut record.body),
+    }));
+    replay
 }

@@ -1,21 +1,51 @@
-//! What memory and work a mounted store may take. Every bound is stated here, once (INV-35).
+//! What memory and work a mounted store may take. Every bound is stated here, once (INV-35); [`crate::bound`] adds them up.
 
 use crate::history::HistoryPolicy;
 
-/// Bounds of a mount; the default suits a store of up to a few TiB.
+/// Least memory for the pages that one part of a batch touches.
+const PART_BYTES_MIN: u64 = 64 << 10;
+
+/// Bounds of a mount; the default suits a store of up to a few TiB. What it all comes to: [`Engine::memory_bound`](crate::Engine::memory_bound).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Bytes of memory for pages of segments (live units, counts, moved units). Beside them stand 24 bytes a segment that holds something, and what one part of a batch (256
-    /// segments) touches.
+    /// Bytes of memory for pages of segments (live units, counts, moved units); as much again while a batch is applied.
     pub segment_cache_bytes: u64,
     /// Bytes of memory for slot maps that readers need of segments that were cleaned.
     pub slot_map_bytes: u64,
+    /// Data objects that no published checkpoint has: about 200 bytes each. A checkpoint is due at half of it, and who wants to write more waits for it.
+    pub unpublished_objects: u64,
+    /// Bytes of nodes and small data admitted for one checkpoint, if that is less than what the store's size allows (decision 0009). What the checkpoint takes grows with it.
+    pub dirty_bytes: u64,
+    /// Bytes of data with writes under way: who writes more waits for the oldest.
+    pub in_flight_bytes: u64,
     /// Which checkpoints stay readable. None unless asked for; [`HistoryPolicy::default`] is the policy meant for mounts.
     pub history: HistoryPolicy,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { segment_cache_bytes: 32 << 20, slot_map_bytes: 16 << 20, history: HistoryPolicy::NONE }
+        Self {
+            segment_cache_bytes: 32 << 20,
+            slot_map_bytes: 16 << 20,
+            unpublished_objects: 1 << 20,
+            dirty_bytes: 384 << 20,
+            in_flight_bytes: 16 << 20,
+            history: HistoryPolicy::NONE,
+        }
+    }
+}
+
+impl Settings {
+    /// Pieces that the cleaner copies between two publications; never fewer than a container of so many units has.
+    pub(crate) const fn moves_max(&self, units: u32) -> u64 {
+        let quarter = self.unpublished_objects / 4;
+        if quarter > units as u64 { quarter } else { units as u64 }
+    }
+
+    /// Memory for the pages that one part of a batch touches, beside those that are kept.
+    #[must_use]
+    pub(crate) const fn page_part_bytes(&self) -> u64 {
+        let half = self.segment_cache_bytes / 2;
+        if half > PART_BYTES_MIN { half } else { PART_BYTES_MIN }
     }
 }

@@ -1,14 +1,14 @@
 //! Pages of the state: brought into memory when a batch needs them, written when they changed, to fresh places.
 //!
 //! Cost of a checkpoint: the pages of segments that it changed, the top of each stack, one page a 256 segments without a home that changed, and the segment table. Memory:
-//! `segment_cache_bytes`, and what one part of a batch (256 segments) touches. If power fails: pages that no published directory names are garbage.
+//! `segment_cache_bytes`, and what one part of a batch touches, which is half of that. If power fails: pages that no published directory names are garbage.
 
 use crate::StoreError;
 use crate::engine::Engine;
 use crate::space::{BACKGROUND_DEPTH, RowOf, Space, StreamKind};
-use crate::state::{Pager, orphans, segments_of};
+use crate::state::{Pager, StateError, orphans, segments_of};
 use crate::store::Result;
-use envoyfs_layout::batch::Batch;
+use envoyfs_layout::batch::{Batch, Drop};
 use envoyfs_layout::checksum::crc32c;
 use envoyfs_layout::directory_page::{ContainerState, Place};
 use envoyfs_layout::system_page::{ListPage, OrphanedSegment};
@@ -16,8 +16,6 @@ use envoyfs_layout::{Hlc, Oid, ReferenceKind};
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
-/// Segments that a part of a batch touches.
-const PART_SEGMENTS: usize = 256;
 /// Rows of one page of the index of segments without a home.
 const INDEX_ROWS: usize = 2048;
 
@@ -35,27 +33,74 @@ impl Engine {
         self.pager().load(wanted)
     }
 
-    /// Everything of a batch but its drops, in parts of so many segments; pages that changed are written when there are too many to keep.
+    /// The first of these segments whose pages are worked on at once: as many as fit into half of the memory for pages.
+    pub(crate) fn part_of<'a>(&self, numbers: &'a [u32]) -> (&'a [u32], &'a [u32]) {
+        let fits = self.state.lock().part_within(numbers, self.options.settings.page_part_bytes());
+        numbers.split_at(fits.min(numbers.len()))
+    }
+
+    /// Everything of a batch but its drops, in parts of segments; pages that changed are written when there are too many to keep.
     /// Without `space` (a read-only mount) all of them are kept.
     pub(crate) fn apply_law(&self, space: Option<&Space>, batch: &Batch) -> Result<()> {
         self.open_segments(batch)?;
         let misuse = |error| StoreError::Misuse(format!("checkpoint {}: {error}", batch.checkpoint));
         let numbers: Vec<u32> = segments_of(batch).into_iter().collect();
-        for part in numbers.chunks(PART_SEGMENTS) {
+        let mut rest = numbers.as_slice();
+        while !rest.is_empty() {
+            let part;
+            (part, rest) = self.part_of(rest);
             let (Some(first), Some(last)) = (part.first(), part.last()) else { continue };
             self.load_segments(&part.iter().copied().collect())?;
-            let one = numbers.len() <= PART_SEGMENTS;
+            let one = part.len() == numbers.len();
             let rows = if one { None } else { Some(part_of(batch, &(*first..=*last))) };
-            self.state.lock().apply_law(rows.as_ref().unwrap_or(batch)).map_err(misuse)?;
+            {
+                let mut state = self.state.lock();
+                state.apply_law(rows.as_ref().unwrap_or(batch)).map_err(misuse)?;
+                state.measure(part.iter().copied());
+            }
             space.map_or(Ok(()), |space| self.spill(space))?;
+        }
+        Ok(())
+    }
+
+    /// Works off one node of the drop queue, whose page is in memory. Its edges may name any number of segments: they are taken back in parts.
+    pub(crate) fn drop_node(
+        &self,
+        space: Option<&Space>,
+        drop: &Drop,
+        wrong: impl Fn(StateError) -> StoreError,
+    ) -> Result<()> {
+        self.load_segments(&BTreeSet::from([drop.object.segment()]))?;
+        self.state.lock().begin_drop(drop).map_err(&wrong)?;
+        let mut rest = drop.edges.as_slice();
+        while !rest.is_empty() {
+            let part;
+            (part, rest) = {
+                let numbers: Vec<u32> = rest.iter().map(|edge| edge.oid.segment()).collect();
+                rest.split_at(self.part_of(&numbers).0.len())
+            };
+            self.load_segments(&part.iter().map(|edge| edge.oid.segment()).collect())?;
+            {
+                let mut state = self.state.lock();
+                state.drop_edges(part).map_err(&wrong)?;
+                state.measure(part.iter().map(|edge| edge.oid.segment()));
+            }
+            if !rest.is_empty() {
+                space.map_or(Ok(()), |space| self.spill(space))?;
+            }
         }
         Ok(())
     }
 
     /// Writes pages that changed before their time, if too many are held.
     pub(crate) fn spill(&self, space: &Space) -> Result<()> {
+        self.spill_beyond(space, 0)
+    }
+
+    /// The same, if so many bytes more are held.
+    pub(crate) fn spill_beyond(&self, space: &Space, more: u64) -> Result<()> {
         let bytes_max = self.options.settings.segment_cache_bytes;
-        if self.state.lock().loaded_bytes() <= bytes_max {
+        if self.state.lock().loaded_bytes() <= bytes_max.saturating_add(more) {
             return Ok(());
         }
         self.metrics.state.spills.increment();

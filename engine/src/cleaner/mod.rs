@@ -17,9 +17,9 @@ pub use policy::score as victim_score;
 
 use crate::StoreError;
 use crate::engine::{Engine, Writer};
-use crate::space::BACKGROUND_DEPTH;
 use crate::space::admission::SPARE;
 use crate::space::heat::Heat;
+use crate::space::{BACKGROUND_DEPTH, Space};
 use crate::state::{Fragment, State};
 use crate::store::{Result, Tier};
 use crate::sync::Mutex;
@@ -192,7 +192,8 @@ impl Engine {
         let (mut worked, mut owed) = (false, 0_u64);
         loop {
             let (debt, live_max) = self.debt(writer);
-            if debt == 0 {
+            // What was copied is remembered until the next publication.
+            if debt == 0 || progress.moves.len() as u64 >= self.options.settings.moves_max(self.shape.units()) {
                 writer.cleaning.credit.store(0, Ordering::Relaxed);
                 return Ok(worked);
             }
@@ -387,9 +388,27 @@ impl Engine {
     }
 
     /// The copies are on the device: from now on they are found there. What died, or lies elsewhere by now, is left out.
-    pub(crate) fn install(&self, moves: &[Moved]) -> Result<()> {
-        let touched: BTreeSet<u32> = moves.iter().map(|moved| moved.piece.segment).collect();
-        self.load_segments(&touched)?;
+    pub(crate) fn install(&self, space: &Space, mut moves: Vec<Moved>) -> Result<()> {
+        // Those of one segment in their order. A victim of survivors has pieces of thousands of segments, whose pages need not fit into memory together.
+        moves.sort_by_key(|moved| moved.piece.segment);
+        let mut numbers: Vec<u32> = moves.iter().map(|moved| moved.piece.segment).collect();
+        numbers.dedup();
+        let (mut rest, mut moves) = (numbers.as_slice(), moves.as_slice());
+        while !rest.is_empty() {
+            let part;
+            (part, rest) = self.part_of(rest);
+            let end =
+                rest.first().map_or(moves.len(), |next| moves.partition_point(|moved| moved.piece.segment < *next));
+            let installed;
+            (installed, moves) = moves.split_at(end);
+            self.install_part(part, installed)?;
+            self.spill(space)?;
+        }
+        Ok(())
+    }
+
+    fn install_part(&self, touched: &[u32], moves: &[Moved]) -> Result<()> {
+        self.load_segments(&touched.iter().copied().collect())?;
         let mut state = self.state.lock();
         for Moved { piece, to } in moves {
             for part in living_parts(&state, piece) {
@@ -399,9 +418,10 @@ impl Engine {
                 moved.map_err(|error| StoreError::Misuse(error.to_string()))?;
             }
         }
+        state.measure(touched.iter().copied());
         for number in touched {
-            if let Some(segment) = state.segment(number) {
-                self.reader.set_moved(number, segment.moved.clone());
+            if let Some(segment) = state.segment(*number) {
+                self.reader.set_moved(*number, segment.moved.clone());
             }
         }
         Ok(())

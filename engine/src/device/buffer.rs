@@ -182,6 +182,12 @@ impl BufferPool {
         buffer
     }
 
+    /// Bytes of the arena.
+    #[must_use]
+    pub fn arena_bytes(&self) -> usize {
+        self.arena.as_ref().map_or(0, |arena| arena.bytes)
+    }
+
     /// Buffers of the arena that somebody holds.
     #[must_use]
     pub fn in_use(&self) -> usize {

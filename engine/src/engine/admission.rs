@@ -80,6 +80,12 @@ impl Engine {
                 self.metrics.poison.refused.increment();
                 return Err(StoreError::Poisoned { why });
             }
+            let unpublished = writer.unpublished.load(Ordering::Relaxed);
+            if data > 0 && unpublished > 0 && unpublished >= self.options.settings.unpublished_objects {
+                let _timing = self.metrics.time(&self.metrics.admission.wait_dirty);
+                self.wait_for_checkpoint(writer, Reason::Log, "room for data objects")?;
+                continue;
+            }
             let Some(room) = writer.wal.try_reserve(records, log_bytes) else {
                 let _timing = self.metrics.time(&self.metrics.admission.wait_log);
                 self.wait_for_checkpoint(writer, Reason::Log, "log space")?;
@@ -179,7 +185,8 @@ impl Engine {
             return Some(Reason::Log);
         }
         let room = writer.wal.room();
-        if room.is_checkpoint_due() {
+        let unpublished = writer.unpublished.load(Ordering::Relaxed);
+        if room.is_checkpoint_due() || unpublished > self.options.settings.unpublished_objects / 2 {
             return Some(Reason::Log);
         }
         {

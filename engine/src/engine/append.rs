@@ -8,6 +8,7 @@ use crate::space::admission::data_charge;
 use crate::space::{BACKGROUND_DEPTH, RowOf, StreamKind, Wish, WrittenData};
 use crate::state::Unstored;
 use crate::store::{Appended, Batch, DataHint, DataObject, Draft, Permit, Result, Store, Tier};
+use crate::sync::atomic::Ordering;
 use crate::wal::NewRecord;
 use envoyfs_layout::checksum;
 use envoyfs_layout::node::edges;
@@ -134,6 +135,7 @@ impl Engine {
             writer.space.name_row(object.oid, position.hlc.birth());
         }
         drop(batches);
+        writer.unpublished.fetch_add(draft.data.len() as u64, Ordering::Relaxed);
         let mut ledger = writer.admission.ledger.lock();
         ledger.pending = ledger.pending.saturating_sub(permit.dirty);
         ledger.current += std::mem::take(&mut permit.dirty);
@@ -211,6 +213,7 @@ impl Engine {
         let oid = Oid::new(self.shape.volume, segment, slot);
         let mut batches = writer.batches.lock();
         let objects = batches.of(batch)?;
+        writer.unpublished.fetch_add(1, Ordering::Relaxed);
         let number = objects.number;
         let reference = Reference::extent(oid, birth, stored_bytes);
         objects

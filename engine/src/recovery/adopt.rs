@@ -1,6 +1,6 @@
 //! Adopting a checkpoint whose record is in the log but that was not published: its batch is applied to the published state.
 //!
-//! As while serving, it is applied in parts of 256 segments, and pages that changed are written before their time when they no longer fit: to containers that are free in the
+//! As while serving, it is applied in parts, and pages that changed are written before their time when they no longer fit: to containers that are free in the
 //! published table, so a crash here leaves what was published. A read-only mount keeps them all in memory: it writes nothing.
 
 use super::{Start, read_roots};
@@ -76,9 +76,10 @@ impl Engine {
             StoreError::Refused(format!("checkpoint {number} does not fit the one before: {error}"))
         };
         let refused = |error: StateError| misfit(&error);
+        let part_bytes = self.options.settings.page_part_bytes();
         let spill = |step: usize| match space {
-            Some(space) if step.is_multiple_of(LOOK_STEPS) => self.spill(space),
-            _ => Ok(()),
+            Some(space) => self.spill_beyond(space, if step.is_multiple_of(LOOK_STEPS) { 0 } else { part_bytes }),
+            None => Ok(()),
         };
         self.state.lock().drop_history(&batch.history).map_err(refused)?;
         let law = |batch: &Batch| {
@@ -95,9 +96,7 @@ impl Engine {
         for (step, drop) in batch.drops.iter().enumerate() {
             spill(step)?;
             pager.load_queue()?;
-            let edges = drop.edges.iter().map(|edge| edge.oid.segment());
-            pager.load(&edges.chain([drop.object.segment()]).collect())?;
-            self.state.lock().apply_drop(drop).map_err(refused)?;
+            self.drop_node(space, drop, refused)?;
         }
         for step in &batch.history {
             let HistoryStep::Release { checkpoint, rows } = *step else { continue };

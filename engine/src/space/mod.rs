@@ -35,15 +35,12 @@ use relocation::Placed;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-/// Most bytes of data with writes under way; writers wait for the oldest beyond it.
-const IN_FLIGHT_BYTES_MAX: u64 = 16 << 20;
-
 /// Largest request of checkpoints and cleaning while nobody waits for them: who comes meanwhile stands behind [`BACKGROUND_DEPTH`] of these.
 pub const BACKGROUND_REQUEST_BYTES: u32 = 128 << 10;
 /// Requests of checkpoints and cleaning before the device, while nobody waits for them.
 pub const BACKGROUND_DEPTH: u32 = 2;
 /// The same while somebody does.
-const URGENT_DEPTH: u32 = 16;
+pub const URGENT_DEPTH: u32 = 16;
 
 /// Largest data object that is written durably where the log is.
 const DURABLE_BYTES_MAX: u32 = 16 << 10;
@@ -235,6 +232,8 @@ pub struct Space {
     moved: Mutex<Vec<Relocation>>,
     under_way: Mutex<VecDeque<Ticket>>,
     data_under_way: Mutex<(VecDeque<(Ticket, u64)>, u64)>,
+    /// Most bytes of data with writes under way; writers wait for the oldest beyond it.
+    in_flight_bytes: u64,
     /// Writes of streams: nodes, survivors, pages, tables.
     background: Mutex<VecDeque<Ticket>>,
     urgent: AtomicBool,
@@ -250,6 +249,7 @@ impl Space {
         wal: Arc<Wal>,
         containers: Containers,
         numbers: Numbers,
+        in_flight_bytes: u64,
     ) -> Self {
         use StreamKind::{Data, Nodes, Payload, Survivors, System};
         let heats = heat::Scale::new(reader.shape().containers);
@@ -267,6 +267,7 @@ impl Space {
             moved: Mutex::default(),
             under_way: Mutex::default(),
             data_under_way: Mutex::default(),
+            in_flight_bytes,
             background: Mutex::default(),
             urgent: AtomicBool::new(false),
             numbers,
@@ -316,6 +317,10 @@ impl Space {
             .chain(&self.data)
             .chain(&self.survivors)
             .try_for_each(|stream| act(&mut stream.lock()))
+    }
+    /// How many streams there are.
+    pub const fn streams(&self) -> u64 {
+        (self.streams.len() + self.data.len() + self.survivors.len()) as u64
     }
     /// How heat is told apart.
     pub const fn heats(&self) -> &heat::Scale {
@@ -467,7 +472,7 @@ impl Space {
                     under_way.1 -= bytes;
                     under_way.0.pop_front();
                 }
-                if under_way.1 == 0 || under_way.1 + more <= IN_FLIGHT_BYTES_MAX {
+                if under_way.1 == 0 || under_way.1 + more <= self.in_flight_bytes {
                     return;
                 }
                 under_way.0.front().map(|(ticket, _)| ticket.clone())

@@ -7,7 +7,7 @@ use crate::StoreError;
 use crate::device::Device;
 use crate::metrics::Metrics;
 use crate::state::pager::segment_page;
-use crate::state::{Fragment, SlotMap, locate, slot_map};
+use crate::state::{Fragment, SlotMap, locate, map_memory, slot_map};
 use crate::store::Result;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Mutex, RwLock};
@@ -108,8 +108,9 @@ struct Held {
     clock: u64,
 }
 
+/// With the Arc around it.
 const fn memory(map: usize) -> u64 {
-    64 + 32 * map as u64
+    48 + map_memory(map)
 }
 
 /// See the module.
@@ -353,6 +354,11 @@ impl Reader {
             Slots::OnPage(_) => return None,
         };
         pieces.first().and_then(|(container, ..)| *container)
+    }
+
+    /// Segments that are known.
+    pub fn known(&self) -> usize {
+        self.locations.read().len()
     }
 
     /// Whether the segment is known (INV-22).

@@ -79,6 +79,12 @@ impl State {
 
     /// Works off the last entry of the drop queue, whose page is in memory.
     pub fn apply_drop(&mut self, drop: &Drop) -> Result<(), StateError> {
+        self.begin_drop(drop)?;
+        self.drop_edges(&drop.edges)
+    }
+
+    /// The same without the entry's edges; only the segment of the node itself needs to be loaded.
+    pub fn begin_drop(&mut self, drop: &Drop) -> Result<(), StateError> {
         let popped = self.queue.pop();
         let found = popped.map(|(reference, _)| reference);
         let Some((reference, old)) = popped.filter(|(reference, _)| reference.oid == drop.object) else {
@@ -91,8 +97,12 @@ impl State {
             }
             return Ok(());
         }
-        self.free(reference.oid, reference.units())?;
-        drop.edges.iter().try_for_each(|edge| self.count(edge, -1))
+        self.free(reference.oid, reference.units())
+    }
+
+    /// Takes edges of a dropped node back, in their order; their segments are loaded.
+    pub fn drop_edges(&mut self, edges: &[Reference]) -> Result<(), StateError> {
+        edges.iter().try_for_each(|edge| self.count(edge, -1))
     }
 
     fn add_unreadable(&mut self, reference: Reference) {

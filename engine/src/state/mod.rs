@@ -25,7 +25,7 @@ pub use apply::segments_of;
 pub use law::{LawError, Outcome, Unstored};
 pub use pager::Pager;
 pub use runs::Runs;
-pub use segment::{Fragment, Segment, SlotMap, locate, slot_map};
+pub use segment::{Fragment, Segment, SlotMap, locate, map_memory, slot_map};
 pub use stack::{Row, Stack};
 
 use envoyfs_layout::directory_page::{ContainerRow, ContainerState, Place, VolumeDirectory};
@@ -176,6 +176,7 @@ pub struct State {
     deferred_units: u64,
     shared_objects: u64,
     loaded_bytes: u64,
+    loaded_peak: u64,
     clock: u64,
 }
 
@@ -253,6 +254,7 @@ impl State {
         self.clock += 1;
         let bytes = segment.memory();
         self.loaded_bytes += bytes;
+        self.loaded_peak = self.loaded_peak.max(self.loaded_bytes);
         self.loaded.insert(number, Loaded { segment, bytes, used: self.clock });
     }
 
@@ -275,6 +277,36 @@ impl State {
     #[must_use]
     pub const fn loaded_bytes(&self) -> u64 {
         self.loaded_bytes
+    }
+
+    /// These segments were changed: they may take more than when they were read.
+    pub fn measure(&mut self, numbers: impl IntoIterator<Item = u32>) {
+        for number in numbers {
+            if let Some(loaded) = self.loaded.get_mut(&number) {
+                let bytes = loaded.segment.memory();
+                self.loaded_bytes = self.loaded_bytes + bytes - loaded.bytes;
+                loaded.bytes = bytes;
+            }
+        }
+        self.loaded_peak = self.loaded_peak.max(self.loaded_bytes);
+    }
+
+    /// How many of these segments, at least one, come with so many bytes more of pages.
+    #[must_use]
+    pub fn part_within(&self, numbers: &[u32], bytes_max: u64) -> usize {
+        let mut bytes = 0;
+        let fits = numbers.iter().take_while(|number| {
+            let page = self.table.get(number).filter(|_| !self.loaded.contains_key(number));
+            bytes += page.map_or(0, |row| segment::memory_of_page(row.page.stored_bytes.into()));
+            bytes <= bytes_max
+        });
+        fits.count().clamp(1, numbers.len().max(1))
+    }
+
+    /// The most that [`State::loaded_bytes`] has been.
+    #[must_use]
+    pub const fn loaded_peak(&self) -> u64 {
+        self.loaded_peak
     }
 
     /// Forgets the pages used longest ago until at most so many bytes are held; those that are not written yet stay.
@@ -323,11 +355,7 @@ impl State {
             self.orphans.touch(number);
         }
         self.dirty.remove(&number);
-        if let Some(loaded) = self.loaded.get_mut(&number) {
-            let bytes = loaded.segment.memory();
-            self.loaded_bytes = self.loaded_bytes + bytes - loaded.bytes;
-            loaded.bytes = bytes;
-        }
+        self.measure([number]);
     }
 
     /// The container is used for something else from now on. It must not hold a live unit. `segment`: the one that had its home here; its page is loaded.

@@ -19,6 +19,26 @@ pub struct Fragment {
 /// Moved units by first slot.
 pub type SlotMap = BTreeMap<u32, Fragment>;
 
+/// Bytes of memory that a slot map with so many entries takes at most.
+#[must_use]
+pub const fn map_memory(entries: usize) -> u64 {
+    tree_memory(entries, 16)
+}
+
+/// Bytes that a `BTreeMap` takes at most: nodes have 11 places of which at least 5 are used (a map's first node aside), and every sixth entry stands in a node with 12 pointers besides.
+const fn tree_memory(entries: usize, entry_bytes: u64) -> u64 {
+    let node = 11 * entry_bytes + 24;
+    let (leaves, inner) = (entries.div_ceil(5) as u64, if entries > 11 { entries as u64 / 30 + 1 } else { 0 });
+    leaves * node + inner * (node + 96)
+}
+
+/// Bytes of memory that a page of so many stored bytes becomes at most.
+#[must_use]
+pub const fn memory_of_page(stored_bytes: u64) -> u64 {
+    // A run is stored in 4 bytes, a count in 6, a moved fragment in 12.
+    640 + 6 * stored_bytes
+}
+
 /// A logical segment. Where its home is, the segment table says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Segment {
@@ -65,11 +85,11 @@ impl Segment {
         }
     }
 
-    /// Bytes of memory that it takes, about.
+    /// Bytes of memory that it takes at most, its place in a table of segments included.
     #[must_use]
     pub fn memory(&self) -> u64 {
-        let rows = self.live.count() + self.deferred.count() + self.extra.len() + self.moved.len();
-        128 + 24 * rows as u64
+        let runs = tree_memory(self.live.count(), 8) + tree_memory(self.deferred.count(), 8);
+        320 + runs + tree_memory(self.extra.len(), 6) + map_memory(self.moved.len())
     }
 
     /// Objects that have more than one reference.

@@ -670,5 +670,5 @@ pub fn tick(clock: &ManualClock) {
 /// Caches so small that pages are read, spilled and forgotten all the time.
 pub fn tight() -> Settings {
     let history = HistoryPolicy { checkpoints_max: 3, interval_ms: 50, ..HistoryPolicy::default() };
-    Settings { segment_cache_bytes: 2048, slot_map_bytes: 512, history }
+    Settings { segment_cache_bytes: 2048, slot_map_bytes: 512, history, ..Settings::default() }
 }

@@ -9,7 +9,9 @@
 //!
 //! What waits has to fit into memory too: `staged + reserved * block <= staging - its reserve`. A ring that is not larger than the memory bounds that by itself.
 
-use super::{Inner, STAGING_BYTES_MAX, STAGING_RESERVE_BYTES, TRIGGER_BYTES_MAX, TRIGGER_RECORDS, Wal};
+use super::{
+    Inner, STAGING_BYTES_MAX, STAGING_RESERVE_BYTES, TRIGGER_BYTES_MAX, TRIGGER_RECORDS, UNFLUSHED_BYTES_MAX, Wal,
+};
 use crate::StoreError;
 use crate::store::Result;
 use crate::sync::atomic::Ordering;
@@ -106,6 +108,13 @@ impl Inner {
 }
 
 impl Wal {
+    /// What its memory depends on: blocks of the ring, bytes for records without a block, bytes of blocks with a write under way at most.
+    #[must_use]
+    pub fn memory(&self) -> (u64, u64, u64) {
+        let ring = self.config.ring.bytes(self.config.ring.blocks);
+        (self.config.ring.blocks, self.staging.capacity(), ring.min(UNFLUSHED_BYTES_MAX))
+    }
+
     /// One checkpoint and the seals of a recovery, always; a second checkpoint from a freeze until its record is appended: that record uses up the first
     /// reserve before the publication that frees the ring, and a crash in between must find both again.
     fn reserve_blocks(&self) -> u64 {

@@ -6,7 +6,7 @@ use envoyfs_store_tests::device::{BufferClass, BufferPool, Device, SimulatedDevi
 use envoyfs_store_tests::history::formatted;
 use envoyfs_store_tests::mini::{Mini, options};
 use envoyfs_store_tests::scripted::ScriptedDevice;
-use envoyfs_store_tests::store::Result;
+use envoyfs_store_tests::store::{Result, Store as _};
 use envoyfs_store_tests::{Options, Settings};
 use std::sync::Arc;
 
@@ -131,12 +131,62 @@ fn buffers_may_run_out_at_any_call() {
     panic!("more than 1000 buffers");
 }
 
+/// Every bound at its least, alone and together.
 #[test]
-fn caches_of_no_size_slow_down_and_change_nothing() {
-    let settings = Settings { segment_cache_bytes: 0, slot_map_bytes: 0, ..Settings::default() };
-    for slow in [false, true] {
-        history(Arc::new(formatted(8, 512, 1).slow(slow)), &settings);
+fn bounds_of_no_size_slow_down_and_change_nothing() {
+    let least = Settings {
+        segment_cache_bytes: 0,
+        slot_map_bytes: 0,
+        unpublished_objects: 0,
+        dirty_bytes: 0,
+        in_flight_bytes: 0,
+        ..Settings::default()
+    };
+    let rest = Settings::default;
+    let plans = [
+        Settings { segment_cache_bytes: 0, slot_map_bytes: 0, ..rest() },
+        Settings { unpublished_objects: 0, ..rest() },
+        Settings { dirty_bytes: 0, ..rest() },
+        Settings { in_flight_bytes: 0, ..rest() },
+        least,
+    ];
+    for settings in plans {
+        for slow in [false, true] {
+            history(Arc::new(formatted(8, 512, 1).slow(slow)), &settings);
+        }
     }
+}
+
+#[test]
+fn who_writes_more_objects_than_may_be_unpublished_waits_for_a_checkpoint() {
+    let clock = envoyfs_store_tests::client::clock();
+    let settings = Settings { unpublished_objects: 10, ..Settings::default() };
+    let open = |device: Arc<dyn Device>| {
+        Mini::open_with(device, &clock, Options { settings: settings.clone(), ..options(&clock) }).unwrap()
+    };
+    let device = formatted(8, 512, 1);
+    let mini = open(Arc::new(device.clone()));
+    for key in 0..10 {
+        assert_eq!(mini.engine.wait_checkpoint(0).is_some(), key > 5, "after {key} objects");
+        mini.put(key, 512).unwrap();
+    }
+    let waits = |mini: &Mini| matches!(mini.put(99, 512), Err(StoreError::WouldWait { .. }));
+    assert!(waits(&mini) && waits(&mini));
+    // What brings no object goes on.
+    mini.delete(3).unwrap();
+    mini.commit().unwrap();
+    // A mount counts what it replays.
+    drop(mini);
+    let mini = open(Arc::new(device.process_crash()));
+    assert!(waits(&mini));
+    mini.checkpoint().unwrap();
+    for key in 10..20 {
+        mini.put(key, 512).unwrap();
+    }
+    assert!(waits(&mini));
+    mini.checkpoint().unwrap();
+    mini.put(20, 512).unwrap();
+    mini.verify();
 }
 
 /// A full store is cut at any moment of what it does then.
