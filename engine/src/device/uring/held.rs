@@ -259,3 +259,6 @@ fn give_up(jobs: &[Job], runs: &mut [Run], errno: i32) {
         run.outcome = Some(Err(DeviceError::Io { operation: Operation::Write, offset, length, errno }));
     }
 }
+
+#[cfg(test)]
+mod tests;
