@@ -92,7 +92,10 @@ fn a_container_may_be_refused_at_any_call() {
         again(&device, &mut client, n);
         if !refused {
             println!("{n} containers are taken: {met:?}");
-            assert!(n > 15 && met.told > 2 && met.passed > 2 && met.poisoned > 0 && met.nodes > 0, "{n} containers are taken: {met:?}");
+            assert!(
+                n > 15 && met.told > 2 && met.passed > 2 && met.poisoned > 0 && met.nodes > 0,
+                "{n} containers are taken: {met:?}"
+            );
             return;
         }
     }
