@@ -21,7 +21,7 @@ use crate::sabotage::{self, Rule};
 use crate::space::admission::Budget;
 use crate::space::{
     Container, Containers, HEADER_UNITS, Numbers, Open, Reader, Relocation, Shape, Space, StreamKind, check_blocks,
-    seal,
+    seal, write_header,
 };
 use crate::state::{Fragment, Pager, State};
 use crate::store::{DataObject, Replayed, Result, Roots};
@@ -379,7 +379,14 @@ impl Engine {
                 rows.insert(row.offset_units, *row);
             }
             let used = rows.values().map(|row| row.offset_units + row.units()).max().unwrap_or(0).max(covered);
-            let opening = self.opening_of(container);
+            let kind = StreamKind::of_code(row.stream);
+            // The data of a synced record is durable by itself; the header, which was written before it, need not be.
+            let opening = self.opening_of(container, row.segment).unwrap_or_else(|| {
+                let part = self.table_part(container, row.last_part).filter(|_| row.last_part != 0);
+                let opening = part.map_or_else(|| space.next_opening(), |part| part.opening);
+                write_header(space, kind, row.segment, container, opening);
+                opening
+            });
             // The footer tells of all parts, also of those that were written before.
             let mut written = Vec::new();
             let mut unit = row.last_part;
@@ -389,18 +396,18 @@ impl Engine {
             }
             let rows = rows.into_values().collect();
             let open = Open::recovered(row.segment, container, opening, used, row.last_part, &written, rows);
-            seal(space, StreamKind::of_code(row.stream), open)?;
+            seal(space, kind, open)?;
         }
         Ok(())
     }
 
-    fn opening_of(&self, container: u32) -> u64 {
+    /// What the header says, if it is of this life of the container.
+    fn opening_of(&self, container: u32, segment: u32) -> Option<u64> {
         let mut unit = vec![0; UNIT as usize];
-        let read = self.reader.read_device(container, 0, &mut unit);
+        self.reader.read_device(container, 0, &mut unit).ok()?;
         let offset = self.shape.offset(container, 0);
-        read.ok()
-            .and_then(|_| SegmentHeader::decode(&unit, &self.shape.seed, offset).ok())
-            .map_or(0, |header| header.opening)
+        let header = SegmentHeader::decode(&unit, &self.shape.seed, offset).ok()?;
+        (header.segment == segment).then_some(header.opening)
     }
 }
 

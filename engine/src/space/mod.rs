@@ -16,7 +16,7 @@ mod stream;
 pub use in_flight::bytes_of;
 pub use reader::{Reader, Run, Shape, check, check_blocks};
 pub(crate) use relocation::{Relocation, install_relocations};
-pub use stream::{HEADER_UNITS, Open, RowOf, Stream, seal};
+pub use stream::{HEADER_UNITS, Open, RowOf, Stream, seal, write_header};
 
 use crate::StoreError;
 use crate::device::{AlignedBuf, Device, Ticket, Write};
@@ -577,6 +577,11 @@ impl Space {
             ..row
         };
         containers.set(open.container, row);
+    }
+
+    /// The sequence for a container whose header is written anew.
+    pub fn next_opening(&self) -> u64 {
+        self.numbers.opening.fetch_add(1, Ordering::SeqCst)
     }
 
     /// Containers opened so far: the cleaner's clock.

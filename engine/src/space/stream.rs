@@ -239,29 +239,7 @@ impl Stream {
 
     fn start(&self, space: &Space, floor: u32) -> Result<Open> {
         let (segment, container, opening) = space.take_container(self.kind, self.heat, floor)?;
-        let shape = space.shape();
-        let header = SegmentHeader {
-            seed: shape.seed,
-            volume: shape.volume,
-            segment,
-            container,
-            stream: self.kind.code(),
-            flags: match self.kind {
-                StreamKind::Survivors => 1,
-                StreamKind::System => 2,
-                _ => 0,
-            },
-            birth_low: Hlc::ZERO,
-            opening,
-        };
-        let offset = shape.offset(container, 0);
-        let length = bytes_of(0..HEADER_UNITS).end;
-        let mut buffer = AlignedBuf::zeroed(length);
-        let unit = header.encode(offset);
-        if let Some(target) = buffer.as_mut_slice().get_mut(..unit.len()) {
-            target.copy_from_slice(&unit);
-        }
-        space.submit(offset, Arc::new(buffer), length, Vec::new());
+        write_header(space, self.kind, segment, container, opening);
         Ok(Open::new(segment, container, opening))
     }
 
@@ -392,6 +370,33 @@ impl Stream {
         let (segment, length, digest) = seal(space, kind, open)?;
         if kind.has_segments() { space.log_sealed(segment, length, digest) } else { Ok(()) }
     }
+}
+
+/// What a container begins with: nothing is found by it but in a rebuild.
+pub fn write_header(space: &Space, kind: StreamKind, segment: u32, container: u32, opening: u64) {
+    let shape = space.shape();
+    let header = SegmentHeader {
+        seed: shape.seed,
+        volume: shape.volume,
+        segment,
+        container,
+        stream: kind.code(),
+        flags: match kind {
+            StreamKind::Survivors => 1,
+            StreamKind::System => 2,
+            _ => 0,
+        },
+        birth_low: Hlc::ZERO,
+        opening,
+    };
+    let offset = shape.offset(container, 0);
+    let length = bytes_of(0..HEADER_UNITS).end;
+    let mut buffer = AlignedBuf::zeroed(length);
+    let unit = header.encode(offset);
+    if let Some(target) = buffer.as_mut_slice().get_mut(..unit.len()) {
+        target.copy_from_slice(&unit);
+    }
+    space.submit(offset, Arc::new(buffer), length, Vec::new());
 }
 
 /// Ends a container: last table part and footer. Returns what SEGMENT_SEALED says: segment, used units, digest.
