@@ -101,58 +101,9 @@ fn what_only_the_log_holds_is_replayed_after_a_rebuild() {
     assert!(check(&wiped).is_clean());
 }
 
-/// Removes a name if it is there; again after a checkpoint if there is no room without one.
-fn remove(mounted: &Mounted, directory: InodeId, number: usize) {
-    let name = format!("{number}");
-    for _ in 0..3 {
-        match mounted.ns.unlink(&common::CX, directory, name.as_bytes()) {
-            Ok(()) | Err(Error::NotFound) => return,
-            Err(_) => mounted.ns.checkpoint().unwrap(),
-        }
-    }
-}
-
 #[test]
 fn survivors_of_cleaning_are_found_by_their_table() {
-    let device = empty(12, 512);
-    let mounted = mount(&device);
-    let mut random = Random(3);
-    populate(&mounted);
-    // Filled, thinned out, and filled again, so that the cleaner has to move what stays.
-    let churn = mounted.directory(InodeId::ROOT, "churn");
-    let fill = |mounted: &Mounted, from: usize, random: &mut Random| {
-        for number in from..from + 2000 {
-            let made = (0..12).find_map(|_| {
-                let name = format!("{number}");
-                let made = mounted.ns.make(&common::CX, churn, name.as_bytes(), &Make::File, 0o644);
-                let written = made.and_then(|file| mounted.ns.write(&common::CX, file.id, 0, &random.bytes(20_000)));
-                if written.is_err() {
-                    let _gone = mounted.ns.unlink(&common::CX, churn, name.as_bytes());
-                    mounted.ns.checkpoint().unwrap();
-                }
-                written.ok()
-            });
-            if made.is_none() {
-                return number;
-            }
-        }
-        from + 2000
-    };
-    let mut end = fill(&mounted, 0, &mut random);
-    for round in 0..4 {
-        for number in (0..end).filter(|number| number % 3 == round % 3) {
-            remove(&mounted, churn, number);
-        }
-        mounted.ns.checkpoint().unwrap();
-        end = fill(&mounted, end, &mut random);
-    }
-    for number in (0..end).filter(|number| number % 4 < 2) {
-        remove(&mounted, churn, number);
-    }
-    for _ in 0..5 {
-        mounted.ns.checkpoint().unwrap();
-    }
-    mounted.close();
+    let device = cleaned();
     let table = Surgeon::new(&device).directory.table;
     let survivors = table.iter().filter(|row| row.state == ContainerState::Survivors).count();
     assert!(survivors > 0, "the cleaner moved nothing");

@@ -14,9 +14,11 @@ mod common;
 mod fsck_bench;
 
 use envoyfs_engine::device::SimulatedDevice;
+use envoyfs_layout::directory_page::Place;
 use envoyfs_layout::inode::Inode;
 use envoyfs_layout::key::DirectoryKey;
 use envoyfs_layout::node::TreeKind;
+use envoyfs_layout::system_page::ListPage;
 use envoyfs_layout::{Body, Entry, Hlc, Totals, flags};
 use envoyfs_namespace::api::*;
 use envoyfs_tools::fsck::findings::{self, Kind, Severity};
@@ -376,5 +378,30 @@ fn a_repair_cut_at_any_write_can_be_finished() {
         let report = repair(&device, true);
         assert!(report.is_clean(), "cut {cut} of {ios}:\n{report}");
         assert_same(&tree_of(&device), &expected);
+    }
+}
+
+/// Rows of a list page, and the page after it.
+fn list(surgeon: &Surgeon, place: &Place) -> ListPage {
+    let mut bytes = vec![0; place.stored_bytes as usize];
+    surgeon.image.read(surgeon.offset(place.container, place.units), &mut bytes);
+    ListPage::decode(&bytes).unwrap().0
+}
+
+#[test]
+fn what_was_moved_is_found_when_the_page_that_says_where_is_damaged() {
+    let device = cleaned();
+    let expected = good(&device);
+    let surgeon = Surgeon::new(&device);
+    let index = surgeon.directory.entry.orphaned_segments;
+    let ListPage::OrphanIndex(parts) = list(&surgeon, &index) else { panic!("an index") };
+    let ListPage::OrphanedSegments(rows) = list(&surgeon, &parts[0].page) else { panic!("a list") };
+    let pages: Vec<Place> = rows.iter().map(|row| row.page).filter(|page| !page.is_none()).collect();
+    assert!(pages.len() > 3, "{rows:?}");
+    let step = pages.len().div_ceil(6);
+    for page in pages.iter().step_by(step).chain([&parts[0].page, &index]) {
+        let mut surgeon = Surgeon::new(&device);
+        surgeon.flip(surgeon.offset(page.container, page.units) + 20);
+        assert_same(&is_repaired(&surgeon.device(), findings::SYSTEM_PAGE, false), &expected);
     }
 }

@@ -274,7 +274,8 @@ fn any_single_sector() {
     }
     let all = number("SWEEP_ALL").is_some();
     let mut held = [0; 512];
-    let used: Vec<u64> = (0..ground.sectors)
+    let part = number("SWEEP_FROM").unwrap_or(0)..number("SWEEP_TO").unwrap_or(u64::MAX).min(ground.sectors);
+    let used: Vec<u64> = part
         .filter(|sector| {
             ground.image.read(sector * 512, &mut held);
             all || held != [0; 512]
@@ -293,11 +294,16 @@ fn any_single_sector() {
     }
     println!("{} cases, {} of {} sectors", cases.len(), used.len(), ground.sectors);
     let threads = number("SWEEP_THREADS").unwrap_or(1).max(1) as usize;
-    let next = AtomicUsize::new(0);
+    let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let work = || {
         let mut counts = Counts::default();
         while let Some((sector, fault)) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-            run(&ground, *sector, *fault, &mut counts);
+            // A panic is told where it happens; the other cases are tried all the same.
+            let one = std::panic::AssertUnwindSafe(|| run(&ground, *sector, *fault, &mut counts));
+            if std::panic::catch_unwind(one).is_err() {
+                println!("FAILED: SWEEP_SECTOR={sector} SWEEP_FAULT={fault}");
+                failed.fetch_add(1, Ordering::Relaxed);
+            }
         }
         counts
     };
@@ -307,6 +313,8 @@ fn any_single_sector() {
         others.into_iter().for_each(|other| counts.add(&other.join().unwrap()));
     });
     println!("{counts:?}");
+    let failed = failed.into_inner();
+    assert_eq!(failed, 0, "{failed} of {} cases failed", cases.len());
     // Whatever a single sector holds, there is no need to look for an older checkpoint.
     assert_eq!(counts.rebuilt, 0, "{counts:?}");
 }

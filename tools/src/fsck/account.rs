@@ -4,7 +4,7 @@
 //! containers, and a new version of the volume directory is published (see [`envoyfs_engine::repair`]). If power fails before that, the store is as it was.
 
 use super::disk::Disk;
-use super::examine::{Examined, passes, start};
+use super::examine::{Examined, start};
 use super::report::Report;
 use super::roots::Roots;
 use super::walk::Walk;
@@ -151,8 +151,6 @@ fn account(
     writer: &mut OfflineWriter<'_>,
     options: Options,
 ) -> Result<Books> {
-    let options = Options { data: false, ..options };
-    let ranges = passes(&examined.superblock, &examined.space, &examined.directory.table, options);
     let mut books = Books {
         places: BTreeMap::new(),
         live: BTreeMap::new(),
@@ -166,13 +164,17 @@ fn account(
     let mut published: BTreeMap<u32, Place> =
         examined.directory.table.iter().map(|row| (row.segment, row.metadata)).collect();
     published.extend(examined.orphans.iter().map(|row| (row.segment, row.page)));
-    for range in ranges {
-        examined.space.begin_pass(range.clone());
+    let mut from = 0;
+    while from < u32::MAX {
+        examined.space.begin_pass(from..u32::MAX);
         let mut scratch = Report::new(String::new());
         let mut walk = Walk::new(disk, &mut examined.space, &mut scratch, ProgressBar::hidden());
+        walk.memory_bytes = options.memory_bytes;
         start(&mut walk, &examined.directory, roots, queue);
         walk.run();
         let complete = walk.is_complete() && roots.is_some();
+        let range = examined.space.pass();
+        from = range.end;
         let numbers: Vec<u32> = examined.space.segments().range(range).map(|(number, _)| *number).collect();
         for number in numbers {
             let waiting: Vec<u16> =

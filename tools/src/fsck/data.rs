@@ -2,9 +2,9 @@
 //!
 //! The walk meets slices in the order of names; read so, a large store would be read a block at a time. So it only notes what each block must be (8 bytes), and
 //! afterwards every container is read once, a few MiB at a time, by as many threads as there are cores. What does not match is looked for in a second walk, which
-//! knows paths. Memory: 8 bytes a block of data in the segments of this pass, and a buffer a thread.
+//! knows paths. Memory: 8 to 12 bytes a block of data in the segments of this pass ([`Expectations::bytes`]), and a window a thread.
 
-use super::disk::Disk;
+use super::disk::{Disk, Window};
 use super::space::Space;
 use envoyfs_layout::{BLOCK, Oid, Reference, Slice, UNIT, checksum};
 use indicatif::ProgressBar;
@@ -16,6 +16,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 const WINDOW: u64 = 2 << 20;
 /// Dead space that is read over rather than skipped.
 const GAP: u64 = 128 << 10;
+/// Bad blocks that are remembered, 200 bytes each.
+const BAD_MAX: usize = 1 << 16;
 /// Most threads that scan.
 const THREADS_MAX: usize = 8;
 
@@ -34,13 +36,13 @@ type Part = (u32, u32, u32);
 #[derive(Debug, Default)]
 pub struct Expectations {
     segments: BTreeMap<u32, List>,
+    /// Memory that they take.
+    bytes: u64,
 }
 
 #[derive(Debug, Default)]
 struct List {
     rows: Vec<Expected>,
-    /// Rows after which it is worth looking for equal ones.
-    full: usize,
 }
 
 /// A block that is not what it must be.
@@ -54,17 +56,34 @@ pub struct Bad {
 
 /// Blocks that are not what they must be, by their first unit and the checksum that they should have.
 #[derive(Debug, Default)]
-pub struct BadBlocks(BTreeMap<(Oid, u32), Bad>);
+pub struct BadBlocks {
+    blocks: BTreeMap<(Oid, u32), Bad>,
+    /// So many besides: a repair cuts those that are known and looks again.
+    more: u64,
+}
 
 impl BadBlocks {
     /// None.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.blocks.is_empty()
+    }
+    /// How many there are that are not remembered.
+    #[must_use]
+    pub const fn more(&self) -> u64 {
+        self.more
     }
     /// Adds others.
     pub fn merge(&mut self, other: Self) {
-        self.0.extend(other.0);
+        self.more += other.more;
+        other.blocks.into_iter().for_each(|(key, bad)| self.add(key, bad));
+    }
+    fn add(&mut self, key: (Oid, u32), bad: Bad) {
+        if self.blocks.len() < BAD_MAX {
+            self.blocks.insert(key, bad);
+        } else {
+            self.more += 1;
+        }
     }
     /// What is wrong with block `index` of a slice.
     #[must_use]
@@ -74,12 +93,12 @@ impl BadBlocks {
     /// The same, and under which id and checksum it is filed.
     #[must_use]
     pub fn find(&self, slice: &Slice, extent: &Reference, index: usize) -> Option<((Oid, u32), &Bad)> {
-        if self.0.is_empty() {
+        if self.blocks.is_empty() {
             return None;
         }
         let slot = block_slot(slice, extent, index)?;
         let key = (Oid::new(extent.oid.volume(), extent.oid.segment(), slot), *slice.crcs.get(index)?);
-        self.0.get(&key).map(|bad| (key, bad))
+        self.blocks.get(&key).map(|bad| (key, bad))
     }
     /// Is any block of an extent bad, whoever uses it?
     #[must_use]
@@ -88,16 +107,16 @@ impl BadBlocks {
         let last = u16::try_from(first.saturating_add(extent.units()).saturating_sub(1)).unwrap_or(u16::MAX);
         let last = Oid::new(oid.volume(), oid.segment(), last);
         extent.kind == envoyfs_layout::ReferenceKind::Extent
-            && self.0.range((oid, 0)..=(last, u32::MAX)).next().is_some()
+            && self.blocks.range((oid, 0)..=(last, u32::MAX)).next().is_some()
     }
     /// Each by its first unit and the checksum that it should have.
     pub fn keys(&self) -> impl Iterator<Item = (Oid, u32)> + '_ {
-        self.0.keys().copied()
+        self.blocks.keys().copied()
     }
     /// What is wrong with it.
     #[must_use]
     pub fn get(&self, key: &(Oid, u32)) -> Option<&Bad> {
-        self.0.get(key)
+        self.blocks.get(key)
     }
 }
 
@@ -111,17 +130,27 @@ impl Expectations {
     /// Notes the blocks of a slice.
     pub fn add(&mut self, slice: &Slice, extent: &Reference) {
         let list = self.segments.entry(extent.oid.segment()).or_default();
+        let before = list.bytes();
         for (index, crc) in slice.crcs.iter().enumerate() {
             let last = index + 1 == slice.crcs.len();
             let bytes = if last { slice.last_block_bytes } else { BLOCK };
             let Some(slot) = block_slot(slice, extent, index) else { continue };
             let units = u16::try_from(bytes / UNIT).unwrap_or(u16::MAX);
-            list.rows.push(Expected { slot, units, crc: *crc });
+            list.push(Expected { slot, units, crc: *crc });
         }
-        // Leaves that forks copied name the same blocks again.
-        if list.rows.len() > list.full.max(4096) {
-            list.tidy();
-            list.full = list.rows.len() * 2;
+        self.bytes += list.bytes() - before;
+    }
+
+    /// Memory that they take.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Forgets what is noted of segments from this number on.
+    pub fn forget_from(&mut self, number: u32) {
+        for list in self.segments.split_off(&number).into_values() {
+            self.bytes -= list.bytes().min(self.bytes);
         }
     }
 
@@ -130,7 +159,7 @@ impl Expectations {
         self.segments.values_mut().for_each(List::tidy);
         let jobs = self.jobs(space);
         let next = AtomicUsize::new(0);
-        let (bytes, bad) = (AtomicU64::new(0), Mutex::new(BTreeMap::new()));
+        let (bytes, bad) = (AtomicU64::new(0), Mutex::new(BadBlocks::default()));
         // Twice as many as cores: some wait for the device while others compute.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = (2 * cores).clamp(2, THREADS_MAX);
@@ -138,8 +167,9 @@ impl Expectations {
         let this = &*self;
         std::thread::scope(|scope| {
             let work = || {
+                let mut window = Window::default();
                 while let Some((container, parts)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    scan.container(this, *container, parts);
+                    scan.container(this, *container, parts, &mut window);
                 }
             };
             for _ in 1..threads.min(jobs.len()) {
@@ -149,7 +179,8 @@ impl Expectations {
             work();
         });
         self.segments.clear();
-        (BadBlocks(bad.into_inner()), bytes.into_inner())
+        self.bytes = 0;
+        (bad.into_inner(), bytes.into_inner())
     }
 
     /// Containers in order, each with what may lie there.
@@ -179,6 +210,19 @@ impl Expectations {
 }
 
 impl List {
+    /// Grows by half when it is full of different rows: leaves that forks copied name the same blocks again.
+    fn push(&mut self, row: Expected) {
+        if self.rows.len() == self.rows.capacity() {
+            self.tidy();
+            if self.rows.len() >= self.rows.capacity() / 4 * 3 {
+                self.rows.reserve_exact((self.rows.len() / 2).max(32));
+            }
+        }
+        self.rows.push(row);
+    }
+    fn bytes(&self) -> u64 {
+        (self.rows.capacity() * size_of::<Expected>()) as u64
+    }
     fn tidy(&mut self) {
         self.rows.sort_unstable();
         self.rows.dedup();
@@ -190,7 +234,7 @@ struct Scan<'a> {
     space: &'a Space,
     disk: &'a Disk,
     progress: &'a ProgressBar,
-    bad: &'a Mutex<BTreeMap<(Oid, u32), Bad>>,
+    bad: &'a Mutex<BadBlocks>,
     bytes: &'a AtomicU64,
 }
 
@@ -208,45 +252,29 @@ impl Placed {
 }
 
 impl Scan<'_> {
-    fn container(&self, all: &Expectations, container: u32, parts: &[Part]) {
-        let mut blocks = Vec::new();
-        let mut seen = BTreeSet::new();
-        for (segment, from, to) in parts {
-            for row in all.rows(*segment, *from, *to) {
-                let slot = u32::from(row.slot);
-                match self.space.locate(*segment, slot..slot + u32::from(row.units)).as_deref() {
-                    Ok([(offset, _)]) => {
-                        let here = self.space.container_at(*offset) == container;
-                        if here && seen.insert((*segment, *row)) {
-                            blocks.push(Placed { offset: *offset, segment: *segment, row: *row });
-                        }
-                    }
-                    // In pieces, or nowhere: by itself, with the first part that meets it.
-                    _ if *to == u32::MAX => self.single(*segment, row, 0),
-                    _ => {}
-                }
-            }
-        }
-        blocks.sort_unstable_by_key(|block| block.offset);
+    fn container(&self, all: &Expectations, container: u32, parts: &[Part], held: &mut Window) {
+        let blocks = self.blocks(all, container, parts);
         let mut rest = blocks.as_slice();
-        let mut buffer = Vec::new();
         while let Some(first) = rest.first() {
-            let (start, mut end, mut count) = (first.offset, first.offset, 0);
+            if super::interrupt::requested() {
+                return;
+            }
+            let (start, mut end, mut count, mut bytes) = (first.offset, first.offset, 0, 0);
             for block in rest {
                 let after = block.offset + block.length();
                 if after - start > WINDOW || block.offset > end + GAP {
                     break;
                 }
-                (end, count) = (end.max(after), count + 1);
+                (end, count, bytes) = (end.max(after), count + 1, bytes + block.length());
             }
             let (window, after) = rest.split_at(count.max(1).min(rest.len()));
             rest = after;
             // The next one is on its way while this one is looked at.
             if let Some(next) = rest.first() {
-                self.disk.expect(next.offset, WINDOW);
+                self.disk.expect_window(next.offset, WINDOW);
             }
             let length = usize::try_from(end - start).unwrap_or(0);
-            let judged = self.disk.look(start, length, &mut buffer, |bytes| {
+            let judged = self.disk.look(start, length, held, |bytes| {
                 for block in window {
                     let from = usize::try_from(block.offset - start).unwrap_or(usize::MAX);
                     let length = usize::try_from(block.length()).unwrap_or(usize::MAX);
@@ -259,7 +287,50 @@ impl Scan<'_> {
             if judged.is_err() {
                 window.iter().for_each(|block| self.single(block.segment, &block.row, block.offset));
             }
+            self.progress.inc(bytes);
+            self.bytes.fetch_add(bytes, Ordering::Relaxed);
         }
+    }
+
+    /// The blocks that lie in a container, as they lie. What lies in pieces, or nowhere, is verified at once.
+    fn blocks(&self, all: &Expectations, container: u32, parts: &[Part]) -> Vec<Placed> {
+        let mut blocks = Vec::new();
+        // Nearly every container is the home of one segment, and nothing of it was moved: then everything lies at its slot, in order.
+        if let [(number, from, to)] = parts
+            && let Some(segment) = self.space.segments().get(number)
+            && segment.home == Some(container)
+            && segment.page.moved.is_empty()
+            && let Some(begin) = self.space.position(container, 0)
+        {
+            let rows = all.rows(*number, *from, *to);
+            let at = |row: &Expected| begin + u64::from(row.slot) * u64::from(UNIT);
+            blocks.extend(rows.iter().map(|row| Placed { offset: at(row), segment: *number, row: *row }));
+            return blocks;
+        }
+        let mut seen = BTreeSet::new();
+        for (segment, from, to) in parts {
+            for row in all.rows(*segment, *from, *to) {
+                let slot = u32::from(row.slot);
+                match self.space.locate(*segment, slot..slot + u32::from(row.units)).as_deref() {
+                    Ok([(offset, _)]) => {
+                        let here = self.space.container_at(*offset) == container;
+                        if here && seen.insert((*segment, *row)) {
+                            blocks.push(Placed { offset: *offset, segment: *segment, row: *row });
+                        }
+                    }
+                    // In pieces, or nowhere: by itself, with the first part that meets it.
+                    _ if *to == u32::MAX => {
+                        self.single(*segment, row, 0);
+                        let bytes = u64::from(row.units) * u64::from(UNIT);
+                        self.progress.inc(bytes);
+                        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        blocks.sort_unstable_by_key(|block| block.offset);
+        blocks
     }
 
     fn single(&self, segment: u32, row: &Expected, offset: u64) {
@@ -273,12 +344,9 @@ impl Scan<'_> {
     }
 
     fn judge(&self, segment: u32, row: &Expected, offset: u64, found: Result<u32, String>) {
-        let bytes = u64::from(row.units) * u64::from(UNIT);
-        self.progress.inc(bytes);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
         if found != Ok(row.crc) {
             let oid = Oid::new(self.volume, segment, row.slot);
-            self.bad.lock().insert((oid, row.crc), Bad { offset, found });
+            self.bad.lock().add((oid, row.crc), Bad { offset, found });
         }
     }
 }

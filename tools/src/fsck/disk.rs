@@ -1,8 +1,19 @@
 //! What is checked: any device, read at any offset and length.
 
-use super::source::Source;
+use super::source::{DIRECT, Source};
 use envoyfs_engine::device::{AlignedBuf, Device, DeviceError, MappedFile, Operation};
 use std::sync::Arc;
+
+/// What a reader looks through where nothing is mapped; grows to what it is asked for.
+#[derive(Debug, Default)]
+pub struct Window(Option<AlignedBuf>);
+
+impl Window {
+    fn of(&mut self, length: usize) -> &mut [u8] {
+        let held = self.0.take().filter(|held| held.len() >= length);
+        self.0.insert(held.unwrap_or_else(|| AlignedBuf::zeroed(length))).as_mut_slice()
+    }
+}
 
 /// A device with reads that need not be aligned. Clones are handles on the same device.
 #[derive(Clone)]
@@ -10,7 +21,7 @@ pub struct Disk {
     device: Arc<dyn Device>,
     /// The same, if it can be read at any offset without a copy in between.
     source: Option<Arc<Source>>,
-    /// An image file that is only read.
+    /// An image file that is only read, where large reads cannot be direct.
     map: Option<Arc<MappedFile>>,
 }
 
@@ -21,7 +32,7 @@ impl Disk {
         Self { device, source: None, map: None }
     }
 
-    /// Over an image file or block device. An image file that is only read is mapped.
+    /// Over an image file or block device.
     #[must_use]
     pub fn of(source: Source) -> Self {
         let map = source.map().map(Arc::new);
@@ -30,7 +41,7 @@ impl Disk {
         Self { device, source: Some(source), map }
     }
 
-    /// Shows bytes from `offset` on: where they are mapped, or else read into `buffer`.
+    /// Shows bytes from `offset` on: where they are mapped, or else read into `window`.
     ///
     /// # Errors
     /// Past the end, or what the device reports.
@@ -38,16 +49,42 @@ impl Disk {
         &self,
         offset: u64,
         length: usize,
-        buffer: &mut Vec<u8>,
+        window: &mut Window,
         look: impl Fn(&[u8]) -> T,
     ) -> Result<T, DeviceError> {
         if let Some(seen) = self.map.as_ref().and_then(|map| map.look(offset, length, &look)) {
             return Ok(seen);
         }
-        // What was there before is overwritten; only what it grows by is set to zero.
-        buffer.resize(length, 0);
-        self.read_at(offset, buffer)?;
-        Ok(look(buffer))
+        let from = offset / DIRECT * DIRECT;
+        let skip = usize::try_from(offset - from).unwrap_or(0);
+        let whole = (skip + length).next_multiple_of(usize::try_from(DIRECT).unwrap_or(1));
+        let buffer = window.of(whole);
+        if let Some(source) = self.source.as_ref().filter(|source| source.is_direct())
+            && let Some(into) = buffer.get_mut(..whole)
+            && source.read_direct(from, into)
+            && let Some(bytes) = into.get(skip..skip + length)
+        {
+            return Ok(look(bytes));
+        }
+        let Some(into) = buffer.get_mut(..length) else {
+            let size = self.size_bytes();
+            return Err(DeviceError::ShortDevice { operation: Operation::Read, offset, length: length as u64, size });
+        };
+        self.read_at(offset, into)?;
+        Ok(look(into))
+    }
+
+    /// Is it of use to say what is wanted soon?
+    #[must_use]
+    pub const fn expects(&self) -> bool {
+        self.source.is_some()
+    }
+
+    /// Tells the system which window is next, if it reads ahead for windows at all.
+    pub fn expect_window(&self, offset: u64, length: u64) {
+        if self.source.as_ref().is_some_and(|source| self.map.is_some() || !source.is_direct()) {
+            self.expect(offset, length);
+        }
     }
 
     /// Tells the system that these bytes are wanted soon.

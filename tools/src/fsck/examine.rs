@@ -12,13 +12,12 @@ use super::walk::{At, Claim, Visit, Walk};
 use super::{Options, containers, findings, interrupt, log, regions};
 use crate::mkfs::size::Size;
 use envoyfs_engine::wal::recovery::Found;
-use envoyfs_layout::directory_page::{ContainerRow, VolumeDirectory};
+use envoyfs_layout::directory_page::VolumeDirectory;
 use envoyfs_layout::superblock::Superblock;
 use envoyfs_layout::system_page::OrphanedSegment;
 use envoyfs_layout::{Oid, Reference};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ops::Range;
 use std::rc::Rc;
 
 /// What is known of a store after a check.
@@ -56,7 +55,7 @@ pub fn examine(disk: &Disk, superblock: &Superblock, options: Options, report: &
     let directory = regions::directory(disk, superblock, report)?;
     report.statistics.checkpoint = directory.entry.checkpoint.number;
     let mut space = Space::new(superblock);
-    let (orphans, pages_complete) = regions::segments(disk, &directory, &mut space, report);
+    let (orphans, pages_complete) = regions::segments(disk, superblock, &directory, &mut space, report);
     report.statistics.live_bytes = space.live_bytes();
     let (queue, queue_complete) = regions::drop_queue(disk, &directory, &space, report);
     let (unreadable, unreadable_complete) = regions::unreadable(disk, &directory, &space, report);
@@ -95,43 +94,45 @@ pub fn examine(disk: &Disk, superblock: &Superblock, options: Options, report: &
         directory,
     };
     out.complete &= out.roots.is_some();
-    let passes = passes(superblock, &out.space, &out.directory.table, options);
     let mut broken = BrokenNodes::new();
-    for (index, range) in passes.into_iter().enumerate() {
+    let (mut index, mut from) = (0, 0);
+    while from < u32::MAX {
         // Findings of the walk are the same in every pass; those of counts, liveness and data belong to one.
         let mut scratch = Report::new(String::new());
         let mut sums = Report::new(String::new());
-        out.space.begin_pass(range);
+        out.space.begin_pass(from..u32::MAX);
         let bad = {
-            let walk_report = if index == 0 { &mut *report } else { &mut scratch };
+            let first = index == 0;
+            let walk_report = if first { &mut *report } else { &mut scratch };
             let waiting = out.waiting();
-            let mut walk = Walk::new(disk, &mut out.space, walk_report, progress.clone());
+            let shown = if first { progress.clone() } else { ProgressBar::hidden() };
+            let mut walk = Walk::new(disk, &mut out.space, walk_report, shown);
+            walk.memory_bytes = options.memory_bytes;
             walk.data = options.data.then(Expectations::default);
             start(&mut walk, &out.directory, out.roots.as_ref(), &waiting);
             walk.run();
             out.complete &= walk.is_complete();
-            if index == 0 && out.complete {
+            if first && out.complete {
                 out.links = links::check(&mut walk);
                 out.twice = std::mem::take(&mut walk.twice);
                 out.realm_items = walk.realm_records();
             }
             let mut others = beside::walk_retained(&mut walk, &retained);
             let expectations = walk.data.take();
-            if let Some(log) = out.log.as_ref().filter(|_| index == 0) {
+            if let Some(log) = out.log.as_ref().filter(|_| first) {
                 others.extend(beside::walk_unpublished(&mut walk, log));
                 walk.space.set_copies(out.roots.as_ref().map_or(&[][..], |roots| &roots.copies));
             }
-            if index == 0 {
+            if first {
                 broken = std::mem::take(&mut walk.broken);
                 others.into_iter().for_each(|finding| walk.report.add(finding.kind, finding.place, finding.detail));
             }
+            drop(walk);
             expectations.map(|mut all| all.verify(volume, &out.space, disk, &progress))
         };
-        if index > 0 {
-            report.statistics.extents += scratch.statistics.extents;
-        }
         out.space.compare(volume, out.complete, &|oid| dropped.contains(&oid), &mut sums);
         report.absorb(sums);
+        (index, from) = (index + 1, out.space.pass().end);
         let Some((bad, bytes)) = bad else { continue };
         report.statistics.data_bytes += bytes;
         out.bad.merge(bad);
@@ -142,6 +143,9 @@ pub fn examine(disk: &Disk, superblock: &Superblock, options: Options, report: &
     progress.finish_and_clear();
     if report.statistics.reclaimable_bytes > 0 {
         report.add(findings::RECLAIMABLE, "store", Size(report.statistics.reclaimable_bytes));
+    }
+    if out.bad.more() > 0 {
+        report.add(findings::DATA_CHECKSUM, "more files", format_args!("{} more blocks", out.bad.more()));
     }
     if !(out.bad.is_empty() && broken.is_empty()) {
         out.blame(disk, &broken, &retained, report);
@@ -197,31 +201,6 @@ pub fn start(walk: &mut Walk<'_>, directory: &VolumeDirectory, roots: Option<&Ro
         let (claim, keys) = (Claim::default(), (None, None));
         walk.stack.push(Visit { reference: *reference, tree: None, claim, keys, hash_key: None, at: Rc::clone(&at) });
     }
-}
-
-/// Ranges of segments, each of which fits into memory: three bits a unit, and what the data of it may need.
-pub fn passes(superblock: &Superblock, space: &Space, table: &[ContainerRow], options: Options) -> Vec<Range<u32>> {
-    let units = u64::from(superblock.segment_bytes / envoyfs_layout::UNIT);
-    let streams: HashMap<u32, u8> =
-        table.iter().filter(|row| row.segment != 0).map(|row| (row.segment, row.stream)).collect();
-    let mut out = Vec::new();
-    let (mut from, mut taken) = (0, 0);
-    for (number, segment) in space.segments() {
-        let live: u64 = segment.page.live.iter().map(|(_, units)| u64::from(*units)).sum();
-        let blocks = match streams.get(number) {
-            Some(0) => 0,
-            Some(1) => units / 8,
-            _ => live,
-        };
-        let bytes = units * 3 / 8 + if options.data { blocks * 8 } else { 0 } + 256;
-        if taken > 0 && taken + bytes > options.memory_bytes {
-            out.push(from..*number);
-            (from, taken) = (*number, 0);
-        }
-        taken += bytes;
-    }
-    out.push(from..u32::MAX);
-    out
 }
 
 fn progress_bar(options: Options, bytes: u64) -> ProgressBar {

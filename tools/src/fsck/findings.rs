@@ -128,9 +128,9 @@ kinds! {
     /// Live units differ.
     TABLE_LIVE = 104 Error Preen "live units of a container differ from its segments' pages", "counted again";
     /// A header.
-    CONTAINER_HEADER = 105 Note Nothing "the header of a container is damaged or tells of another one", "none: nothing is found by it; a rebuild may have to do without what is in it";
+    CONTAINER_HEADER = 105 Warning Preen "the header of a container is damaged or tells of another one", "written again; only a rebuild needs it";
     /// A footer.
-    CONTAINER_FOOTER = 106 Note Nothing "the footer of a container is damaged or differs from its table", "none: nothing is found by it; a rebuild searches for the table";
+    CONTAINER_FOOTER = 106 Warning Preen "the footer of a container is damaged or differs from its table", "written again; only a rebuild needs it";
     /// A part of a table.
     TABLE_PART = 107 Note Nothing "a part of the table of a container is damaged", "none: nothing is found by it; a rebuild may have to do without what it lists";
     // 200-299: log.

@@ -130,7 +130,7 @@ fn name_leads_to(walk: &mut Walk<'_>, entry: &Entry, birth: Hlc, at: &Rc<At>) {
         }
         Entry::Directory(directory) => {
             let visit = Visit::root(directory.root, TreeKind::Directory, Some(directory.totals), Some(birth), at);
-            walk.stack.push(visit);
+            walk.push(visit);
         }
         Entry::Realm(realm) => walk.realm(realm, birth, at),
         // Counted against the link table of the realm, which is another walk.
@@ -192,7 +192,7 @@ fn body(walk: &mut Walk<'_>, inode: &Inode, birth: Hlc, at: &Rc<At>) {
         }
         Body::Tree { root, bytes } => {
             let totals = Totals { bytes: *bytes, ..Totals::ZERO };
-            walk.stack.push(Visit::root(*root, TreeKind::Extents, Some(totals), Some(birth), at));
+            walk.push(Visit::root(*root, TreeKind::Extents, Some(totals), Some(birth), at));
         }
     }
 }

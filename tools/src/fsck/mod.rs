@@ -16,6 +16,7 @@ pub mod data;
 pub mod disk;
 mod examine;
 pub mod findings;
+mod fragments;
 pub mod interrupt;
 mod items;
 mod links;

@@ -5,15 +5,19 @@
 
 use super::disk::Disk;
 use super::findings;
+use super::fragments::Fragments;
 use super::report::Report;
 use super::space::Space;
 use anyhow::{Result, bail};
 use envoyfs_engine::superblock::{self, OpenError, Opened};
-use envoyfs_layout::directory_page::{ContainerState, Place, VolumeDirectory};
+use envoyfs_layout::directory_page::{ContainerRow, ContainerState, Place, VolumeDirectory};
 use envoyfs_layout::superblock::Superblock;
 use envoyfs_layout::system_page::{ListPage, OrphanedSegment, SegmentPage};
 use envoyfs_layout::{LayoutError, Reference, checksum};
 use std::collections::BTreeMap;
+
+/// Pages of which the system is told ahead.
+const AHEAD: usize = 64;
 
 /// The superblock that rules, with findings about the others. `None`: a fatal finding was added.
 ///
@@ -130,6 +134,7 @@ fn page(
 /// What the segment table and its pages say. `false`: something is missing, so counts and liveness cannot be compared.
 pub fn segments(
     disk: &Disk,
+    superblock: &Superblock,
     directory: &VolumeDirectory,
     space: &mut Space,
     report: &mut Report,
@@ -160,7 +165,16 @@ pub fn segments(
             report.add(findings::SEGMENT_TWICE, format_args!("segment {number}"), "");
         }
     };
+    let expect = |row: &ContainerRow, space: &Space| {
+        let place = row.metadata;
+        if let Some(position) = space.position(place.container, place.units).filter(|_| !place.is_none()) {
+            disk.expect(position, place.stored_bytes.into());
+        }
+    };
+    let mut ahead = directory.table.iter();
+    ahead.by_ref().take(AHEAD).for_each(|row| expect(row, space));
     for (container, row) in (0_u32..).zip(&directory.table) {
+        ahead.next().into_iter().for_each(|row| expect(row, space));
         if row.segment != 0 {
             add(space, report, row.segment, &row.metadata, Some(container));
         }
@@ -182,6 +196,18 @@ pub fn segments(
     complete &= whole;
     if complete {
         compare_table(directory, space, report);
+    } else {
+        // Where pieces were moved to, the containers that hold them say too.
+        let fragments = Fragments::read(disk, superblock, directory);
+        for segment in fragments.segments() {
+            let home = space.segments().get(&segment).map(|held| held.home.is_some());
+            let moved = fragments.slot_map(segment, home == Some(true));
+            if home.is_some() {
+                space.set_slot_map(segment, moved);
+            } else if !whole && space.add(SegmentPage { segment, moved, ..SegmentPage::default() }, None, true) {
+                rows.push(OrphanedSegment { segment, page: Place::NONE });
+            }
+        }
     }
     (rows, complete)
 }

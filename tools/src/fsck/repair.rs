@@ -3,6 +3,7 @@
 //! ```text
 //! superblock copies                       invalid ones first, then stale ones (INV-23)
 //! then, until a check finds nothing more that may be repaired:
+//!   headers and footers                   of containers, in place: nothing is found by them
 //!   the store's own books                 pages, counts, liveness, table, copies of the directory: from a walk; the log stays as it is
 //!   the log                               mounted without a mount point, replayed, checkpointed; with -y up to where it is damaged
 //!   the trees                             nodes above what is damaged are written anew without it; an empty log begins
@@ -16,7 +17,7 @@ use super::findings::{self, By, Finding, Kind, Severity};
 use super::report::Report;
 use super::rewrite::Rewriter;
 use super::source::Source;
-use super::{Options, interrupt, log, regions};
+use super::{Options, containers, interrupt, log, regions};
 use anyhow::{Context as _, Result};
 use envoyfs_engine::hlc::{Clock, SystemClock};
 use envoyfs_engine::repair::OfflineWriter;
@@ -80,7 +81,8 @@ pub fn repair_disk(disk: &Disk, settings: &Settings) -> Result<Report> {
         // What a step brings to light, a path for instance, is told too.
         let first = before.get_or_insert_with(|| report.clone());
         first.remember(&report);
-        step += 1;
+        // With more damage than is remembered a step leaves the rest to the next one.
+        step += usize::from(examined.as_ref().is_none_or(|examined| examined.bad.more() == 0));
         let done = !report.repairable(settings.all) || report.is_fatal() || step > STEPS_MAX || interrupt::requested();
         let (Some(opened), Some(mut examined), false) = (opened, examined, done) else {
             report.after(first.clone(), lost);
@@ -93,6 +95,7 @@ pub fn repair_disk(disk: &Disk, settings: &Settings) -> Result<Report> {
                 report.after(first.clone(), lost);
                 return Ok(report);
             }
+            Step::Containers => containers::mend(disk, &examined.superblock, &examined.directory)?,
             Step::Books => books(disk, &mut examined, settings)?,
             Step::Replay => {
                 let damaged = report.count(findings::LOG_CHECKPOINT) > 0;
@@ -142,6 +145,7 @@ enum Plan {
 enum Step {
     Nothing,
     Superblocks,
+    Containers,
     Books,
     Replay,
     Trees,
@@ -155,9 +159,12 @@ fn of_trees(kind: &Kind) -> bool {
 fn next(report: &Report, examined: &Examined, all: bool, plan: Plan) -> Step {
     let worth = |kind: &Kind| kind.severity > Severity::Note;
     let any = |of: &dyn Fn(&Kind) -> bool| report.findings.iter().any(|f| worth(f.kind) && of(f.kind));
-    let books = |kind: &Kind| matches!(kind.number, 100..=199 | 300..=399 | 406 | 409 | 600..=605 | 607);
+    let books = |kind: &Kind| matches!(kind.number, 100..=104 | 300..=399 | 406 | 409 | 600..=605 | 607);
     if any(&books) {
         return Step::Books;
+    }
+    if any(&|kind| kind == findings::CONTAINER_HEADER || kind == findings::CONTAINER_FOOTER) {
+        return Step::Containers;
     }
     let log = examined.log.as_ref();
     let replayable =

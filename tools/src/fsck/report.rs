@@ -103,6 +103,7 @@ impl Report {
     /// Adds what another check of the same store found; its statistics are taken for sums.
     pub fn absorb(&mut self, other: Self) {
         self.statistics.shared_objects += other.statistics.shared_objects;
+        self.statistics.extents += other.statistics.extents;
         self.statistics.reclaimable_bytes += other.statistics.reclaimable_bytes;
         for finding in other.findings {
             self.add(finding.kind, finding.place, finding.detail);

@@ -4,7 +4,8 @@
 //! again, and a node whose items are all as before keeps its object. So nobody has to say which nodes are affected. A node that several trees share is written once.
 //! A new node keeps the birth of the old one, so that nothing below it looks younger, or more exclusive, than it is (INV-02, INV-05).
 //!
-//! Nothing of it counts before [`super::account::publish`]. Memory: about 150 bytes a node, and the items of the largest directory that must be sorted again.
+//! Nothing of it counts before [`super::account::publish`]. Memory: a bit a unit of the segments of nodes, 150 bytes a node that is written anew or lost, and the items of the largest
+//! directory that must be sorted again. (A node that stays is remembered by a bit. Met again below another parent, it is read again and not followed: what it amounts to stands in it.)
 
 use super::data::BadBlocks;
 use super::disk::Disk;
@@ -14,7 +15,8 @@ use super::links::{Disagreement, RealmRoots};
 use super::repair::Settings;
 use super::roots::Roots;
 use super::space::Space;
-use super::walk::interior;
+use super::units::Units;
+use super::walk::{interior, summary};
 use super::{interrupt, tree};
 use anyhow::{Result, anyhow, bail};
 use envoyfs_engine::repair::OfflineWriter;
@@ -22,7 +24,7 @@ use envoyfs_layout::key::{self, DirectoryKey, LinkKey, RealmItemKind, RealmKey};
 use envoyfs_layout::node::{NODE_BYTES_MAX, NodeHeader, NodeView, Owner, TreeKind};
 use envoyfs_layout::{
     BLOCK, Body, ClientRoots, DirectoryAttributes, Entry, Hlc, Inode, Oid, RealmEntry, Reference, ReferenceKind, Slice,
-    SnapshotItem, TerritoryRecord, Totals, checksum,
+    SnapshotItem, TerritoryRecord, Totals, checksum, flags,
 };
 use std::collections::{BTreeMap, HashMap, HashSet};
 use tree::{Built, Item, Packer};
@@ -43,13 +45,19 @@ pub struct Rewriter<'a, 'w> {
     next_inode: u64,
     /// Contexts of realms whose names and link table disagree; 0 is none.
     contexts: HashMap<RealmRoots, u32>,
-    nodes: HashMap<(Oid, u32), Option<Built>>,
-    trees: HashMap<(Oid, u32), Option<Built>>,
+    /// Nodes and trees written anew, or lost.
+    nodes: HashMap<Memo, Option<Built>>,
+    trees: HashMap<Memo, Option<Built>>,
+    /// Nodes that stay as they are, whatever the realm.
+    same: BTreeMap<u32, Units>,
     /// The tree being written must be sorted again.
     disorder: bool,
     /// End of the last slice of the extents tree being written; none while items are gathered in any order.
     slices_end: Option<u64>,
 }
+
+/// A node, taken for one of this kind, in a realm with this context.
+type Memo = (Oid, TreeKind, u32);
 
 /// What is handed down a tree.
 #[derive(Clone, Copy)]
@@ -80,6 +88,7 @@ impl<'a, 'w> Rewriter<'a, 'w> {
             contexts,
             nodes: HashMap::new(),
             trees: HashMap::new(),
+            same: BTreeMap::new(),
             disorder: false,
             slices_end: Some(0),
         }
@@ -124,7 +133,8 @@ impl<'a, 'w> Rewriter<'a, 'w> {
 
     /// A whole tree; none if its root cannot be read.
     fn tree(&mut self, root: &Reference, kind: TreeKind, context: u32) -> Result<Option<Built>> {
-        if let Some(known) = self.trees.get(&(root.oid, context)) {
+        let context = context_of(root, kind, context);
+        if let Some(known) = self.trees.get(&(root.oid, kind, context)) {
             return Ok(*known);
         }
         let outside = (std::mem::take(&mut self.disorder), self.slices_end.replace(0));
@@ -134,7 +144,9 @@ impl<'a, 'w> Rewriter<'a, 'w> {
             built = self.sort_again(root, down)?;
         }
         (self.disorder, self.slices_end) = outside;
-        self.trees.insert((root.oid, context), built);
+        if built.is_none_or(|built| built.reference.oid != root.oid) {
+            self.trees.insert((root.oid, kind, context), built);
+        }
         Ok(built)
     }
 
@@ -156,22 +168,57 @@ impl<'a, 'w> Rewriter<'a, 'w> {
     }
 
     fn node(&mut self, reference: &Reference, down: Down<'_>) -> Result<Option<Built>> {
-        let memo = (reference.oid, down.context);
+        let down = Down { context: context_of(reference, down.kind, down.context), ..down };
+        let memo = (reference.oid, down.kind, down.context);
         if let Some(known) = self.nodes.get(&memo) {
             return Ok(*known);
         }
         if interrupt::requested() {
             bail!("stopped before anything was changed");
         }
+        let slot = u32::from(reference.oid.slot());
+        let stays =
+            down.context == 0 && self.same.get(&reference.oid.segment()).is_some_and(|units| units.contains(slot));
+        let outside = std::mem::take(&mut self.disorder);
         let built = match self.read_or_copy(reference) {
             Some((bytes, is_copy)) => match NodeView::parse(&bytes) {
+                Ok(view) if stays => self.known(reference, &view, down),
                 Ok(view) => self.parsed(reference, &view, down, is_copy)?,
                 Err(_) => None,
             },
             None => None,
         };
-        self.nodes.insert(memo, built);
+        let disorder = std::mem::replace(&mut self.disorder, outside);
+        self.disorder |= disorder;
+        match &built {
+            // Another tree that leads here has to be sorted again too.
+            _ if disorder => {}
+            Some(built) if built.reference.oid == reference.oid => {
+                if down.context == 0 {
+                    self.same.entry(reference.oid.segment()).or_default().insert_one(slot);
+                }
+            }
+            _ => {
+                self.nodes.insert(memo, built);
+            }
+        }
         Ok(built)
+    }
+
+    /// A node that was met before and stays.
+    fn known(&mut self, reference: &Reference, view: &NodeView<'_>, down: Down<'_>) -> Option<Built> {
+        let header = view.header();
+        if header.tree != down.kind || down.level.is_some_and(|level| level != header.level) {
+            return None;
+        }
+        if header.tree == TreeKind::Extents && header.level == 0 {
+            let last = view.items().last().and_then(|item| Slice::decode(item.value).ok());
+            let end = last.map_or(0, |slice| slice.end_block());
+            self.slices_end.iter_mut().for_each(|at| *at = (*at).max(end));
+        }
+        let sum = summary(view)?;
+        let reference = Reference { flags: sum.flags, ..*reference };
+        Some(Built { reference, totals: sum.totals, items: sum.items })
     }
 
     /// `anew`: it is written although nothing in it changes.
@@ -403,7 +450,8 @@ impl<'a, 'w> Rewriter<'a, 'w> {
         let attributes = DirectoryAttributes { mode: 0o040_700, hash_key, ..DirectoryAttributes::default() };
         let owner = Owner { realm: 0, inode: number };
         let built = self.packer.empty(TreeKind::Directory, owner, root.birth, &attributes.encode()?)?;
-        self.trees.insert((root.oid, context), Some(built));
+        let context = context_of(root, TreeKind::Directory, context);
+        self.trees.insert((root.oid, TreeKind::Directory, context), Some(built));
         Ok(built)
     }
 
@@ -522,6 +570,11 @@ impl<'a, 'w> Rewriter<'a, 'w> {
         }
         out
     }
+}
+
+/// Names and link tables of realms that disagree are read with these; directories without such names are alike in all realms.
+const fn context_of(reference: &Reference, kind: TreeKind, context: u32) -> u32 {
+    if matches!(kind, TreeKind::Directory) && reference.flags & flags::LINKS == 0 { 0 } else { context }
 }
 
 /// Files names under their right hashes; of those with equal hash and collision index the later get a free index.

@@ -1,9 +1,9 @@
 //! What segments say of themselves: headers, footers, table parts. Read without any index.
 
 use super::disk::Disk;
-use envoyfs_layout::UNIT;
 use envoyfs_layout::segment::{SegmentFooter, SegmentHeader, TablePart, TableRow};
 use envoyfs_layout::superblock::Superblock;
+use envoyfs_layout::{Hlc, ReferenceKind, UNIT};
 
 /// Headers lie at multiples of this, at least: segments are powers of two and not smaller.
 const STEP: u64 = 64 << 10;
@@ -53,8 +53,12 @@ pub struct Scanned {
     pub last_part: u32,
     /// First unit that nothing is known to use.
     pub used_units: u32,
-    /// What lies in it.
+    /// Of what lies in it: what was born in another segment, and roots objects.
     pub rows: Vec<TableRow>,
+    /// Smallest and largest birth of what lies in it.
+    pub births: Option<(Hlc, Hlc)>,
+    /// Largest segment that something in it was born in.
+    pub segment_max: u32,
 }
 
 /// Reads a container's header, footer and table. None if neither header nor footer verify.
@@ -87,6 +91,8 @@ pub fn container(disk: &Disk, superblock: &Superblock, container: u32) -> Option
         last_part: footer.map_or(0, |footer| footer.last_part),
         used_units: footer.map_or(8, |footer| footer.used_units),
         rows: Vec::new(),
+        births: None,
+        segment_max: segment,
     };
     if out.flags & 2 != 0 {
         return Some(out);
@@ -122,6 +128,16 @@ pub fn container(disk: &Disk, superblock: &Superblock, container: u32) -> Option
             }
         }
     }
-    out.rows.retain(|row| row.offset_units + row.units() <= units);
+    out.rows.retain(|row| row.offset_units.checked_add(row.units()).is_some_and(|end| end <= units));
+    for row in &out.rows {
+        out.segment_max = out.segment_max.max(row.oid.segment());
+        if row.birth != Hlc::ZERO {
+            let (low, high) = out.births.unwrap_or((row.birth, row.birth));
+            out.births = Some((low.min(row.birth), high.max(row.birth)));
+        }
+    }
+    // In its home an object is found by its id.
+    out.rows.retain(|row| row.oid.segment() != segment || row.kind == ReferenceKind::Roots);
+    out.rows.shrink_to_fit();
     Some(out)
 }

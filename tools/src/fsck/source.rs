@@ -6,11 +6,16 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+/// What reads past the page cache are aligned to: no device has larger blocks.
+pub const DIRECT: u64 = 4096;
+
 /// An image file or block device.
 #[derive(Debug)]
 pub struct Source {
     path: PathBuf,
     file: File,
+    /// The same past the page cache, where the system allows it.
+    direct: Option<File>,
     geometry: Geometry,
     writable: bool,
 }
@@ -47,7 +52,9 @@ impl Source {
         let size_bytes = crate::mkfs::size_of(&file).with_context(|| format!("cannot tell the size of {shown}"))?;
         // Through the page cache any offset can be read; the granule is the smallest that formats know.
         let geometry = Geometry { size_bytes: size_bytes & !511, logical_block_bytes: 512, is_block_device };
-        Ok(Self { path: path.to_path_buf(), file, geometry, writable })
+        // The page cache costs most of a fast device's bandwidth. (The claim is the first descriptor's.)
+        let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path).ok();
+        Ok(Self { path: path.to_path_buf(), file, direct, geometry, writable })
     }
 
     /// The descriptor, for what is no store.
@@ -62,10 +69,10 @@ impl Source {
         self.geometry.size_bytes
     }
 
-    /// The image file mapped, if it is one and is only read.
+    /// The image file mapped, if it is one, is only read, and lies where nothing reads past the page cache.
     #[must_use]
     pub fn map(&self) -> Option<MappedFile> {
-        let fixed = !self.writable && !self.geometry.is_block_device;
+        let fixed = !self.writable && !self.geometry.is_block_device && self.direct.is_none();
         fixed.then(|| MappedFile::of(&self.file)).flatten()
     }
 
@@ -73,6 +80,20 @@ impl Source {
     pub fn expect(&self, offset: u64, length: u64) {
         let _hint =
             rustix::fs::fadvise(&self.file, offset, std::num::NonZeroU64::new(length), rustix::fs::Advice::WillNeed);
+    }
+
+    /// Are large reads made past the page cache?
+    #[must_use]
+    pub const fn is_direct(&self) -> bool {
+        self.direct.is_some()
+    }
+
+    /// Reads past the page cache; offset and length are multiples of [`DIRECT`], the buffer is aligned to it. False: another way has to be gone.
+    #[must_use]
+    pub fn read_direct(&self, offset: u64, into: &mut [u8]) -> bool {
+        let end = offset.checked_add(into.len() as u64);
+        end.is_some_and(|end| end <= self.geometry.size_bytes)
+            && self.direct.as_ref().is_some_and(|file| file.read_exact_at(into, offset).is_ok())
     }
 
     /// Fills `into` from `offset`.

@@ -3,7 +3,8 @@
 //! Owns the published segment pages as they were read, and for every unit three marks: *used* (some node refers to the object), *reached* (a node, or a block that a file's
 //! slice uses) and *begun* (an object that something refers to begins here); besides, the edges beyond the first of objects with several. [`Space::compare`] says where these
 //! differ from what the store believes (INV-06, INV-10..12), [`Space::exact`] what a page must say.
-//! Memory: three bits a unit (a fourth, *kept*, for what retained checkpoints need), in the range of segments that this pass looks at; the pages; 16 bytes an object with several references.
+//! Memory: three bits a unit (a fourth, *kept*, for what retained checkpoints need) and 24 bytes an object with several references, in the range of segments that this pass
+//! looks at ([`Space::marked_bytes`]); the pages.
 
 use super::disk::Disk;
 use super::findings;
@@ -14,7 +15,7 @@ use envoyfs_engine::device::DeviceError;
 use envoyfs_layout::superblock::Superblock;
 use envoyfs_layout::system_page::{Moved, SegmentPage};
 use envoyfs_layout::wal::{Relocated, SegmentPlaced};
-use envoyfs_layout::{Oid, Reference, UNIT, checksum};
+use envoyfs_layout::{Oid, Reference, ReferenceKind, UNIT, checksum};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::Range;
@@ -33,6 +34,7 @@ pub struct Segment {
     begun: Units,
     kept: Units,
     more: BTreeMap<u16, u32>,
+    extents: u32,
 }
 
 /// What [`Space::with_log`] changed.
@@ -68,6 +70,7 @@ pub struct Space {
     containers: u32,
     segments: BTreeMap<u32, Segment>,
     range: Range<u32>,
+    marked_bytes: u64,
     copies: BTreeMap<Oid, Vec<u8>>,
 }
 
@@ -81,6 +84,7 @@ impl Space {
             containers: superblock.containers,
             segments: BTreeMap::new(),
             range: 0..u32::MAX,
+            marked_bytes: 0,
             copies: BTreeMap::new(),
         }
     }
@@ -103,6 +107,13 @@ impl Space {
         }
         self.segments.insert(page.segment, Segment { home, page, unknown, ..Segment::default() });
         true
+    }
+
+    /// Gives a segment whose page could not be read its slot map.
+    pub fn set_slot_map(&mut self, number: u32, moved: Vec<Moved>) {
+        if let Some(segment) = self.segments.get_mut(&number).filter(|segment| segment.unknown) {
+            segment.page.moved = moved;
+        }
     }
 
     /// Is there such a segment?
@@ -131,12 +142,40 @@ impl Space {
     /// Forgets what was marked, and marks from now on only in these segments.
     pub fn begin_pass(&mut self, range: Range<u32>) {
         self.range = range;
-        for segment in self.segments.values_mut() {
-            segment.used = Units::default();
-            segment.reached = Units::default();
-            segment.begun = Units::default();
-            segment.kept = Units::default();
-            segment.more.clear();
+        self.marked_bytes = 0;
+        self.segments.values_mut().for_each(Segment::forget);
+    }
+
+    /// The last segment of the pass is looked at in the next one. False if it is the only one.
+    pub fn shorten_pass(&mut self) -> bool {
+        let mut last_two = self.segments.range(self.range.clone()).rev().map(|(number, _)| *number);
+        let (Some(last), Some(_)) = (last_two.next(), last_two.next()) else { return false };
+        self.range.end = last;
+        if let Some(segment) = self.segments.get_mut(&last) {
+            self.marked_bytes -= segment.marked_bytes().min(self.marked_bytes);
+            segment.forget();
+        }
+        true
+    }
+
+    /// Segments of this pass.
+    #[must_use]
+    pub fn pass(&self) -> Range<u32> {
+        self.range.clone()
+    }
+
+    /// Memory that the marks of this pass take.
+    #[must_use]
+    pub const fn marked_bytes(&self) -> u64 {
+        self.marked_bytes
+    }
+
+    /// Changes marks, and minds what they take.
+    fn mark(&mut self, number: u32, change: impl FnOnce(&mut Segment)) {
+        if let Some(segment) = self.segments.get_mut(&number).filter(|_| self.range.contains(&number)) {
+            let before = segment.marked_bytes();
+            change(segment);
+            self.marked_bytes += segment.marked_bytes().saturating_sub(before);
         }
     }
 
@@ -193,6 +232,17 @@ impl Space {
         Ok(out)
     }
 
+    /// Tells the system that an object is wanted soon.
+    pub fn expect(&self, disk: &Disk, reference: &Reference) {
+        if disk.expects() {
+            let start = u32::from(reference.oid.slot());
+            let places = self.locate(reference.oid.segment(), start..start.saturating_add(reference.units()));
+            for (position, units) in places.unwrap_or_default() {
+                disk.expect(position, u64::from(units) * u64::from(UNIT));
+            }
+        }
+    }
+
     /// Reads bytes of an object; `first` and the length are multiples of a unit. Returns where they begin.
     ///
     /// # Errors
@@ -211,45 +261,40 @@ impl Space {
         Ok(begins.unwrap_or(0))
     }
 
-    /// An edge to an object. True if it is the first that was seen in this pass; in segments outside of it always false.
-    pub fn edge(&mut self, reference: &Reference) -> bool {
+    /// An edge to an object.
+    pub fn edge(&mut self, reference: &Reference) {
         let slot = reference.oid.slot();
-        if !self.range.contains(&reference.oid.segment()) {
-            return false;
-        }
-        let Some(segment) = self.segments.get_mut(&reference.oid.segment()) else { return false };
         let start = u32::from(slot);
-        segment.used.insert(start..start.saturating_add(reference.units()));
-        if segment.begun.insert_one(start) {
-            return true;
-        }
-        let more = segment.more.entry(slot).or_default();
-        *more = more.saturating_add(1);
-        false
+        self.mark(reference.oid.segment(), |segment| {
+            segment.used.insert(start..start.saturating_add(reference.units()));
+            if segment.begun.insert_one(start) {
+                segment.extents += u32::from(reference.kind == ReferenceKind::Extent);
+            } else {
+                let more = segment.more.entry(slot).or_default();
+                *more = more.saturating_add(1);
+            }
+        });
     }
 
     /// The object is held otherwise than by an edge: the roots object, what waits to be freed.
     pub fn hold(&mut self, reference: &Reference) {
         let start = u32::from(reference.oid.slot());
-        if let Some(segment) = self.in_range(reference.oid.segment()) {
-            segment.used.insert(start..start.saturating_add(reference.units()));
-        }
+        let units = start..start.saturating_add(reference.units());
+        self.mark(reference.oid.segment(), |segment| segment.used.insert(units));
     }
 
     /// Units from the object's start are in use.
     pub fn mark_reached(&mut self, oid: Oid, units: Range<u32>) {
         let start = u32::from(oid.slot());
-        if let Some(segment) = self.in_range(oid.segment()) {
-            segment.reached.insert(start.saturating_add(units.start)..start.saturating_add(units.end));
-        }
+        let units = start.saturating_add(units.start)..start.saturating_add(units.end);
+        self.mark(oid.segment(), |segment| segment.reached.insert(units));
     }
 
     /// Units from the object's start must stay readable for a retained checkpoint.
     pub fn mark_kept(&mut self, oid: Oid, units: Range<u32>) {
         let start = u32::from(oid.slot());
-        if let Some(segment) = self.in_range(oid.segment()) {
-            segment.kept.insert(start.saturating_add(units.start)..start.saturating_add(units.end));
-        }
+        let units = start.saturating_add(units.start)..start.saturating_add(units.end);
+        self.mark(oid.segment(), |segment| segment.kept.insert(units));
     }
 
     /// Adds what the log says of places, and returns what [`Space::without_log`] takes back: records name segments that no published table knows.
@@ -294,10 +339,6 @@ impl Space {
         for number in from.added {
             self.segments.remove(&number);
         }
-    }
-
-    fn in_range(&mut self, number: u32) -> Option<&mut Segment> {
-        if self.range.contains(&number) { self.segments.get_mut(&number) } else { None }
     }
 
     /// Live bytes according to the store.
@@ -384,10 +425,11 @@ impl Space {
     pub fn compare(&self, volume: u16, complete: bool, dropped: &dyn Fn(Oid) -> bool, report: &mut Report) {
         let mut reclaimable = 0;
         for (number, segment) in self.segments.range(self.range.clone()) {
+            report.statistics.shared_objects += segment.more.len() as u64;
+            report.statistics.extents += u64::from(segment.extents);
             if segment.unknown {
                 continue;
             }
-            report.statistics.shared_objects += segment.more.len() as u64;
             if complete {
                 segment.compare_counts(volume, *number, dropped, report);
             }
@@ -420,6 +462,21 @@ impl Space {
 }
 
 impl Segment {
+    fn forget(&mut self) {
+        self.used = Units::default();
+        self.reached = Units::default();
+        self.begun = Units::default();
+        self.kept = Units::default();
+        self.more = BTreeMap::new();
+        self.extents = 0;
+    }
+
+    /// A row of `more` takes 24 bytes with what the map adds.
+    fn marked_bytes(&self) -> u64 {
+        let Self { used, reached, begun, kept, more, .. } = self;
+        used.bytes() + reached.bytes() + begun.bytes() + kept.bytes() + 24 * more.len() as u64
+    }
+
     /// INV-06: a count is 1 unless the page has a row.
     fn compare_counts(&self, volume: u16, number: u32, dropped: &dyn Fn(Oid) -> bool, report: &mut Report) {
         let mut stored: BTreeMap<u16, i32> = self.page.extra.iter().copied().collect();

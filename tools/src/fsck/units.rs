@@ -25,7 +25,9 @@ impl Units {
             return;
         }
         let words = end.div_ceil(WORD) as usize;
-        if self.0.len() < words {
+        if let Some(more) = words.checked_sub(self.0.len()).filter(|more| *more > 0) {
+            // A vector would double what it takes.
+            self.0.reserve_exact(more.max(self.0.len() / 4));
             self.0.resize(words, 0);
         }
         while at < end {
@@ -62,6 +64,11 @@ impl Units {
         for (to, from) in self.0.iter_mut().zip(&other.0) {
             *to |= from;
         }
+    }
+    /// Memory that it takes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.0.capacity() as u64 * u64::from(WORD / 8)
     }
     /// Is it in the set?
     #[must_use]

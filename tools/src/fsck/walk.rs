@@ -6,7 +6,8 @@
 //!
 //! What items mean is in [`super::items`]; file data is verified afterwards, in [`super::data`]; by which paths damage is reached, [`super::blame`] finds out.
 //! Realms inside a realm wait until it is done, so that the numbers of its inodes can be compared (INV-30).
-//! Memory: a bit a unit of the segments of nodes, [`SEEN_MAX`] nodes in short, 8 KiB a chunk of inode numbers of one realm, besides [`Space`].
+//! Memory: a bit a unit of the segments of nodes, [`SEEN_MAX`] nodes in short, 8 KiB a chunk of inode numbers of one realm, 600 bytes a realm that waits; and what is set for
+//! marks and checksums: when those need more, the pass becomes shorter, and what it leaves out belongs to the next one.
 
 use super::blame::{Broken, BrokenNodes};
 use super::data::Expectations;
@@ -17,7 +18,7 @@ use super::report::Report;
 use super::space::{ReadError, Space};
 use super::units::Units;
 use envoyfs_layout::node::{NODE_BYTES_MAX, NodeHeader, NodeView, TreeKind};
-use envoyfs_layout::{Hlc, LayoutError, Oid, RealmEntry, Reference, ReferenceKind, Totals, checksum};
+use envoyfs_layout::{Hlc, LayoutError, Oid, RealmEntry, Reference, ReferenceKind, Totals, checksum, flags};
 use indicatif::ProgressBar;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -156,10 +157,12 @@ pub struct Walk<'a> {
     pub base: Rc<At>,
     /// Nodes that cannot be read or do not decode; not reported yet. Beyond [`BROKEN_MAX`] they are.
     pub broken: BrokenNodes,
-    /// Realms met: root, link table, where. Those with the same two references once.
+    /// Realms with files that have several names: root, link table, where. Those with the same two references once.
     pub realms: Vec<(RealmEntry, Rc<At>)>,
     /// What is still to be visited.
     pub stack: Vec<Visit>,
+    /// Memory for marks and checksums: beyond it the pass becomes shorter.
+    pub memory_bytes: u64,
     /// Shown while it runs.
     pub progress: ProgressBar,
     /// Items whose inode number another one of the realm has: node and key.
@@ -194,6 +197,7 @@ impl<'a> Walk<'a> {
             dead: HashSet::new(),
             realms: Vec::new(),
             stack: Vec::new(),
+            memory_bytes: u64::MAX,
             progress,
             twice: HashSet::new(),
             realm_items: BTreeMap::new(),
@@ -268,8 +272,29 @@ impl<'a> Walk<'a> {
 
     /// An edge: a node, or the roots, refers to an object.
     pub fn edge(&mut self, reference: &Reference) {
-        if self.purpose == Purpose::Check && self.space.edge(reference) && reference.kind == ReferenceKind::Extent {
-            self.report.statistics.extents += 1;
+        if self.purpose == Purpose::Check {
+            self.space.edge(reference);
+        }
+    }
+
+    /// Something to visit later; it is on its way from the device meanwhile.
+    pub fn push(&mut self, visit: Visit) {
+        if !self.visited(visit.reference.oid) {
+            self.space.expect(self.disk, &visit.reference);
+        }
+        self.stack.push(visit);
+    }
+
+    fn visited(&self, oid: Oid) -> bool {
+        self.visited.get(&oid.segment()).is_some_and(|units| units.contains(oid.slot().into()))
+    }
+
+    /// What is beyond the memory that there is, is left for the next pass.
+    fn bound(&mut self) {
+        let taken = |walk: &Self| walk.space.marked_bytes() + walk.data.as_ref().map_or(0, Expectations::bytes);
+        while taken(self) > self.memory_bytes && self.space.shorten_pass() {
+            let end = self.space.pass().end;
+            self.data.iter_mut().for_each(|data| data.forget_from(end));
         }
     }
 
@@ -293,8 +318,21 @@ impl<'a> Walk<'a> {
             let at = Rc::new(At::Name(Rc::clone(at), b"(link table)".to_vec()));
             visits.push(Visit::root(links, TreeKind::Links, Some(realm.links_totals), Some(birth), &at));
         }
-        self.later.push_back(visits);
-        if self.purpose == Purpose::Check
+        // 10^5 forks that nobody changed need not wait.
+        visits.retain(|visit| match self.seen.get(&visit.reference.oid).copied() {
+            Some(seen) if self.visited(visit.reference.oid) => {
+                self.check_claim(visit, &seen);
+                false
+            }
+            _ => true,
+        });
+        if !visits.is_empty() {
+            visits.shrink_to_fit();
+            self.later.push_back(visits);
+        }
+        let linked = realm.links.is_some() || realm.root.flags & flags::LINKS != 0;
+        if linked
+            && self.purpose == Purpose::Check
             && self.realms_seen.insert((realm.root.oid, realm.links.map(|links| links.oid)))
         {
             self.realms.push((*realm, Rc::clone(at)));
@@ -350,7 +388,7 @@ impl<'a> Walk<'a> {
 
     fn visit(&mut self, visit: &Visit) {
         let oid = visit.reference.oid;
-        let visited = self.visited.get(&oid.segment()).is_some_and(|units| units.contains(oid.slot().into()));
+        let visited = self.visited(oid);
         if self.dead.contains(&oid) {
             return;
         }
@@ -405,6 +443,7 @@ impl<'a> Walk<'a> {
         let sum = self.items(visit, &view);
         let seen = self.remember(oid, view.header(), &sum);
         self.check_claim(visit, &seen);
+        self.bound();
     }
 
     fn remember(&mut self, oid: Oid, header: &NodeHeader, sum: &Sum) -> Seen {
@@ -434,14 +473,8 @@ impl<'a> Walk<'a> {
                 interior(item.value, &references).map(|(child, totals, count)| {
                     let claim =
                         Claim { totals: Some(totals), items: Some(count), birth: None, level: Some(header.level - 1) };
-                    self.stack.push(Visit {
-                        reference: child,
-                        tree: Some(header.tree),
-                        claim,
-                        keys: (from, to),
-                        hash_key,
-                        at: Rc::clone(&visit.at),
-                    });
+                    let (reference, tree, at) = (child, Some(header.tree), Rc::clone(&visit.at));
+                    self.push(Visit { reference, tree, claim, keys: (from, to), hash_key, at });
                     Sum { totals, items: count, flags: child.flags }
                 })
             } else {
@@ -516,7 +549,7 @@ impl<'a> Walk<'a> {
 }
 
 /// What a node amounts to, from its items alone.
-fn summary(view: &NodeView<'_>) -> Option<Sum> {
+pub fn summary(view: &NodeView<'_>) -> Option<Sum> {
     let mut sum = Sum::default();
     for item in view.items() {
         let references: Vec<Reference> = item.reference_indexes().filter_map(|index| view.reference(index)).collect();

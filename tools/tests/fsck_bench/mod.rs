@@ -16,6 +16,8 @@ use envoyfs_layout::{Oid, Reference, ReferenceKind};
 use envoyfs_namespace::api::*;
 use envoyfs_namespace::{Namespace, Options};
 use envoyfs_tools::fsck::disk::Disk;
+use envoyfs_tools::fsck::findings::{By, Kind};
+use envoyfs_tools::fsck::rebuild::rebuild_disk;
 use envoyfs_tools::fsck::repair::{Settings, repair_disk};
 use envoyfs_tools::fsck::report::Report;
 use envoyfs_tools::fsck::{Options as CheckOptions, check_disk};
@@ -137,6 +139,61 @@ pub fn populate(mounted: &Mounted) {
     mounted.ns.checkpoint().unwrap();
 }
 
+/// Removes a name if it is there; again after a checkpoint if there is no room without one.
+fn remove(mounted: &Mounted, directory: InodeId, number: usize) {
+    let name = format!("{number}");
+    for _ in 0..3 {
+        match mounted.ns.unlink(&CX, directory, name.as_bytes()) {
+            Ok(()) | Err(Error::NotFound) => return,
+            Err(_) => mounted.ns.checkpoint().unwrap(),
+        }
+    }
+}
+
+/// A store that the cleaner had to move much of: segments without a home, survivors.
+pub fn cleaned() -> SimulatedDevice {
+    let device = empty(12, 512);
+    let mounted = mount(&device);
+    let mut random = Random(3);
+    populate(&mounted);
+    // Filled, thinned out, and filled again, so that the cleaner has to move what stays.
+    let churn = mounted.directory(InodeId::ROOT, "churn");
+    let fill = |mounted: &Mounted, from: usize, random: &mut Random| {
+        for number in from..from + 2000 {
+            let made = (0..12).find_map(|_| {
+                let name = format!("{number}");
+                let made = mounted.ns.make(&CX, churn, name.as_bytes(), &Make::File, 0o644);
+                let written = made.and_then(|file| mounted.ns.write(&CX, file.id, 0, &random.bytes(20_000)));
+                if written.is_err() {
+                    let _gone = mounted.ns.unlink(&CX, churn, name.as_bytes());
+                    mounted.ns.checkpoint().unwrap();
+                }
+                written.ok()
+            });
+            if made.is_none() {
+                return number;
+            }
+        }
+        from + 2000
+    };
+    let mut end = fill(&mounted, 0, &mut random);
+    for round in 0..4 {
+        for number in (0..end).filter(|number| number % 3 == round % 3) {
+            remove(&mounted, churn, number);
+        }
+        mounted.ns.checkpoint().unwrap();
+        end = fill(&mounted, end, &mut random);
+    }
+    for number in (0..end).filter(|number| number % 4 < 2) {
+        remove(&mounted, churn, number);
+    }
+    for _ in 0..5 {
+        mounted.ns.checkpoint().unwrap();
+    }
+    mounted.close();
+    device
+}
+
 pub fn check(device: &SimulatedDevice) -> Report {
     check_disk(&Disk::new(Arc::new(device.clone())), CheckOptions::default()).unwrap()
 }
@@ -148,6 +205,67 @@ pub fn settings(all: bool) -> Settings {
 
 pub fn repair(device: &SimulatedDevice, all: bool) -> Report {
     repair_disk(&Disk::new(Arc::new(device.clone())), &settings(all)).unwrap()
+}
+
+pub fn rebuild(device: &SimulatedDevice) -> Report {
+    rebuild_disk(&Disk::new(Arc::new(device.clone())), &settings(true)).unwrap()
+}
+
+/// The check finds this kind, and changes nothing.
+pub fn is_found(device: &SimulatedDevice, kind: &Kind) -> Report {
+    let before = device.image().to_bytes();
+    let report = check(device);
+    assert!(numbers(&report).contains(&kind.number), "F{:03} expected:\n{report}", kind.number);
+    assert!(device.image().to_bytes() == before, "a check changed something");
+    report
+}
+
+/// [`is_put_right`], and it mounts. Returns the tree that is left.
+pub fn is_mended(device: &SimulatedDevice, kind: &Kind) -> Tree {
+    is_put_right(device, kind);
+    let mounted = mount(device);
+    let tree = mounted.tree();
+    mounted.close();
+    let report = check(device);
+    assert!(report.is_clean(), "F{:03}, after a mount:\n{report}", kind.number);
+    tree
+}
+
+/// It is found, what the register says puts it right does so, and a second run is clean (INV-34).
+pub fn is_put_right(device: &SimulatedDevice, kind: &Kind) {
+    is_found(device, kind);
+    let number = kind.number;
+    match kind.by {
+        By::Nothing => panic!("F{number:03}: nothing mends it"),
+        By::Mount => {
+            let mounted = mount(device);
+            for _ in 0..3 {
+                mounted.ns.checkpoint().unwrap();
+            }
+            mounted.close();
+        }
+        By::Preen => {
+            let report = repair(device, false);
+            assert_eq!(report.exit_code(), 1, "F{number:03}:\n{report}");
+            assert!(report.repaired.iter().any(|finding| finding.kind == kind), "F{number:03}:\n{report}");
+        }
+        By::Yes => {
+            let report = repair(device, false);
+            assert_eq!(report.exit_code() & 4, 4, "-p must leave what -y is for:\n{report}");
+            let report = repair(device, true);
+            assert_eq!(report.exit_code(), 1, "F{number:03}:\n{report}");
+            assert!(report.repaired.iter().any(|finding| finding.kind == kind), "F{number:03}:\n{report}");
+        }
+        By::Rebuild => {
+            let report = repair(device, true);
+            assert_ne!(report.exit_code() & 12, 0, "-y must leave what --rebuild is for:\n{report}");
+            assert!(rebuild(device).is_clean());
+        }
+    }
+    let report = check(device);
+    assert!(report.is_clean() && !numbers(&report).contains(&number), "F{number:03}, second run:\n{report}");
+    let again = repair(device, true);
+    assert_eq!(again.exit_code(), 0, "F{number:03}, second run:\n{again}");
 }
 
 pub fn numbers(report: &Report) -> Vec<u16> {
@@ -284,6 +402,42 @@ impl Surgeon {
         row.metadata.crc = crc32c(&new);
         row.metadata.stored_bytes = u32::try_from(new.len()).unwrap();
         self.publish();
+    }
+
+    /// Takes the copies of nodes at the top out of the roots objects.
+    pub fn without_copies(&mut self) {
+        let bytes = self.read(&self.directory.entry.roots.unwrap());
+        let mut roots = RootsObject::decode(&bytes).unwrap();
+        roots.copies.clear();
+        let bytes = roots.encode();
+        for copy in [&mut self.directory.entry.roots, &mut self.directory.entry.roots_twin].into_iter().flatten() {
+            copy.crc = crc32c(&bytes);
+            copy.stored_bytes = u32::try_from(bytes.len()).unwrap();
+            copy.logical_bytes = copy.stored_bytes;
+        }
+        for copy in [self.directory.entry.roots, self.directory.entry.roots_twin].iter().flatten() {
+            self.image.write(self.position(copy.oid), &bytes);
+        }
+        self.publish();
+    }
+
+    /// Changes a bit.
+    pub fn flip(&mut self, offset: u64) {
+        let mut byte = [0];
+        self.image.read(offset, &mut byte);
+        self.image.write(offset, &[byte[0] ^ 1]);
+    }
+
+    /// Where these bytes are, at the start of a unit.
+    pub fn find(&self, bytes: &[u8]) -> Vec<u64> {
+        let mut held = vec![0; bytes.len()];
+        let units = (0..self.superblock.size - bytes.len() as u64).step_by(512);
+        units
+            .filter(|at| {
+                self.image.read(*at, &mut held);
+                held == bytes
+            })
+            .collect()
     }
 
     /// Writes the directory over the one that rules, and all superblocks.
