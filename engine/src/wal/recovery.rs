@@ -373,6 +373,9 @@ fn lineage(device: &dyn Device, ring: &RingGeometry, entry: &VolumeEntry) -> Res
             open = block.is_some_and(|block| found.accept(entry, sequence, &block));
             if open {
                 last_seen = sequence;
+            } else if found.ends_closed(entry) {
+                // Its mount appended nothing behind this: no watermark to look for.
+                break;
             }
         }
     }
@@ -384,6 +387,15 @@ impl Lineage {
     fn cause(&self, ring: &RingGeometry) -> Cause {
         let (sequence, offset) = (self.broken_at, ring.position(self.broken_at));
         if self.is_older { Cause::Lost { sequence, offset } } else { Cause::Block { sequence, offset } }
+    }
+
+    /// The last block is the one that the published generation was ended in order with.
+    fn ends_closed(&self, entry: &VolumeEntry) -> bool {
+        let is_own = |block: &ChainBlock| block.generation == entry.ring_generation;
+        let closed = |block: &ChainBlock| {
+            self.local.last().is_some_and(|(at, record)| *at == block.sequence && record.kind == kind::CLOSED)
+        };
+        self.chain.last().is_some_and(|block| is_own(block) && closed(block))
     }
 
     /// Adds the next block if it is the one that belongs here.

@@ -107,6 +107,26 @@ fn a_closed_log_says_so_and_a_mount_that_appended_anything_after_it_does_not() {
     assert!(third.wal.last_hlc() > stamp);
 }
 
+#[test]
+fn behind_a_closed_log_nothing_is_searched_and_behind_another_everything_that_a_mount_could_have_written() {
+    let (mounted, mut oracle) = store(7000);
+    let end = put(&mounted, &mut oracle, false);
+    mounted.wal.commit(end).unwrap();
+    let bytes_read = |device: &SimulatedDevice| {
+        let before = device.counters().bytes_read;
+        look(device).unwrap();
+        device.counters().bytes_read - before
+    };
+    assert!(bytes_read(&mounted.device) > 6990 * u64::from(BLOCK));
+    mounted.wal.close().unwrap();
+    assert!(bytes_read(&mounted.device) < 3000 * u64::from(BLOCK));
+    let device = mounted.device.crash(1);
+    // Of the mount before only: this one may have appended anything.
+    let second = mount_at(device, NOW + 1_000_000).unwrap();
+    put(&second, &mut oracle, false);
+    assert!(bytes_read(&second.device.crash(2)) > 6990 * u64::from(BLOCK));
+}
+
 /// Real threads: the loom models know the orderings, this knows the machine.
 #[test]
 fn sixty_four_appenders_lose_and_tear_nothing() {
