@@ -345,6 +345,9 @@ pub struct NodeBuilder {
     rows: IdMap<Reference, u16>,
 }
 
+/// Most nodes take a block, half of it for references.
+const BODY_BYTES_USUAL: usize = 2048;
+
 impl NodeBuilder {
     /// An empty node.
     #[must_use]
@@ -356,7 +359,7 @@ impl NodeBuilder {
             birth,
             owner,
             blob: Vec::new(),
-            body: Vec::new(),
+            body: Vec::with_capacity(BODY_BYTES_USUAL),
             item_count: 0,
             references: Vec::new(),
             rows: IdMap::default(),
@@ -383,11 +386,15 @@ impl NodeBuilder {
     }
     /// Appends an item. Fails, and changes nothing, when the node would get larger than [`NODE_BYTES_MAX`] or a length does not fit its field.
     pub fn push(&mut self, key: &[u8], value: &[u8], refs: &[Reference]) -> Result<(), LayoutError> {
-        let new = {
-            let mut new: Vec<&Reference> = refs.iter().filter(|r| !self.rows.contains_key(*r)).collect();
-            new.sort();
-            new.dedup();
-            new.len()
+        let new = match refs {
+            [] => 0,
+            [only] => usize::from(!self.rows.contains_key(only)),
+            _ => {
+                let mut new: Vec<&Reference> = refs.iter().filter(|r| !self.rows.contains_key(*r)).collect();
+                new.sort();
+                new.dedup();
+                new.len()
+            }
         };
         let item = ITEM_HEADER_BYTES + key.len() + value.len() + refs.len() * 2;
         check_len(self.encoded_len() + item + new * Reference::BYTES)?;

@@ -115,7 +115,7 @@ fn small(units: u32) -> u16 {
 
 /// Runs as rows of at most 65535 units.
 fn rows(runs: &Runs) -> Vec<(u16, u16)> {
-    let mut out = Vec::new();
+    let mut out = Vec::with_capacity(runs.count());
     for range in runs.iter() {
         let mut at = range.start;
         while at < range.end {
