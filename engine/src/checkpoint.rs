@@ -30,7 +30,7 @@ use envoyfs_layout::directory_page::{
 use envoyfs_layout::roots::{BLOB_BYTES_MAX, RootsObject};
 use envoyfs_layout::wal::{CheckpointBody, kind};
 use envoyfs_layout::{Encoding, Hlc, Oid, Reference, ReferenceKind, UNIT};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 impl Engine {
@@ -201,7 +201,7 @@ impl Engine {
         crate::space::install_relocations(&self.pager(), &space.relocations())?;
         let mut releasable: BTreeSet<u32> = {
             let state = self.state.lock();
-            let objects = candidates.iter().filter(|(c, s)| **s != ContainerState::System && state.live_in(**c) == 0);
+            let objects = candidates.iter().filter(|(c, s)| *s != ContainerState::System && state.live_in(*c) == 0);
             objects.map(|(container, _)| *container).collect()
         };
         self.leave_homes(space, &releasable)?;
@@ -213,10 +213,10 @@ impl Engine {
         let table = {
             let state = self.state.lock();
             let marking = self.is_marking();
-            candidates.retain(|container, kind| {
+            candidates.retain(|(container, kind)| {
                 *kind == ContainerState::System && !marking && state.pages.of(*container) == 0
             });
-            releasable.extend(candidates.keys());
+            releasable.extend(candidates.iter().map(|(container, _)| *container));
             describe(&mut entry, &state, frozen.number);
             table(space, &state, &releasable)
         };
@@ -369,7 +369,7 @@ impl Engine {
     }
 
     /// Containers that nothing writes to any more and nothing unpublished lies in: they may be cleaned, and released once nothing in them lives.
-    pub(crate) fn candidates(&self, space: &Space) -> BTreeMap<u32, ContainerState> {
+    pub(crate) fn candidates(&self, space: &Space) -> Vec<(u32, ContainerState)> {
         let open = space.open_containers();
         let pinned = space.pinned();
         space.with_containers(|containers| {

@@ -177,6 +177,7 @@ groups! {
         unreadable: Counter = "Fragments left where they are because the device did not give them.",
         damaged: Counter = "Fragments left where they are because they do not verify.",
         debt: Gauge = "Containers still to be gained.",
+        heat_spread: Gauge = "How far the rates differ at which containers of data lose their blocks, in thousandths of e; below 150 writes are not told apart by heat.",
     }
     /// The scrub.
     scrub: ScrubMetrics {

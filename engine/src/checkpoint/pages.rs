@@ -146,7 +146,6 @@ impl Engine {
         for number in &due {
             let Some(page) = self.state.lock().page(*number) else { continue };
             let place = write_page(space, page.encode())?;
-            self.metrics.streams.page_bytes.add(place.stored_bytes.into());
             self.state.lock().written(*number, place);
             space.make_way(BACKGROUND_DEPTH);
         }
@@ -250,7 +249,6 @@ fn write_page(space: &Space, bytes: Vec<u8>) -> Result<Place> {
     let stored_bytes = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
     let row = RowOf { kind: ReferenceKind::Node, birth: Hlc::ZERO, crc, owner: 0 };
     let (_, container, units) = space.stream(StreamKind::System).append(space, bytes.into(), 1, row, 0)?;
-    space.metrics().streams.page_bytes.add(stored_bytes.into());
     Ok(Place { container, units, stored_bytes, crc })
 }
 

@@ -18,8 +18,8 @@ pub use policy::score as victim_score;
 use crate::StoreError;
 use crate::engine::{Engine, Writer};
 use crate::space::admission::SPARE;
-use crate::space::heat::Heat;
-use crate::space::{BACKGROUND_DEPTH, Space};
+use crate::space::heat::{Evidence, Heat};
+use crate::space::{BACKGROUND_DEPTH, Container, Space, StreamKind};
 use crate::state::{Fragment, State};
 use crate::store::{Result, Tier};
 use crate::sync::Mutex;
@@ -152,7 +152,7 @@ impl Engine {
     pub(crate) fn clean_anyway(&self) -> Result<bool> {
         let writer = self.writer()?;
         let mut progress = writer.cleaning.progress.lock();
-        if progress.job.is_none() && !self.next_job(writer, &mut progress, self.shape.units()) {
+        if progress.job.is_none() && !self.next_job(writer, &mut progress, self.shape.units())? {
             return Ok(false);
         }
         while progress.job.is_some() && self.step(writer, &mut progress, STEP_BYTES, Pace::Hurry)? > 0 {}
@@ -197,7 +197,7 @@ impl Engine {
                 writer.cleaning.credit.store(0, Ordering::Relaxed);
                 return Ok(worked);
             }
-            if progress.job.is_none() && !self.next_job(writer, progress, live_max) {
+            if progress.job.is_none() && !self.next_job(writer, progress, live_max)? {
                 writer.cleaning.credit.store(0, Ordering::Relaxed);
                 return Ok(worked);
             }
@@ -228,15 +228,17 @@ impl Engine {
     }
 
     /// Takes the next victim; false if there is none.
-    fn next_job(&self, writer: &Writer, progress: &mut Progress, live_max: u32) -> bool {
+    fn next_job(&self, writer: &Writer, progress: &mut Progress, live_max: u32) -> Result<bool> {
         let mut chose = false;
         loop {
             let Some(container) = progress.chosen.pop() else {
                 if chose {
-                    return false;
+                    return Ok(false);
                 }
                 chose = true;
-                progress.chosen = self.choose(writer, progress, live_max);
+                let (chosen, evidence) = self.choose(writer, progress, live_max);
+                progress.chosen = chosen;
+                writer.space.judge_heat(&evidence)?;
                 continue;
             };
             let Some(row) = writer.space.with_containers(|containers| containers.get(container).copied()) else {
@@ -253,11 +255,11 @@ impl Engine {
             let live = pieces.iter().map(|piece| piece.units).sum();
             self.metrics.cleaner.victims.increment();
             progress.job = Some(Job { container, live, heat: row.heat, table, pieces, complete: true });
-            return true;
+            return Ok(true);
         }
     }
 
-    fn choose(&self, writer: &Writer, progress: &Progress, live_max: u32) -> Vec<u32> {
+    fn choose(&self, writer: &Writer, progress: &Progress, live_max: u32) -> (Vec<u32>, Evidence) {
         self.metrics.cleaner.runs.increment();
         let space = &writer.space;
         let now = space.openings();
@@ -267,18 +269,24 @@ impl Engine {
         let state = self.state.lock();
         let candidates = closed
             .iter()
-            .filter(|(container, kind)| **kind != ContainerState::System && !progress.is_barred(**container));
+            .filter(|(container, kind)| *kind != ContainerState::System && !progress.is_barred(*container));
         space.with_containers(|containers| {
-            let candidates = candidates.map(|(container, _)| policy::Candidate {
-                container: *container,
-                live: state.live_in(*container),
-                age: now.saturating_sub(containers.get(*container).map_or(now, |row| row.closed_at)),
+            let mut evidence = Evidence::default();
+            let candidates = candidates.map(|(container, _)| {
+                let live = state.live_in(*container);
+                let row = containers.get(*container);
+                let age = now.saturating_sub(row.map_or(now, |row| row.closed_at));
+                if let Some(row) = row.filter(|row| row.closed_at > 0 && is_data(row)) {
+                    evidence.add(row.heat, row.used_units, live, age);
+                }
+                policy::Candidate { container: *container, live, age }
             });
-            if free <= tight {
+            let chosen = if free <= tight {
                 policy::emptiest(candidates, live_max, CHOICE)
             } else {
                 policy::best(candidates, self.shape.units(), live_max, CHOICE)
-            }
+            };
+            (chosen, evidence)
         })
     }
 
@@ -302,7 +310,11 @@ impl Engine {
         let counts = &self.metrics.cleaner;
         for copy in copies.by_ref() {
             let is_data = copy.rows.first().is_some_and(|row| row.kind == ReferenceKind::Extent);
-            let (piece, heat) = (copy.piece, self.heat_of_survivor(writer, job.heat, copy.piece.segment));
+            let piece = copy.piece;
+            let heat = match is_data {
+                true => writer.space.heat_of_survivor(job.heat, piece.segment),
+                false => Heat::NODES,
+            };
             let Some(to) = self.append_survivor(writer, heat, &copy, pace, &mut progress.deep)? else {
                 job.pieces.push(piece);
                 break;
@@ -333,11 +345,6 @@ impl Engine {
         Ok(done)
     }
 
-    fn heat_of_survivor(&self, writer: &Writer, heat: Heat, segment: u32) -> Heat {
-        let now = writer.space.numbers.segment.load(Ordering::Relaxed);
-        writer.space.heats().of_survivor(heat, now.saturating_sub(segment).into())
-    }
-
     /// Appends a copy to the survivors of its heat, or to any that have room; none if a checkpoint may need what is free.
     fn append_survivor(
         &self,
@@ -362,7 +369,7 @@ impl Engine {
             Err(StoreError::NoSpace { .. }) => drop(stream),
             Err(error) => return Err(error),
         }
-        for other in space.heats().all() {
+        for other in space.kinds_of_survivors() {
             let mut stream = space.survivors(other);
             if stream.has_room(space, units, align, copy.rows.len()) {
                 let at = stream.append_fragment(space, Arc::clone(&copy.bytes), align, &copy.rows, u32::MAX)?;
@@ -426,6 +433,11 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// Whether what lies in a container is told apart by heat.
+fn is_data(row: &Container) -> bool {
+    [StreamKind::Data, StreamKind::Survivors].iter().any(|kind| kind.code() == row.stream) && row.heat != Heat::NODES
 }
 
 /// What of a piece still lives where it was read.

@@ -2,6 +2,7 @@
 
 use crate::engine::Engine;
 use crate::space::StreamKind;
+use crate::space::heat::Heat;
 use envoyfs_layout::UNIT;
 use envoyfs_layout::directory_page::ContainerState;
 
@@ -92,7 +93,7 @@ impl Engine {
                     }
                     _ if open.contains(&number) => &mut out.open,
                     ContainerState::System => &mut out.pages,
-                    _ if row.stream == StreamKind::Nodes.code() => &mut out.nodes,
+                    _ if row.stream == StreamKind::Nodes.code() || row.heat == Heat::NODES => &mut out.nodes,
                     _ => &mut out.data,
                 };
                 let live =

@@ -4,6 +4,7 @@
 //! checkpoint calls after publication (INV-13). If power fails, containers are what the published segment table says, and what SEGMENT_PLACED says after it.
 
 pub mod admission;
+mod by_heat;
 pub mod heat;
 mod in_flight;
 mod reader;
@@ -29,7 +30,7 @@ use crate::sync::{Mutex, MutexGuard};
 use crate::wal::{NewRecord, Wal};
 use envoyfs_layout::directory_page::{ContainerRow, ContainerState};
 use envoyfs_layout::wal::{SegmentOpened, SegmentPlaced, SegmentSealed, kind};
-use envoyfs_layout::{Hlc, Oid, UNIT};
+use envoyfs_layout::{Hlc, Oid};
 use heat::Heat;
 use relocation::Placed;
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -227,6 +228,8 @@ pub struct Space {
     data: Vec<Mutex<Stream>>,
     survivors: Vec<Mutex<Stream>>,
     heats: heat::Scale,
+    /// Everything is as likely to be overwritten, as far as one can see: classes of heat would separate by chance.
+    alike: AtomicBool,
     pins: Mutex<HashMap<u32, u32>>,
     /// What was written elsewhere and is in no published checkpoint.
     moved: Mutex<Vec<Relocation>>,
@@ -239,9 +242,6 @@ pub struct Space {
     urgent: AtomicBool,
     /// Numbers.
     pub numbers: Numbers,
-    /// So many containers more are given; then one is refused, once.
-    #[cfg(test)]
-    pub(crate) refuse_in: AtomicU64,
 }
 
 impl Space {
@@ -256,11 +256,12 @@ impl Space {
     ) -> Self {
         use StreamKind::{Data, Nodes, Payload, Survivors, System};
         let heats = heat::Scale::new(reader.shape().containers);
-        let by_heat = |kind| heats.all().map(|heat| Mutex::new(Stream::new(kind, heat))).collect();
+        let stream = |kind| move |heat| Mutex::new(Stream::new(kind, heat));
         Self {
-            data: by_heat(Data),
-            survivors: by_heat(Survivors),
+            data: heats.all().map(stream(Data)).collect(),
+            survivors: by_heat::kinds_of_survivors(&heats).map(stream(Survivors)).collect(),
             heats,
+            alike: AtomicBool::new(false),
             device,
             reader,
             wal,
@@ -274,8 +275,6 @@ impl Space {
             background: Mutex::default(),
             urgent: AtomicBool::new(false),
             numbers,
-            #[cfg(test)]
-            refuse_in: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -306,14 +305,6 @@ impl Space {
             StreamKind::Survivors => self.survivors(Heat::UNKNOWN),
         }
     }
-    /// The stream of data of this heat, locked.
-    pub fn data(&self, heat: Heat) -> MutexGuard<'_, Stream> {
-        self.heats.pick(&self.data, heat).unwrap_or(&self.streams[0]).lock()
-    }
-    /// The stream of survivors of this heat, locked.
-    pub fn survivors(&self, heat: Heat) -> MutexGuard<'_, Stream> {
-        self.heats.pick(&self.survivors, heat).unwrap_or(&self.streams[0]).lock()
-    }
     /// Every stream but that of system pages, one after the other.
     pub fn each_stream(&self, mut act: impl FnMut(&mut Stream) -> Result<()>) -> Result<()> {
         let [nodes, payload, _] = &self.streams;
@@ -326,17 +317,6 @@ impl Space {
     /// How many streams there are.
     pub const fn streams(&self) -> u64 {
         (self.streams.len() + self.data.len() + self.survivors.len()) as u64
-    }
-    /// How heat is told apart.
-    pub const fn heats(&self) -> &heat::Scale {
-        &self.heats
-    }
-    /// The heat of the container that an object lies in, and its age in containers opened since it was written; nothing if its segment is not known.
-    pub fn heat_of(&self, oid: Oid) -> Option<(Heat, u64)> {
-        let container = self.reader.container_of(oid)?;
-        let heat = self.containers.lock().get(container)?.heat;
-        let now = u64::from(self.numbers.segment.load(Ordering::Relaxed));
-        Some((heat, now.saturating_sub(oid.segment().into())))
     }
     /// Containers that are free.
     pub fn free_containers(&self) -> u32 {
@@ -442,30 +422,6 @@ impl Space {
         Ok(WrittenData { segment, slot, stored_bytes, ticket })
     }
 
-    /// The stream that ends where this object ends.
-    fn stream_behind(&self, after: Option<(Oid, u32)>) -> Option<MutexGuard<'_, Stream>> {
-        let (oid, stored_bytes) = after?;
-        let (heat, _) = self.heat_of(oid)?;
-        let stream = self.data(heat);
-        let end = u32::from(oid.slot()) + stored_bytes.div_ceil(UNIT);
-        let here = stream.open_container().is_some_and(|open| open.segment == oid.segment() && open.next == end);
-        here.then_some(stream)
-    }
-
-    fn heat_for(&self, wish: &Wish) -> Heat {
-        let before = wish.replaces.and_then(|oid| self.heat_of(oid));
-        before.map_or(Heat::UNKNOWN, |(heat, lived)| self.heats.of_successor(heat, lived))
-    }
-
-    /// A record named the object: its row says when it was born, if the row is not on the device yet. A hint: whoever finds the stream busy goes on without.
-    pub fn name_row(&self, oid: Oid, birth: Hlc) {
-        let Some((heat, _)) = self.heat_of(oid) else { return };
-        let stream = self.heats.pick(&self.data, heat).and_then(Mutex::try_lock);
-        if let Some(mut stream) = stream {
-            stream.name_row(oid, birth);
-        }
-    }
-
     fn wait_for_budget(&self, more: u64) {
         loop {
             let oldest = {
@@ -519,10 +475,6 @@ impl Space {
             available: u64::from(free.saturating_sub(floor)) * u64::from(self.shape().segment_bytes),
             needed: u64::from(self.shape().segment_bytes),
         };
-        #[cfg(test)]
-        if self.refuse_in.fetch_sub(1, Ordering::SeqCst) == 0 {
-            return Err(no_space());
-        }
         if free <= floor {
             return Err(no_space());
         }

@@ -4,7 +4,6 @@
 mod cleaning;
 pub(crate) mod client;
 mod crash;
-mod exhaustion;
 mod faults;
 mod features;
 mod history;

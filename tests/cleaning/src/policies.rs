@@ -2,7 +2,7 @@
 //! of a victim, and its walk between classes of heat.
 
 use crate::random::{Random, Skew};
-use envoyfs_engine::space::heat::{Heat, Scale};
+use envoyfs_engine::space::heat::{Evidence, Heat, Scale};
 use envoyfs_engine::victim_score;
 use std::fmt::{Display, Formatter};
 
@@ -43,6 +43,8 @@ pub enum Streams {
     Life,
     /// The engine's, 6 each.
     Heat,
+    /// The engine's, as long as its classes differ; writes and survivors apart where they do not.
+    Adaptive,
     /// A mean of the logarithm of each block's lives, 6 each.
     MeanLife,
     /// Rates known, 6 each.
@@ -84,6 +86,8 @@ struct Simulation {
     segments: u64,
     writes: u64,
     moved: u64,
+    alike: bool,
+    choices: u64,
 }
 
 impl Simulation {
@@ -108,6 +112,13 @@ impl Simulation {
                 let heat = self.heats[self.containers[old.container as usize].heat];
                 self.heat_index(self.scale.of_successor(heat, self.segments - old.segment))
             }
+            Streams::Adaptive => {
+                if self.alike {
+                    return self.room(0, 3);
+                }
+                let heat = self.heats[self.containers[old.container as usize].heat];
+                self.heat_index(self.scale.of_successor(heat, self.segments - old.segment))
+            }
             Streams::MeanLife => {
                 let mean = if old.mean == 0.0 { life.ln() } else { old.mean * 0.75 + life.ln() * 0.25 };
                 self.blocks[block].mean = mean;
@@ -128,19 +139,27 @@ impl Simulation {
                 Streams::Age | Streams::LifeAndAge => self.class_of(age / 2.0, 4),
                 Streams::Life => self.class_of(age, CLASSES),
                 Streams::Heat => self.heat_index(self.scale.of_survivor(self.heats[from], self.segments - it.segment)),
+                Streams::Adaptive => {
+                    if self.alike {
+                        self.room(CLASSES, 4) - CLASSES
+                    } else {
+                        self.heat_index(self.scale.of_survivor(self.heats[from], self.segments - it.segment))
+                    }
+                }
                 Streams::MeanLife => self.class_of(it.mean.exp().max(age), CLASSES),
                 Streams::Known => it.class,
             }
     }
 
+    /// Some open container with room, or the stream `or`.
+    fn room(&self, base: usize, or: usize) -> usize {
+        base + (0..CLASSES).find(|at| self.open[base + at].is_some()).unwrap_or(or)
+    }
+
     fn append(&mut self, stream: usize, block: usize) {
-        let full = |at: u32| self.containers[at as usize].blocks.len() == self.size;
-        let container = match self.open[stream].filter(|at| !full(*at)) {
+        let container = match self.open[stream] {
             Some(at) => at,
             None => {
-                if let Some(old) = self.open[stream] {
-                    self.containers[old as usize].closed = Some(self.openings);
-                }
                 self.openings += 1;
                 self.segments += u64::from(stream < CLASSES);
                 let next = self.free.pop().unwrap();
@@ -155,6 +174,10 @@ impl Simulation {
         into.blocks.push(block as u32);
         into.live += 1;
         into.youngest = into.youngest.max(self.blocks[block].written);
+        if into.blocks.len() == self.size {
+            into.closed = Some(self.openings);
+            self.open[stream] = None;
+        }
     }
 
     fn write(&mut self, block: usize, is_new: bool) {
@@ -174,7 +197,20 @@ impl Simulation {
         self.writes += 1;
     }
 
+    fn judge(&mut self) {
+        let mut evidence = Evidence::default();
+        for it in &self.containers {
+            let Some(closed) = it.closed else { continue };
+            evidence.add(self.heats[it.heat], self.size as u32, it.live, self.openings - closed);
+        }
+        self.alike = evidence.are_alike(self.alike);
+    }
+
     fn clean(&mut self) {
+        self.choices += 1;
+        if self.streams == Streams::Adaptive && self.choices.is_multiple_of(8) {
+            self.judge();
+        }
         let score = |at: usize| -> Option<f64> {
             let it = &self.containers[at];
             let closed = it.closed?;
@@ -225,6 +261,8 @@ pub fn amplification(victim: Victim, streams: Streams, containers: usize, size: 
         segments: 0,
         writes: 0,
         moved: 0,
+        alike: false,
+        choices: 0,
     };
     if let Skew::Zipf { sums, block_of_rank } = &skew {
         let total = sums[count - 1];
@@ -259,7 +297,7 @@ impl Display for Row {
 }
 
 /// Every policy that was compared.
-pub const ROWS: [Row; 12] = [
+pub const ROWS: [Row; 13] = [
     Row(Victim::Fifo, Streams::One),
     Row(Victim::Greedy, Streams::Apart),
     Row(Victim::CostBenefitData, Streams::Apart),
@@ -270,6 +308,7 @@ pub const ROWS: [Row; 12] = [
     Row(Victim::Index, Streams::Apart),
     Row(Victim::Index, Streams::Life),
     Row(Victim::Index, Streams::Heat),
+    Row(Victim::Index, Streams::Adaptive),
     Row(Victim::Index, Streams::MeanLife),
     Row(Victim::Index, Streams::Known),
 ];

@@ -52,6 +52,8 @@ pub struct Report {
     pub steady_us: [f64; 6],
     pub stalls: u64,
     pub checkpoints: u64,
+    /// How far classes of heat differ, in thousandths; see the engine's metric.
+    pub heat_spread: u64,
     pub fifo: f64,
     pub separated: f64,
 }
@@ -300,8 +302,9 @@ pub fn run(plan: &Plan) -> Report {
             );
             let due = &run.client.engine.metrics().checkpoint;
             println!(
-                "             {}; checkpoints so far for space {}, log {}; before this part's: free {:.2}, coming {:.2}",
+                "             {}; spread of heat {}; checkpoints so far for space {}, log {}; before this part's: free {:.2}, coming {:.2}",
                 percents(&run.client.engine.occupancy()),
+                run.client.engine.metrics().cleaner.heat_spread.get(),
                 due.due_for_space.get(),
                 due.due_for_log.get(),
                 run.before_checkpoints[0] / (run.client.checkpoints - checkpoints) as f64,
@@ -323,6 +326,7 @@ pub fn run(plan: &Plan) -> Report {
     report.steady_us = run.latencies();
     report.stalls = run.stalls;
     report.checkpoints = run.client.checkpoints;
+    report.heat_spread = run.client.engine.metrics().cleaner.heat_spread.get();
     report.fifo = analytic::fifo(f64::from(plan.fill) / 100.0);
     report.separated = analytic::separated(blocks, plan.zipf, f64::from(plan.fill) / 100.0, 16);
     for block in (0..blocks).step_by(97) {
@@ -361,8 +365,16 @@ fn ages(closed: &[Closed], units: u32) -> String {
             mean(&|it| f64::from(u8::from(it.survivors)) * 100.0)
         )
     };
+    let young = |survivors: bool| {
+        let found: Vec<&Closed> = data.iter().rev().filter(|it| it.survivors == survivors).take(40).copied().collect();
+        part(&found)
+    };
+    let (writes, survivors) = (young(false), young(true));
     let parts: Vec<String> = data.chunks(data.len().div_ceil(10).max(1)).map(part).collect();
-    format!("age: % used, live (survivors) by tenths: {}", parts.join(", "))
+    format!(
+        "age: % used, live (survivors) by tenths: {}; youngest 40 of writes {writes}, of survivors {survivors}",
+        parts.join(", ")
+    )
 }
 
 fn gcd(a: usize, b: usize) -> usize {
