@@ -72,6 +72,10 @@ mutants! {
     ReaderLeavesWithoutLock: "models::a_place_is_not_reused_while_a_reader_that_looked_it_up_is_inside",
     /// The epoch is raised after the readers were waited for.
     EpochRaisedLate: "models::a_place_is_not_reused_while_a_reader_that_looked_it_up_is_inside",
+    /// A reader of a segment's page takes the place that it saw before it entered.
+    PageLookedUpOnce: "slot_maps::units_that_move_are_found_wherever_they_were_looked_up",
+    /// A slot map that was read is kept although the segment's page is another one by now.
+    OldSlotMapHeld: "slot_maps::units_that_move_are_found_wherever_they_were_looked_up",
     /// The write thread listens without acquiring what was brought before.
     ListensRelaxed: "models::a_write_thread_that_sleeps_is_woken_for_every_write",
     /// Who brings work asks whether the write thread listens without releasing what it brought.

@@ -256,7 +256,9 @@ impl Arena {
             return None;
         }
         // SAFETY: the range was mapped just above. Huge pages make registering cheap; a refusal changes nothing.
-        unsafe { libc::madvise(base, bytes, libc::MADV_HUGEPAGE) };
+        unsafe {
+            libc::madvise(base, bytes, libc::MADV_HUGEPAGE)
+        };
         Some(Arena { base: NonNull::new(base.cast())?, bytes, classes: lists })
     }
 

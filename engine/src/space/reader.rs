@@ -6,6 +6,7 @@ use super::readers::Readers;
 use crate::StoreError;
 use crate::device::Device;
 use crate::metrics::Metrics;
+use crate::mutant::{self, Mutant};
 use crate::state::pager::segment_page;
 use crate::state::{Fragment, SlotMap, locate, map_memory, slot_map};
 use crate::store::Result;
@@ -268,12 +269,13 @@ impl Reader {
                 Slots::OnPage(page) => Found::OnPage(location.home, *page),
             })
         };
-        if let Found::Pieces(pieces) = look()? {
-            return Ok(pieces);
-        }
+        let first = match look()? {
+            Found::Pieces(pieces) => return Ok(pieces),
+            on_page @ Found::OnPage(..) => on_page,
+        };
         // The page's place holds for those who entered before they looked it up.
         let _reading = self.readers.enter();
-        let (home, page) = match look()? {
+        let (home, page) = match if mutant::on(Mutant::PageLookedUpOnce) { first } else { look()? } {
             Found::Pieces(pieces) => return Ok(pieces),
             Found::OnPage(home, page) => (home, page),
         };
@@ -290,7 +292,9 @@ impl Reader {
         let mut held = self.held.lock();
         held.clock += 1;
         match locations.get_mut(&segment).map(|location| &mut location.slots) {
-            Some(slots) if matches!(&*slots, Slots::OnPage(place) if *place == page) => {
+            Some(slots)
+                if matches!(&*slots, Slots::OnPage(place) if *place == page) || mutant::on(Mutant::OldSlotMapHeld) =>
+            {
                 held.bytes += memory(map.len());
                 *slots = Slots::Cached(page, map, held.clock);
             }

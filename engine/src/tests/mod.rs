@@ -15,6 +15,8 @@ mod models;
 mod relocation;
 mod scrub;
 mod sharing;
+#[cfg(feature = "models")]
+mod slot_maps;
 mod space;
 mod threads;
 
