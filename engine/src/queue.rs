@@ -26,6 +26,9 @@ use std::sync::Arc;
 #[cfg(test)]
 mod tests;
 
+/// So many bytes are verified, some 10 us, before reads that are done are given back although others have arrived.
+const VERIFIED_BYTES: usize = 256 << 10;
+
 /// Reads of one thread; see the module. Dropping it waits for those under way and forgets their outcome.
 pub struct ReadQueue {
     engine: Arc<Engine>,
@@ -39,7 +42,9 @@ pub struct ReadQueue {
     under_way: usize,
     // Kept for their memory.
     runs: Vec<Run>,
-    done: Vec<ReadDone>,
+    /// Arrived and not looked at yet.
+    done: VecDeque<ReadDone>,
+    arrived: Vec<ReadDone>,
 }
 
 /// One call of `submit`; slots are used again.
@@ -93,7 +98,8 @@ impl Engine {
             finished: VecDeque::new(),
             under_way: 0,
             runs: Vec::new(),
-            done: Vec::new(),
+            done: VecDeque::new(),
+            arrived: Vec::new(),
         })
     }
 }
@@ -130,7 +136,8 @@ impl ReadQueue {
     }
 
     /// Starts what is queued and blocks until at least `min` reads (or all, if fewer are under way) are done; calls `each` with the tag, the buffer and the outcome
-    /// of these and of any others that are done. Returns how many.
+    /// of these and of others that are done. Returns how many. Where verifying takes its time, others that have arrived wait for the next call, so that the caller can queue
+    /// more reads first: the device is not to run dry meanwhile.
     ///
     /// # Errors
     /// None at present; the outcome of a read goes to `each`: [`StoreError::Damaged`], [`StoreError::BadReference`], [`StoreError::Device`].
@@ -138,13 +145,19 @@ impl ReadQueue {
         let mut delivered = 0;
         loop {
             let missing = min.saturating_sub(delivered + self.finished.len());
-            let mut done = std::mem::take(&mut self.done);
-            self.reads.wait(missing, &mut done);
-            if !done.is_empty() {
+            self.reads.wait(missing.saturating_sub(self.done.len()), &mut self.arrived);
+            self.done.extend(self.arrived.drain(..));
+            if !self.done.is_empty() {
                 let now_ns = self.engine.metrics.now_ns();
-                done.drain(..).for_each(|read| self.part_is_done(read, now_ns));
+                let mut bytes = 0;
+                while let Some(read) = self.done.pop_front() {
+                    bytes += read.buffer.len();
+                    self.part_is_done(read, now_ns);
+                    if bytes >= VERIFIED_BYTES && delivered + self.finished.len() >= min {
+                        break;
+                    }
+                }
             }
-            self.done = done;
             while let Some((tag, buffer, outcome)) = self.finished.pop_front() {
                 delivered += 1;
                 self.under_way -= 1;

@@ -16,7 +16,7 @@ pub struct Settings {
     pub unpublished_objects: u64,
     /// Bytes of nodes and small data admitted for one checkpoint, if that is less than what the store's size allows (decision 0009). What the checkpoint takes grows with it.
     pub dirty_bytes: u64,
-    /// Bytes of data with writes under way: who writes more waits for the oldest.
+    /// Bytes of data with writes under way: who writes more waits until a third of it is done.
     pub in_flight_bytes: u64,
     /// Which checkpoints stay readable. None unless asked for; [`HistoryPolicy::default`] is the policy meant for mounts.
     pub history: HistoryPolicy,
@@ -29,7 +29,7 @@ impl Default for Settings {
             slot_map_bytes: 16 << 20,
             unpublished_objects: 1 << 20,
             dirty_bytes: 384 << 20,
-            in_flight_bytes: 16 << 20,
+            in_flight_bytes: 12 << 20,
             history: HistoryPolicy::NONE,
         }
     }

@@ -286,7 +286,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Reserves the worst case; blocks while a checkpoint can free space or ring, else `NoSpace`. Never called under the freeze lock (INV-24).
     fn reserve(&self, need: Need) -> Result<Permit>;
-    /// Starts writing a data object and returns at once (waits only while more than 16 MiB are in flight). `data` is at most `extent_bytes_max`; the tail is padded to 512.
+    /// Starts writing a data object and returns at once (waits only while too much is in flight, by default 12 MiB). `data` is at most `extent_bytes_max`; the tail is padded to 512.
     /// `after`: place it right behind that object's end if the stream still ends there.
     fn append_data(&self, permit: &mut Permit, after: Option<(Oid, u32)>, data: &[u8]) -> Result<DataObject>;
     /// As `append_data`, with what the client knows beside. It may take only the first blocks of the data (whole blocks of 4 KiB, as `stored_bytes` says), where a

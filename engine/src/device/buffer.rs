@@ -4,7 +4,7 @@
 //! neither calls the allocator nor pins pages. When a class of the arena is used up (or the pool has none),
 //! buffers come from the heap: slower, never refused.
 
-use crossbeam::queue::ArrayQueue;
+use parking_lot::Mutex;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 use std::sync::{Arc, OnceLock};
@@ -214,11 +214,12 @@ pub(super) struct Arena {
 
 struct FreeList {
     bytes: usize,
-    /// Offsets in the arena of the free slots.
-    free: ArrayQueue<usize>,
+    count: usize,
+    /// Offsets in the arena of the free slots. The one given back last is taken first: a cache may still hold it, and what was never needed is never touched.
+    free: Mutex<Vec<usize>>,
 }
 
-// SAFETY: `base` is only read after construction; slots are handed out through concurrent queues, one owner each.
+// SAFETY: `base` is only read after construction; slots are handed out through locked lists, one owner each.
 unsafe impl Send for Arena {}
 // SAFETY: as for Send.
 unsafe impl Sync for Arena {}
@@ -231,12 +232,13 @@ impl Arena {
         let mut lists = Vec::with_capacity(classes.len());
         for class in classes {
             let slot = class.bytes.max(1).checked_next_multiple_of(BUFFER_ALIGNMENT)?;
-            let free = ArrayQueue::new(class.count);
+            let mut free = Vec::with_capacity(class.count);
             for _ in 0..class.count {
-                free.push(bytes).ok()?;
+                free.push(bytes);
                 bytes = bytes.checked_add(slot)?;
             }
-            lists.push(FreeList { bytes: slot, free });
+            free.reverse();
+            lists.push(FreeList { bytes: slot, count: class.count, free: Mutex::new(free) });
         }
         if bytes == 0 {
             return None;
@@ -269,22 +271,22 @@ impl Arena {
 
     fn take(&self, length: usize) -> Option<(usize, NonNull<u8>, usize)> {
         let (class, list) = self.classes.iter().enumerate().find(|(_, list)| list.bytes >= length)?;
-        let offset = list.free.pop()?;
+        let offset = list.free.lock().pop()?;
         // SAFETY: every offset in a free list was made in `map` with `offset + slot <= bytes`.
         let start = unsafe { self.base.add(offset) };
         Some((class, start, list.bytes))
     }
 
     fn in_use(&self) -> usize {
-        self.classes.iter().map(|list| list.free.capacity() - list.free.len()).sum()
+        self.classes.iter().map(|list| list.count - list.free.lock().len()).sum()
     }
 
     fn give_back(&self, class: usize, start: NonNull<u8>) {
         let offset = start.as_ptr().addr().wrapping_sub(self.base.as_ptr().addr());
         if let Some(list) = self.classes.get(class) {
-            // The list has room for all slots of its class, so a push cannot fail.
-            let pushed = list.free.push(offset);
-            debug_assert!(pushed.is_ok(), "a slot was returned twice");
+            let mut free = list.free.lock();
+            free.push(offset);
+            assert!(free.len() <= list.count, "a slot was returned twice");
         }
     }
 }

@@ -75,6 +75,8 @@ pub struct Write {
     pub durable: bool,
     /// May be held back until somebody waits for its ticket: for small writes that somebody waits for soon.
     pub lazy: bool,
+    /// Another write follows at once: the device may wait for it, or for somebody who waits for this one, and make one request of neighbours.
+    pub more: bool,
 }
 
 impl Write {
@@ -89,7 +91,7 @@ impl Write {
     /// A write of part of a buffer.
     #[must_use]
     pub fn part(offset: u64, buf: impl Into<Arc<AlignedBuf>>, range: Range<usize>) -> Write {
-        Write { offset, buf: buf.into(), range, durable: false, lazy: false }
+        Write { offset, buf: buf.into(), range, durable: false, lazy: false, more: false }
     }
 
     /// The same, durable once it has completed (forced unit access, or what the system does in its place).
@@ -102,6 +104,12 @@ impl Write {
     #[must_use]
     pub fn lazy(self) -> Write {
         Write { lazy: true, ..self }
+    }
+
+    /// The same, with another write to follow at once. Functions of its ticket alone do not start it.
+    #[must_use]
+    pub fn more(self) -> Write {
+        Write { more: true, ..self }
     }
 
     /// The bytes to be written; `None` if the range is not inside the buffer.

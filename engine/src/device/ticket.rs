@@ -62,6 +62,11 @@ impl Ticket {
         Self::pair_driven_by(self.driver())
     }
 
+    /// Makes progress for the device, if it has no thread of its own and the write is not done; returns whether there was any to make. Does not wait.
+    pub(crate) fn drive(&self) -> bool {
+        self.driver().is_some_and(|driver| driver.drive())
+    }
+
     fn driver(&self) -> Option<Arc<dyn Drive>> {
         match &*self.shared.state.lock() {
             State::UnderWay { driver, .. } => driver.clone(),

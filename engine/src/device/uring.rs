@@ -4,7 +4,7 @@
 //!   `io_uring_enter`, without a hand-over to another thread.
 //! - *Reads, many at a time*: a queue with a ring of its own for the thread that asked for it.
 //! - *Writes*: one thread owns the write ring. `submit` puts the write into its queue and wakes it when it sleeps; it
-//!   submits whatever has gathered in one call, and settles tickets in the order of completion.
+//!   submits whatever has gathered in one call, small neighbours joined, and settles tickets in the order of completion.
 //! - *Lazy writes* are held until somebody waits for one of them, who writes all of them with a ring of his own.
 //! - *Flush*: `fdatasync(2)` by the caller. (`IORING_OP_FSYNC` would do the same on a kernel worker thread: a hand-over
 //!   more.) It covers every write whose completion the write thread has seen.
@@ -22,6 +22,7 @@ mod bell;
 #[cfg(test)]
 mod bell_tests;
 mod held;
+mod joined;
 mod open;
 mod patience;
 mod read_queue;

@@ -29,6 +29,15 @@ pub(super) fn length(what: &'static str, bytes: usize, limit: u32) -> Result<u32
     u32::try_from(bytes).ok().filter(|length| *length <= limit).ok_or(too_large)
 }
 
+/// Bytes on their way to the device.
+struct Filled {
+    buffer: Arc<AlignedBuf>,
+    /// Of it, from its start.
+    stored_bytes: u32,
+    /// One for each 4 KiB.
+    crcs: Vec<u32>,
+}
+
 impl Engine {
     /// A buffer for an object of `bytes`: with room for what the device writes around it, from registered memory while there is any. Its contents are old.
     #[must_use]
@@ -49,30 +58,49 @@ impl Engine {
         Ok((buffer, bytes))
     }
 
-    /// As [`Store::append_data`], of the first `bytes` of a buffer from [`Engine::buffer`], without a copy: the device writes from it.
+    /// As [`Store::append_data`], of the first `bytes` of a buffer from [`Engine::buffer`], without a copy: the device writes from it. What is behind the end of a container is an
+    /// object of its own; mostly there is one, and all of them together are the bytes in their order. A record has to name them all.
     ///
     /// # Errors
     /// As [`Store::append_data`]; [`StoreError::Misuse`] if the buffer has no room for whole logical blocks.
-    pub fn append_buffer(&self, permit: &mut Permit, buffer: AlignedBuf, bytes: u32) -> Result<DataObject> {
-        self.write_object(permit, buffer, bytes, &DataHint::default(), false)
+    pub fn append_buffer(&self, permit: &mut Permit, buffer: AlignedBuf, bytes: u32) -> Result<Vec<DataObject>> {
+        let filled = self.sum_up(buffer, bytes)?;
+        let (hint, mut objects, mut at) = (DataHint::default(), Vec::with_capacity(1), 0);
+        while at < filled.stored_bytes {
+            match self.write_piece(permit, &filled, at, &hint, true) {
+                Ok(object) => {
+                    at += object.stored_bytes;
+                    objects.push(object);
+                }
+                Err(error) => {
+                    objects.iter().for_each(|object| self.abandon_data(object));
+                    return Err(error);
+                }
+            }
+        }
+        Ok(objects)
     }
 
     /// Starts writing an object; no record names it yet.
     pub(super) fn write_object(
         &self,
         permit: &mut Permit,
-        mut buffer: AlignedBuf,
+        buffer: AlignedBuf,
         bytes: u32,
         hint: &DataHint,
         may_split: bool,
     ) -> Result<DataObject> {
-        let writer = self.writer()?;
-        let permit = permit_of(permit)?;
+        let filled = self.sum_up(buffer, bytes)?;
+        self.write_piece(permit, &filled, 0, hint, may_split)
+    }
+
+    /// Pads a buffer, and takes its checksums.
+    fn sum_up(&self, mut buffer: AlignedBuf, bytes: u32) -> Result<Filled> {
         length("data object", bytes as usize, self.limits().extent_bytes_max)?;
         if bytes == 0 {
             return Err(StoreError::Misuse("an empty data object".into()));
         }
-        if let Some(why) = writer.wal.poisoned() {
+        if let Some(why) = self.writer()?.wal.poisoned() {
             return Err(StoreError::Poisoned { why });
         }
         let stored_bytes = bytes.next_multiple_of(UNIT);
@@ -87,11 +115,26 @@ impl Engine {
         if let Some(tail) = buffer.as_mut_slice().get_mut(bytes as usize..) {
             tail.fill(0);
         }
-        let mut crcs = checksum::blocks(buffer.as_slice().get(..stored_bytes as usize).unwrap_or_default());
+        let crcs = checksum::blocks(buffer.as_slice().get(..stored_bytes as usize).unwrap_or_default());
+        Ok(Filled { buffer: Arc::new(buffer), stored_bytes, crcs })
+    }
+
+    /// Starts writing what is in the buffer from `at` on, a multiple of 4 KiB; all of it, unless it may be split.
+    fn write_piece(
+        &self,
+        permit: &mut Permit,
+        filled: &Filled,
+        at: u32,
+        hint: &DataHint,
+        may_split: bool,
+    ) -> Result<DataObject> {
+        let writer = self.writer()?;
+        let permit = permit_of(permit)?;
+        let crcs = filled.crcs.get((at / BLOCK) as usize..).unwrap_or_default();
         let row = |stored_bytes| RowOf {
             kind: ReferenceKind::Extent,
             birth: Hlc::ZERO,
-            crc: checksum::join(&crcs, stored_bytes as usize),
+            crc: checksum::join(crcs, stored_bytes as usize),
             owner: hint.owner,
         };
         let floor = match permit.tier {
@@ -99,9 +142,10 @@ impl Engine {
             _ => 2,
         };
         let wish = Wish { after: hint.after, replaces: hint.replaces, may_split };
-        let written = writer.space.write_data(buffer, stored_bytes, row, &wish, floor)?;
+        let bytes = (&filled.buffer, at as usize);
+        let written = writer.space.write_data(bytes, filled.stored_bytes - at, row, &wish, floor)?;
         let WrittenData { segment, slot, stored_bytes, ticket } = written;
-        crcs.truncate(stored_bytes.div_ceil(BLOCK) as usize);
+        let crcs = crcs.iter().take(stored_bytes.div_ceil(BLOCK) as usize).copied().collect();
         let oid = Oid::new(self.shape.volume, segment, u16::try_from(slot).unwrap_or(u16::MAX));
         writer.batches.lock().written.insert(oid, ticket);
         let used = data_charge(stored_bytes.into()).min(permit.data);

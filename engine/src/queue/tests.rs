@@ -43,7 +43,9 @@ fn write(engine: &Engine, seed: u64, bytes: u32) -> DataObject {
     let mut permit = engine.reserve(need).unwrap();
     let mut buffer = engine.buffer(bytes);
     buffer.as_mut_slice()[..bytes as usize].copy_from_slice(&content(seed, 0, bytes));
-    engine.append_buffer(&mut permit, buffer, bytes).unwrap()
+    let mut objects = engine.append_buffer(&mut permit, buffer, bytes).unwrap();
+    assert_eq!(objects.len(), 1);
+    objects.remove(0)
 }
 
 fn stored(seed: u64, object: &DataObject, bytes: u32) -> Vec<u8> {

@@ -15,8 +15,8 @@ const SHARDS: usize = 16;
 pub enum Bytes {
     /// A node, or data of the checkpoint's builder.
     Shared(Arc<[u8]>),
-    /// A buffer being written.
-    Buffer(Arc<AlignedBuf>),
+    /// A buffer being written, from this byte of it on.
+    Buffer(Arc<AlignedBuf>, usize),
 }
 
 impl Bytes {
@@ -25,7 +25,7 @@ impl Bytes {
     pub fn as_slice(&self) -> &[u8] {
         match self {
             Self::Shared(bytes) => bytes,
-            Self::Buffer(buffer) => buffer.as_slice(),
+            Self::Buffer(buffer, start) => buffer.as_slice().get(*start..).unwrap_or_default(),
         }
     }
 }
@@ -153,7 +153,7 @@ mod tests {
         flight.insert(7, 10, 2, Bytes::Shared(Arc::clone(&shared)));
         let mut buffer = AlignedBuf::zeroed(4096);
         buffer.as_mut_slice().fill(2);
-        flight.insert(7, 14, 3, Bytes::Buffer(Arc::new(buffer)));
+        flight.insert(7, 14, 3, Bytes::Buffer(Arc::new(buffer), 512));
         let mut into = vec![0; 10 * 512];
         assert_eq!(flight.copy(7, &(8..18), &mut into), vec![8..10, 12..14, 17..18]);
         let marks: Vec<u8> = into.chunks(512).map(|unit| unit[0]).collect();

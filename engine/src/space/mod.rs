@@ -13,11 +13,12 @@ mod readers;
 mod readers_tests;
 mod relocation;
 mod stream;
+mod under_way;
 
 pub use in_flight::bytes_of;
 pub use reader::{Reader, Run, Shape, check, check_blocks};
 pub(crate) use relocation::{Relocation, install_relocations};
-pub use stream::{HEADER_UNITS, Open, RowOf, Stream, seal, write_header};
+pub use stream::{HEADER_UNITS, Open, Place, RowOf, Stream, seal, write_header};
 
 use crate::StoreError;
 use crate::device::{AlignedBuf, Device, Ticket, Write};
@@ -35,6 +36,7 @@ use heat::Heat;
 use relocation::Placed;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+use under_way::UnderWay;
 
 /// Largest request of checkpoints and cleaning while nobody waits for them: who comes meanwhile stands behind [`BACKGROUND_DEPTH`] of these.
 pub const BACKGROUND_REQUEST_BYTES: u32 = 128 << 10;
@@ -234,9 +236,7 @@ pub struct Space {
     /// What was written elsewhere and is in no published checkpoint.
     moved: Mutex<Vec<Relocation>>,
     under_way: Mutex<VecDeque<Ticket>>,
-    data_under_way: Mutex<(VecDeque<(Ticket, u64)>, u64)>,
-    /// Most bytes of data with writes under way; writers wait for the oldest beyond it.
-    in_flight_bytes: u64,
+    data_under_way: UnderWay,
     /// Writes of streams: nodes, survivors, pages, tables.
     background: Mutex<VecDeque<Ticket>>,
     urgent: AtomicBool,
@@ -270,8 +270,7 @@ impl Space {
             pins: Mutex::default(),
             moved: Mutex::default(),
             under_way: Mutex::default(),
-            data_under_way: Mutex::default(),
-            in_flight_bytes,
+            data_under_way: UnderWay::new(in_flight_bytes),
             background: Mutex::default(),
             urgent: AtomicBool::new(false),
             numbers,
@@ -329,7 +328,12 @@ impl Space {
 
     /// Starts a write. When it is done, `arrived` (segment, slot) are no longer in flight; when it fails, the store is poisoned (INV-33) and they stay readable.
     pub fn submit(&self, offset: u64, buf: Arc<AlignedBuf>, length: usize, arrived: Vec<(u32, u32)>) -> Ticket {
-        let ticket = self.device.submit(Write::part(offset, buf, 0..length));
+        self.start(Write::part(offset, buf, 0..length), arrived)
+    }
+
+    /// As [`Space::submit`].
+    fn start(&self, write: Write, arrived: Vec<(u32, u32)>) -> Ticket {
+        let ticket = self.device.submit(write);
         let (reader, wal) = (Arc::clone(&self.reader), Arc::clone(&self.wal));
         ticket.on_done(Box::new(move |result| match result {
             Ok(()) => arrived.iter().for_each(|(segment, slot)| reader.in_flight.remove(*segment, *slot)),
@@ -389,61 +393,38 @@ impl Space {
         Ok(())
     }
 
-    /// Writes a data object at once; readable at once. `buffer` holds the bytes padded to a block; `row` makes the table row's contents for so many bytes of it, fewer than all only if `wish` allows.
+    /// Writes a data object at once; readable at once. `buffer` holds the bytes padded to a block, from `start` on; `row` makes the table row's contents for so many bytes of it, fewer than all only if `wish` allows.
     pub fn write_data(
         self: &Arc<Self>,
-        mut buffer: AlignedBuf,
-        stored_bytes: u32,
+        (buffer, start): (&Arc<AlignedBuf>, usize),
+        wanted: u32,
         row: impl Fn(u32) -> RowOf,
         wish: &Wish,
         floor: u32,
     ) -> Result<WrittenData> {
-        self.wait_for_budget(u64::from(stored_bytes));
-        let (placed, container) = {
+        let streams = &self.metrics().streams;
+        if !self.data_under_way.has_room(wanted.into()) {
+            let _timing = self.metrics().time(&streams.data_waits);
+            self.data_under_way.wait();
+        }
+        let placed = {
             let mut stream = self.stream_behind(wish.after).unwrap_or_else(|| self.data(self.heat_for(wish)));
-            let (segment, container, slot, bytes) = stream.place(self, stored_bytes, &row, wish.may_split, floor)?;
-            self.pin(segment);
-            ((segment, slot, bytes), container)
+            let placed = stream.place(self, wanted, &row, wish.may_split, floor)?;
+            self.pin(placed.segment);
+            placed
         };
-        let (segment, slot, stored_bytes) = placed;
-        buffer.set_len((stored_bytes as usize).next_multiple_of(self.shape().block_bytes as usize));
-        let buffer = Arc::new(buffer);
+        let Place { segment, container, unit: slot, stored_bytes, row } = placed;
         // A group with nothing but durable writes needs no flush; large data is cheaper with one.
         let durable = self.wal.writes_durably() && stored_bytes <= DURABLE_BYTES_MAX;
-        let row = row(stored_bytes);
-        let ticket = self.submit_data(Placed { segment, container, slot, stored_bytes, row, durable }, buffer);
-        let mut under_way = self.data_under_way.lock();
-        under_way.0.push_back((ticket.clone(), stored_bytes.into()));
-        under_way.1 += u64::from(stored_bytes);
-        let streams = &self.metrics().streams;
-        streams.data_in_flight.set(under_way.1);
+        let more = stored_bytes < wanted;
+        let at = Placed { segment, container, slot, stored_bytes, row, durable, start, more };
+        let ticket = self.submit_data(at, Arc::clone(buffer));
+        streams.data_in_flight.set(self.data_under_way.started(&ticket, stored_bytes.into()));
+        let space = Arc::clone(self);
+        ticket.on_done(Box::new(move |_| space.data_under_way.done(stored_bytes.into())));
         streams.data_objects.increment();
         streams.data_bytes.add(stored_bytes.into());
         Ok(WrittenData { segment, slot, stored_bytes, ticket })
-    }
-
-    fn wait_for_budget(&self, more: u64) {
-        loop {
-            let oldest = {
-                let mut under_way = self.data_under_way.lock();
-                while let Some((ticket, bytes)) = under_way.0.front()
-                    && ticket.is_done()
-                {
-                    let bytes = *bytes;
-                    under_way.1 -= bytes;
-                    under_way.0.pop_front();
-                }
-                if under_way.1 == 0 || under_way.1 + more <= self.in_flight_bytes {
-                    return;
-                }
-                under_way.0.front().map(|(ticket, _)| ticket.clone())
-            };
-            if let Some(ticket) = oldest {
-                let _timing = self.metrics().time(&self.metrics().streams.data_waits);
-                // A failure poisons the store and is told there.
-                let _ = ticket.wait();
-            }
-        }
     }
 
     /// Something in the segment is not in a published checkpoint yet: its container is not reused.

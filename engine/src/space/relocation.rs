@@ -36,6 +36,10 @@ pub(super) struct Placed {
     pub stored_bytes: u32,
     pub row: RowOf,
     pub durable: bool,
+    /// First byte of it in its buffer.
+    pub start: usize,
+    /// The rest of the buffer follows at once.
+    pub more: bool,
 }
 
 /// A relocation whose object is not in a published checkpoint yet.
@@ -55,10 +59,11 @@ impl Space {
     /// Starts the write of a data object; the ticket completes when it is where readers look for it.
     pub(super) fn submit_data(self: &Arc<Self>, at: Placed, buffer: Arc<AlignedBuf>) -> Ticket {
         let units = at.stored_bytes / UNIT;
-        self.reader.in_flight.insert(at.segment, at.slot, units, Bytes::Buffer(Arc::clone(&buffer)));
+        self.reader.in_flight.insert(at.segment, at.slot, units, Bytes::Buffer(Arc::clone(&buffer), at.start));
         let write = self.write_at(at.container, at.slot, &buffer, &at);
         // Somebody waits for small data soon, and then for all of it together.
         let write = if at.stored_bytes <= LAZY_BYTES_MAX { write.lazy() } else { write };
+        let write = if at.more { write.more() } else { write };
         let first = self.device.submit(write);
         if mutant::on(Mutant::InFlightLeftEarly) {
             self.reader.in_flight.remove(at.segment, at.slot);
@@ -79,7 +84,8 @@ impl Space {
 
     fn write_at(&self, container: u32, unit: u32, buffer: &Arc<AlignedBuf>, object: &Placed) -> Write {
         let length = (object.stored_bytes as usize).next_multiple_of(self.shape().block_bytes as usize);
-        let write = Write::part(self.shape().offset(container, unit), Arc::clone(buffer), 0..length);
+        let write =
+            Write::part(self.shape().offset(container, unit), Arc::clone(buffer), object.start..object.start + length);
         if object.durable { write.durable() } else { write }
     }
 

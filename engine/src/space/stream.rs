@@ -11,7 +11,7 @@ use super::heat::Heat;
 use super::in_flight::{Bytes, bytes_of};
 use super::{BACKGROUND_REQUEST_BYTES, Space, StreamKind};
 use crate::StoreError;
-use crate::device::AlignedBuf;
+use crate::device::{AlignedBuf, Write};
 use crate::store::Result;
 use envoyfs_layout::directory_page::ContainerState;
 use envoyfs_layout::segment::{PartRows, SegmentFooter, SegmentHeader, TableRow};
@@ -66,6 +66,21 @@ pub struct RowOf {
     pub crc: u32,
     /// Hint for repair.
     pub owner: u64,
+}
+
+/// Where an object goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// Segment.
+    pub segment: u32,
+    /// Container.
+    pub container: u32,
+    /// First unit in it.
+    pub unit: u32,
+    /// Bytes that fit there.
+    pub stored_bytes: u32,
+    /// Its table row.
+    pub row: RowOf,
 }
 
 /// See the module.
@@ -194,10 +209,19 @@ impl Open {
         self.next = self.next.next_multiple_of(space.shape().block_units());
         let units = self.next - from;
         let mut buffer = space.device().buffers().take_zeroed(units as usize * UNIT as usize);
+        let arrived = self.take_pending(from, &mut buffer);
+        let length = units as usize * UNIT as usize;
+        space.submit(space.shape().offset(self.container, from), Arc::new(buffer), length, arrived);
+    }
+}
+
+impl Open {
+    /// Copies what is buffered to where it belongs in a buffer that begins at unit `from`; returns what of it was readable here meanwhile.
+    fn take_pending(&mut self, from: u32, buffer: &mut AlignedBuf) -> Vec<(u32, u32)> {
         let mut arrived = Vec::new();
         for (unit, bytes, in_flight) in self.pending.drain(..) {
             let source = bytes.as_slice();
-            let start = (unit - from) as usize * UNIT as usize;
+            let start = bytes_of(0..unit.saturating_sub(from)).end;
             if let Some(target) = buffer.as_mut_slice().get_mut(start..start + source.len()) {
                 target.copy_from_slice(source);
             }
@@ -205,8 +229,7 @@ impl Open {
                 arrived.push((self.segment, unit));
             }
         }
-        let length = units as usize * UNIT as usize;
-        space.submit(space.shape().offset(self.container, from), Arc::new(buffer), length, arrived);
+        arrived
     }
 }
 
@@ -243,7 +266,7 @@ impl Stream {
         Ok(Open::new(segment, container, opening))
     }
 
-    /// A place for an object that the caller submits itself, block-aligned: {segment, container, unit, bytes}. If it may be split, what fits into the container that is
+    /// A place for an object that the caller submits itself, at once, block-aligned. If it may be split, what fits into the container that is
     /// open, so that its end is not wasted.
     pub fn place(
         &mut self,
@@ -252,14 +275,15 @@ impl Stream {
         row: impl Fn(u32) -> RowOf,
         may_split: bool,
         floor: u32,
-    ) -> Result<(u32, u32, u32, u32)> {
+    ) -> Result<Place> {
         let volume = space.shape().volume;
         let wanted = stored_bytes / UNIT;
         let head = self.open.as_ref().filter(|_| may_split).and_then(|open| open.head_that_fits(wanted, space));
         let units = head.unwrap_or(wanted);
         let (open, unit) = self.allocate(space, units, HEADER_UNITS, 1, floor)?;
-        open.add_row(row_at(volume, open.segment, unit, units * UNIT, row(units * UNIT)));
-        Ok((open.segment, open.container, unit, units * UNIT))
+        let row = row(units * UNIT);
+        open.add_row(row_at(volume, open.segment, unit, units * UNIT, row));
+        Ok(Place { segment: open.segment, container: open.container, unit, stored_bytes: units * UNIT, row })
     }
 
     /// Puts the birth into the row of an object that was placed here, if the row is not in a table part yet.
@@ -390,21 +414,30 @@ pub fn write_header(space: &Space, kind: StreamKind, segment: u32, container: u3
         opening,
     };
     let offset = shape.offset(container, 0);
-    let length = bytes_of(0..HEADER_UNITS).end;
-    let mut buffer = AlignedBuf::zeroed(length);
+    let mut buffer = space.device().buffers().take_zeroed(bytes_of(0..HEADER_UNITS).end);
     let unit = header.encode(offset);
     if let Some(target) = buffer.as_mut_slice().get_mut(..unit.len()) {
         target.copy_from_slice(&unit);
     }
-    space.submit(offset, Arc::new(buffer), length, Vec::new());
+    // What it was opened for follows.
+    space.start(Write::whole(offset, buffer).more(), Vec::new());
 }
 
 /// Ends a container: last table part and footer. Returns what SEGMENT_SEALED says: segment, used units, digest.
 pub fn seal(space: &Space, kind: StreamKind, mut open: Open) -> Result<(u32, u32, u64)> {
     open.write_part(space)?;
-    open.flush(space);
     let shape = space.shape();
-    let position = shape.offset(open.container, shape.units() - 1);
+    let footer_unit = shape.units() - shape.block_units();
+    // Near the end, one request takes what is buffered, the footer, and the zeros between them.
+    let start = open.pending.first().map(|(from, ..)| *from);
+    let start = start.filter(|from| footer_unit.saturating_sub(*from) <= CHUNK_UNITS);
+    if start.is_none() {
+        open.flush(space);
+    }
+    let from = start.unwrap_or(footer_unit);
+    if start.is_some() {
+        open.next = open.next.next_multiple_of(shape.block_units());
+    }
     let footer = SegmentFooter {
         segment: open.segment,
         last_part: open.last_part,
@@ -415,14 +448,16 @@ pub fn seal(space: &Space, kind: StreamKind, mut open: Open) -> Result<(u32, u32
         birth_high: open.birth_high,
         opening: open.opening,
     };
-    let length = shape.block_bytes as usize;
-    let mut buffer = AlignedBuf::zeroed(length);
-    let unit = footer.encode(&shape.seed, position);
+    let length = bytes_of(0..shape.units() - from).end;
+    let mut buffer = space.device().buffers().take_zeroed(length);
+    let arrived = open.take_pending(from, &mut buffer);
+    let unit = footer.encode(&shape.seed, shape.offset(open.container, shape.units() - 1));
     if let Some(target) = buffer.as_mut_slice().last_chunk_mut() {
         *target = unit;
     }
-    let offset = shape.offset(open.container, shape.units() - shape.block_units());
-    space.submit(offset, Arc::new(buffer), length, Vec::new());
+    let write = Write::whole(shape.offset(open.container, from), buffer);
+    // Data is what the next container was opened for: it follows.
+    space.start(if kind == StreamKind::Data { write.more() } else { write }, arrived);
     space.metrics().streams.containers_sealed.increment();
     let state = match kind {
         StreamKind::System => ContainerState::System,

@@ -78,13 +78,7 @@ impl Queue for DeviceQueue {
 
     fn write(&mut self, tag: usize, io: &Io, sequence: Option<u32>) -> Result<()> {
         let buf = self.contents(tag, io, sequence)?;
-        let ticket = self.device.submit(Write {
-            offset: io.offset,
-            buf,
-            range: 0..io.bytes as usize,
-            durable: false,
-            lazy: false,
-        });
+        let ticket = self.device.submit(Write::part(io.offset, buf, 0..io.bytes as usize));
         self.writes += 1;
         let done = self.written.0.clone();
         ticket.on_done(Box::new(move |outcome| {

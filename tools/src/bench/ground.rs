@@ -208,13 +208,7 @@ pub fn lay_out(device: &dyn Device, start: u64, bytes: u64) -> Result<()> {
     while at < start + bytes {
         let length = MIB.min(start + bytes - at);
         let range = 0..usize::try_from(length).unwrap_or(0);
-        tickets.push_back(device.submit(Write {
-            offset: at,
-            buf: Arc::clone(&buffer),
-            range,
-            durable: false,
-            lazy: false,
-        }));
+        tickets.push_back(device.submit(Write::part(at, Arc::clone(&buffer), range)));
         at += length;
         if tickets.len() >= 16
             && let Some(oldest) = tickets.pop_front()

@@ -186,7 +186,7 @@ impl Run {
         let offset = self.offset + widen(self.done);
         match self.pieces.as_slice() {
             [one] => ring.write((false, one.iov_base.cast_const().cast()), one.iov_len, offset, self.durable),
-            pieces => ring.write_pieces(pieces, offset, self.durable),
+            pieces => ring.write_pieces(pieces, false, offset, self.durable),
         }
     }
 

@@ -17,6 +17,8 @@ pub(super) struct Ring {
     /// What is registered as buffer 0; kept for as long as the ring.
     arena: Option<Arc<Arena>>,
     file_is_registered: bool,
+    /// Whether the kernel writes several pieces of registered memory with one request (6.15).
+    pieces_fixed: bool,
     opened: Arc<Opened>,
     patience: Patience,
 }
@@ -35,7 +37,17 @@ impl Ring {
         })?;
         let file_is_registered = uring.submitter().register_files(&[opened.io.as_raw_fd()]).is_ok();
         let arena = pool.arena().filter(|arena| register(&uring.submitter(), arena)).cloned();
-        Ok(Ring { uring, arena, file_is_registered, opened: Arc::clone(opened), patience: Patience::default() })
+        let mut probe = io_uring::Probe::new();
+        let probed = uring.submitter().register_probe(&mut probe).is_ok();
+        let pieces_fixed = probed && probe.is_supported(opcode::WritevFixed::CODE);
+        Ok(Ring {
+            uring,
+            arena,
+            file_is_registered,
+            pieces_fixed,
+            opened: Arc::clone(opened),
+            patience: Patience::default(),
+        })
     }
 
     /// Submits what is in the ring and waits until `want` completions are there, or something goes wrong: first awake, as long as that has paid lately, then asleep.
@@ -85,15 +97,26 @@ impl Ring {
         if self.file_is_registered { write!(types::Fixed(0)) } else { write!(self.descriptor()) }
     }
 
-    /// A write of several pieces of memory that become one stretch of the device.
-    pub(super) fn write_pieces(&self, pieces: &[libc::iovec], offset: u64, durable: bool) -> squeue::Entry {
+    /// A write of several pieces of memory (all of it registered, or not) that become one stretch of the device.
+    pub(super) fn write_pieces(
+        &self,
+        pieces: &[libc::iovec],
+        registered: bool,
+        offset: u64,
+        durable: bool,
+    ) -> squeue::Entry {
         let flags = if durable { libc::RWF_DSYNC } else { 0 };
         let count = u32::try_from(pieces.len()).unwrap_or(0);
-        if self.file_is_registered {
-            opcode::Writev::new(types::Fixed(0), pieces.as_ptr(), count).offset(offset).rw_flags(flags).build()
-        } else {
-            opcode::Writev::new(self.descriptor(), pieces.as_ptr(), count).offset(offset).rw_flags(flags).build()
+        macro_rules! write {
+            ($file:expr) => {
+                if registered && self.pieces_fixed {
+                    opcode::WritevFixed::new($file, pieces.as_ptr(), count, 0).offset(offset).rw_flags(flags).build()
+                } else {
+                    opcode::Writev::new($file, pieces.as_ptr(), count).offset(offset).rw_flags(flags).build()
+                }
+            };
         }
+        if self.file_is_registered { write!(types::Fixed(0)) } else { write!(self.descriptor()) }
     }
 
     /// Whether `buffer` can be used with the "fixed" requests of this ring.

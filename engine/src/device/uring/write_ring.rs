@@ -2,15 +2,19 @@
 //!
 //! ```text
 //! submit() --> queue --+--> backlog --> jobs (in the kernel) --> ticket
-//!                      |                  | short transfer: again with the rest
+//!                      |  neighbours        | short transfer: again with the rest
+//!                      |  joined            | several failed together: one by one
 //!                 eventfd, only when the thread sleeps
 //! ```
 //!
 //! Sleeping: the thread listens for the bell, looks at the queue once more, and waits in the kernel for a completion or
-//! for the eventfd. A submitter queues first and asks afterwards whether the bell is heard ([`super::bell`]).
+//! for the eventfd. A submitter queues first and asks afterwards whether the bell is heard ([`super::bell`]); one that has more to come
+//! does not ask, and whoever waits for such a write does.
 
+use super::super::ticket::Drive;
 use super::super::{BufferPool, Completion, DeviceError, Operation, Ticket, Write, widen};
 use super::bell::Bell;
+use super::joined::{Answer, Run};
 use super::open::{Opened, errno_of, last_errno};
 use super::ring::Ring;
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded, unbounded};
@@ -25,6 +29,8 @@ use std::thread::JoinHandle;
 /// Entries of the ring, and the most writes in the kernel at a time. One entry is for the eventfd.
 const WRITE_RING_ENTRIES: u32 = 256;
 const WRITES_UNDER_WAY_MAX: usize = 255;
+/// So many of the newest requests that wait are looked at for a neighbour.
+const JOIN_LOOK: usize = 4;
 /// Marks the completion of the eventfd's poll.
 const WAKE: u64 = u64::MAX;
 
@@ -46,14 +52,12 @@ struct Waker {
 /// A write that was submitted and has not completed.
 pub(super) struct Job {
     pub(super) write: Write,
-    /// Bytes of the range that are written.
-    done: usize,
     pub(super) completion: Completion,
 }
 
 impl Job {
     pub(super) fn new(write: Write, completion: Completion) -> Job {
-        Job { write, done: 0, completion }
+        Job { write, completion }
     }
 }
 
@@ -116,11 +120,15 @@ impl WriteRing {
 
     /// Starts a write whose ranges were checked.
     pub(super) fn submit(&self, write: Write) -> Ticket {
-        let (ticket, completion) = Ticket::pair();
+        let more = write.more;
+        let driver = more.then(|| Arc::clone(&self.waker) as Arc<dyn Drive>);
+        let (ticket, completion) = Ticket::pair_driven_by(driver);
         if let Some(queue) = &self.queue {
             // If the thread is gone the completion is dropped, which settles the ticket as closed.
             let _ = queue.send(Job::new(write, completion));
-            self.waker.wake();
+            if !more {
+                self.waker.wake();
+            }
         }
         ticket
     }
@@ -144,6 +152,14 @@ impl Drop for WriteRing {
         {
             let _ = thread.join();
         }
+    }
+}
+
+impl Drive for Waker {
+    /// Who waits for a write that was to have company.
+    fn drive(&self) -> bool {
+        self.wake();
+        false
     }
 }
 
@@ -173,9 +189,9 @@ struct WriteThread {
     submitted: Receiver<Job>,
     waker: Arc<Waker>,
     /// Taken from the queue, not yet in the kernel.
-    backlog: VecDeque<Job>,
+    backlog: VecDeque<Run>,
     /// In the kernel, by user data.
-    jobs: Vec<Option<Job>>,
+    jobs: Vec<Option<Run>>,
     free: Vec<usize>,
     wake_is_polled: bool,
     closing: bool,
@@ -227,7 +243,7 @@ impl WriteThread {
         let closing = self.waker.closing.load(Ordering::Acquire);
         loop {
             match self.submitted.try_recv() {
-                Ok(job) => self.backlog.push_back(job),
+                Ok(job) => self.queue(job),
                 Err(TryRecvError::Empty) => {
                     self.closing |= closing;
                     return;
@@ -238,6 +254,18 @@ impl WriteThread {
                 }
             }
         }
+    }
+
+    /// To the backlog, with a neighbour where there is one.
+    fn queue(&mut self, job: Job) {
+        let mut job = job;
+        for run in self.backlog.iter_mut().rev().take(JOIN_LOOK) {
+            match run.join(job) {
+                None => return,
+                Some(other) => job = other,
+            }
+        }
+        self.backlog.push_back(Run::new(job));
     }
 
     /// Moves the backlog into the ring, and polls the eventfd. The ring has room for both: it never holds more than
@@ -251,27 +279,22 @@ impl WriteThread {
         }
         while !self.backlog.is_empty() {
             let Some(index) = self.free.pop() else { return };
-            let Some(job) = self.backlog.pop_front() else { return };
-            self.start(index, job);
+            let Some(run) = self.backlog.pop_front() else { return };
+            self.start(index, run);
         }
     }
 
-    /// Hands `job` to the kernel under `index`, which is taken from the free list.
-    fn start(&mut self, index: usize, job: Job) {
-        let rest = job.write.bytes().and_then(|bytes| bytes.get(job.done..)).unwrap_or_default();
-        let registered = self.ring.has_registered(&job.write.buf);
-        let offset = job.write.offset + widen(job.done);
-        let entry = self.ring.write((registered, rest.as_ptr()), rest.len(), offset, job.write.durable);
-        let entry = entry.user_data(widen(index));
+    /// Hands `run` to the kernel under `index`, which is taken from the free list.
+    fn start(&mut self, index: usize, run: Run) {
         let Some(slot) = self.jobs.get_mut(index) else { return };
-        *slot = Some(job);
-        // SAFETY: the memory belongs to `job.write.buf`, which stays in `jobs` until the completion is reaped, or is
-        // leaked in `give_up`; nobody can change it, since it is behind an Arc.
+        let entry = slot.insert(run).entry(&self.ring).user_data(widen(index));
+        // SAFETY: the memory belongs to the buffers of the run's writes, which stay in `jobs` until the completion is
+        // reaped, or are leaked in `give_up`; nobody can change it, since it is behind an Arc. So does the list of pieces.
         let pushed = unsafe { self.push(&entry) };
         // The ring has room for all (see `fill`); were it not so, waiting in line would be right.
-        if !pushed && let Some(job) = self.jobs.get_mut(index).and_then(Option::take) {
+        if !pushed && let Some(run) = self.jobs.get_mut(index).and_then(Option::take) {
             self.free.push(index);
-            self.backlog.push_front(job);
+            self.backlog.push_front(run);
         }
     }
 
@@ -311,50 +334,50 @@ impl WriteThread {
                 continue;
             }
             let Ok(index) = usize::try_from(user_data) else { continue };
-            if let Some(job) = self.jobs.get_mut(index).and_then(Option::take) {
-                self.finish(index, job, result);
+            if let Some(run) = self.jobs.get_mut(index).and_then(Option::take) {
+                self.finish(index, run, result);
             }
         }
     }
 
-    fn finish(&mut self, index: usize, mut job: Job, result: i32) {
-        let (operation, length) = (Operation::Write, widen(job.write.range.len()));
-        let offset = job.write.offset;
-        let outcome = match usize::try_from(result) {
-            Ok(0) => Err(DeviceError::ShortDevice { operation, offset, length, size: offset + widen(job.done) }),
-            Ok(count) => {
-                job.done += count;
-                if job.done < job.write.range.len() {
-                    return self.start(index, job);
-                }
-                Ok(())
+    fn finish(&mut self, index: usize, run: Run, result: i32) {
+        let (run, outcome) = match run.answered(result) {
+            Answer::Again(run) => return self.start(index, run),
+            Answer::OneByOne(runs) => {
+                self.free.push(index);
+                return self.backlog.extend(runs);
             }
-            Err(_) if matches!(-result, libc::EINTR | libc::EAGAIN) => return self.start(index, job),
-            Err(_) => Err(DeviceError::Io { operation, offset, length, errno: -result }),
+            Answer::Done(run, outcome) => (run, outcome),
         };
         self.free.push(index);
-        if job.write.durable && outcome.is_err() && !self.is_block_device {
+        if run.is_durable() && outcome.is_err() && !self.is_block_device {
             // The file system's one report of a lost write back may have gone to this write: see the flush.
             self.flush_failed.store(true, Ordering::Release);
         }
-        let Job { write, completion, .. } = job;
-        // Before the ticket: whoever it wakes may take a buffer at once.
-        drop(write);
-        completion.complete(outcome);
+        for Job { write, completion } in run.into_jobs() {
+            // Before the ticket: whoever it wakes may take a buffer at once.
+            drop(write);
+            completion.complete(outcome.clone());
+        }
     }
 
     /// The ring cannot be entered any more. What is in the kernel stays there for an unknown time, so its memory is
     /// leaked; everybody who waits learns of it.
     fn give_up(&mut self, errno: i32) {
         tracing::error!(errno, "the write ring cannot be entered: writes end here");
-        let in_kernel = self.jobs.iter_mut().filter_map(Option::take).map(|job| (job, true));
-        let waiting = self.backlog.drain(..).map(|job| (job, false));
-        for (job, is_in_kernel) in in_kernel.chain(waiting).collect::<Vec<_>>() {
-            let (offset, length) = (job.write.offset, widen(job.write.range.len()));
+        let in_kernel = self.jobs.iter_mut().filter_map(Option::take).map(|run| (run, true));
+        let waiting = self.backlog.drain(..).map(|run| (run, false));
+        for (mut run, is_in_kernel) in in_kernel.chain(waiting).collect::<Vec<_>>() {
+            let (offset, length) = run.place();
             if is_in_kernel {
-                std::mem::forget(job.write);
+                run.leak_pieces();
             }
-            job.completion.complete(Err(DeviceError::Io { operation: Operation::Write, offset, length, errno }));
+            for Job { write, completion } in run.into_jobs() {
+                if is_in_kernel {
+                    std::mem::forget(write);
+                }
+                completion.complete(Err(DeviceError::Io { operation: Operation::Write, offset, length, errno }));
+            }
         }
     }
 }

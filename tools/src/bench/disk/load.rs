@@ -87,15 +87,14 @@ pub fn load(engine: Arc<Engine>, span: usize) -> Result<Shared> {
 
 fn replay(shared: &Shared) -> Result<()> {
     for record in shared.engine.take_replay() {
-        let (body, object) = (record.body.first_chunk::<8>(), record.data.first());
-        let (WRITE, Some(body), Some(object)) = (record.kind, body, object) else {
+        let (WRITE, Some(body)) = (record.kind, record.body.first_chunk::<8>()) else {
             bail!("a record of kind {} that is no write of this disk", record.kind);
         };
         let first = u64::from_le_bytes(*body);
         let (index, at) = (usize::try_from(first)? / shared.span, usize::try_from(first)? % shared.span);
         let mut leaf = shared.leaf(index)?.lock();
         let epoch = shared.gate.read().epoch;
-        shared.apply(index, &mut leaf, epoch, at, object, record.hlc.birth());
+        shared.apply(index, &mut leaf, epoch, at, &record.data, record.hlc.birth());
     }
     Ok(())
 }

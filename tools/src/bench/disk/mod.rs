@@ -322,7 +322,7 @@ impl Shared {
             tier: Tier::Writer,
         };
         let mut permit = self.engine.reserve(need(charge, bytes.into()))?;
-        let object = self.engine.append_buffer(&mut permit, buffer, bytes)?;
+        let data = self.engine.append_buffer(&mut permit, buffer, bytes)?;
         loop {
             let gate = self.gate.read();
             let mut held = leaf.lock();
@@ -336,17 +336,15 @@ impl Shared {
             }
             let first = index as u64 * self.span as u64 + blocks.start as u64;
             let body = first.to_le_bytes();
-            let data = [object];
             let draft = Draft { kind: WRITE, territory: 1, origin: None, data: &data, body: &body };
             let appended = self.engine.append(&mut permit, draft)?;
-            let [object] = &data;
-            self.apply(index, &mut held, gate.epoch, blocks.start, object, appended.hlc.birth());
+            self.apply(index, &mut held, gate.epoch, blocks.start, &data, appended.hlc.birth());
             return Ok(appended.end);
         }
     }
 
-    /// Changes the map: of a write, or of its replay.
-    fn apply(&self, index: usize, leaf: &mut Leaf, epoch: u64, first: usize, object: &DataObject, birth: Hlc) {
+    /// Changes the map: of a write, or of its replay; its objects lie one behind the other.
+    fn apply(&self, index: usize, leaf: &mut Leaf, epoch: u64, first: usize, data: &[DataObject], birth: Hlc) {
         let mut dirty = None;
         if leaf.dirty != epoch {
             if leaf.dirty != 0 && leaf.dirty + 1 == epoch && leaf.frozen.is_none() {
@@ -357,8 +355,7 @@ impl Shared {
             dirty.get_or_insert_with(|| self.dirty.lock()).leaves.push(index);
         }
         let entries = Arc::make_mut(&mut leaf.entries);
-        let blocks = u16::try_from(object.crcs.len()).unwrap_or(u16::MAX);
-        let range = first..first + object.crcs.len();
+        let range = first..first + data.iter().map(|object| object.crcs.len()).sum::<usize>();
         let old = entries.get(range.clone()).unwrap_or_default();
         for run in leaf::runs(old) {
             let Some(start) = old.get(run.start).filter(|entry| entry.blocks > 0) else { continue };
@@ -370,8 +367,13 @@ impl Shared {
                 dirty.get_or_insert_with(|| self.dirty.lock()).freed.push(freed);
             }
         }
-        for ((entry, crc), first) in entries.iter_mut().skip(range.start).zip(&object.crcs).zip(0..) {
-            *entry = Entry { oid: object.oid, birth, crc: *crc, first, blocks };
+        let mut entries = entries.iter_mut().skip(range.start);
+        for object in data {
+            let blocks = u16::try_from(object.crcs.len()).unwrap_or(u16::MAX);
+            // The entries last: what ends first takes none too many.
+            for ((crc, first), entry) in object.crcs.iter().zip(0..).zip(entries.by_ref()) {
+                *entry = Entry { oid: object.oid, birth, crc: *crc, first, blocks };
+            }
         }
         leaf.birth = leaf.birth.max(birth);
     }
