@@ -52,6 +52,7 @@ impl Engine {
         held.stop();
         let mut ledger = writer.admission.ledger.lock();
         ledger.frozen = std::mem::take(&mut ledger.current);
+        ledger.admitted = 0;
         #[cfg(test)]
         {
             let free = u64::from(writer.space.free_containers()) * writer.admission.budget.container_bytes;
@@ -180,8 +181,10 @@ impl Engine {
         stage.next(&stages.clean);
         let mut candidates = self.candidates(space);
         let mut cleaning = writer.cleaning.hold();
-        if self.is_behind(writer) {
-            self.clean_now(writer, &mut cleaning)?;
+        // What this publication gives back by itself needs no copying.
+        let dead = self.dead(&candidates);
+        if self.is_behind(writer, &dead) {
+            self.clean_now(writer, &mut cleaning, &dead)?;
         }
         let mut moves = cleaning.take_moves();
         space.each_stream(|stream| stream.checkpoint(space))?;
@@ -199,11 +202,7 @@ impl Engine {
             look(self);
         }
         crate::space::install_relocations(&self.pager(), &space.relocations())?;
-        let mut releasable: BTreeSet<u32> = {
-            let state = self.state.lock();
-            let objects = candidates.iter().filter(|(c, s)| *s != ContainerState::System && state.live_in(*c) == 0);
-            objects.map(|(container, _)| *container).collect()
-        };
+        let mut releasable = self.dead(&candidates);
         self.leave_homes(space, &releasable)?;
         if sabotage::on(Rule::MarkBeforePublication) {
             self.pin_version(frozen.number, &roots.references, copies);
@@ -356,10 +355,18 @@ impl Engine {
     }
 
     /// Whether copying between checkpoints did not keep up.
-    fn is_behind(&self, writer: &Writer) -> bool {
+    fn is_behind(&self, writer: &Writer, dead: &BTreeSet<u32>) -> bool {
         let wanted = writer.admission.ledger.lock().wanted == Some(Reason::Reclaim);
         let free = writer.free();
-        wanted || free.now.saturating_add(free.coming) < self.clean_target(writer)
+        let dead = u32::try_from(dead.len()).unwrap_or(u32::MAX);
+        wanted || free.now.saturating_add(free.coming).saturating_add(dead) < self.clean_target(writer)
+    }
+
+    /// Those of the candidates in which no object lives.
+    fn dead(&self, candidates: &[(u32, ContainerState)]) -> BTreeSet<u32> {
+        let state = self.state.lock();
+        let objects = candidates.iter().filter(|(c, s)| *s != ContainerState::System && state.live_in(*c) == 0);
+        objects.map(|(container, _)| *container).collect()
     }
 
     /// Free containers that the cleaner works towards: what lets writers in, and little more (every percent of the area that is free is one that lives in victims).

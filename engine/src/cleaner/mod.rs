@@ -142,7 +142,7 @@ impl Engine {
             return Err(StoreError::Poisoned { why });
         }
         match writer.cleaning.progress.try_lock() {
-            Some(mut progress) => self.clean(writer, &mut progress, Pace::Paced),
+            Some(mut progress) => self.clean(writer, &mut progress, Pace::Paced, 0),
             None => Ok(false),
         }
     }
@@ -159,9 +159,11 @@ impl Engine {
         Ok(true)
     }
 
-    /// The cleaner's part of a checkpoint: what is missing, if writers wait or will have to.
-    pub(crate) fn clean_now(&self, writer: &Writer, progress: &mut Progress) -> Result<()> {
-        self.clean(writer, progress, Pace::Hurry).map(|_| ())
+    /// The cleaner's part of a checkpoint: what is missing, if writers wait or will have to, beside the containers in which nothing lives any more.
+    pub(crate) fn clean_now(&self, writer: &Writer, progress: &mut Progress, dead: &BTreeSet<u32>) -> Result<()> {
+        // What was emptied is counted as coming already, although it is dead only when its survivors are installed.
+        let dead = dead.iter().filter(|container| !progress.emptied.contains(container)).count();
+        self.clean(writer, progress, Pace::Hurry, u32::try_from(dead).unwrap_or(u32::MAX)).map(|_| ())
     }
 
     /// Whether a publication is due only to release what was emptied: what is free now nears what writers must leave.
@@ -171,9 +173,9 @@ impl Engine {
         free.coming > floor / 8 && free.now <= floor + floor / 8 + 1
     }
 
-    /// Containers still to be gained, and the largest live share that a victim may have.
-    fn debt(&self, writer: &Writer) -> (u32, u32) {
-        let ahead = writer.space.free_containers().saturating_add(writer.cleaning.coming());
+    /// Containers still to be gained beside the dead ones, and the largest live share that a victim may have.
+    fn debt(&self, writer: &Writer, dead: u32) -> (u32, u32) {
+        let ahead = writer.space.free_containers().saturating_add(writer.cleaning.coming()).saturating_add(dead);
         let target = self.clean_target(writer);
         let units = self.shape.units();
         let debt = target.saturating_sub(ahead);
@@ -188,10 +190,10 @@ impl Engine {
         }
     }
 
-    fn clean(&self, writer: &Writer, progress: &mut Progress, pace: Pace) -> Result<bool> {
+    fn clean(&self, writer: &Writer, progress: &mut Progress, pace: Pace, dead: u32) -> Result<bool> {
         let (mut worked, mut owed) = (false, 0_u64);
         loop {
-            let (debt, live_max) = self.debt(writer);
+            let (debt, live_max) = self.debt(writer, dead);
             // What was copied is remembered until the next publication.
             if debt == 0 || progress.moves.len() as u64 >= self.options.settings.moves_max(self.shape.units()) {
                 writer.cleaning.credit.store(0, Ordering::Relaxed);

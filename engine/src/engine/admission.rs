@@ -14,6 +14,8 @@ use std::time::Duration;
 
 /// A log that has not grown for so long is checkpointed.
 const IDLE_MS: u64 = 5000;
+/// Data of an operation that tells the checkpointer if it takes the room below its half.
+const WAKING_BYTES: u64 = 256 << 10;
 /// How often a waiter looks whether the store was poisoned.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -98,6 +100,10 @@ impl Engine {
                     Ok(()) => {
                         self.metrics.admission.permits.increment();
                         writer.cleaning.admitted(data + dirty);
+                        if data >= WAKING_BYTES && ledger.is_half_used(&admission.budget, free) {
+                            // Who writes so much has used the rest before the checkpointer looks by itself.
+                            admission.changed.notify_all();
+                        }
                         let permit =
                             EnginePermit { admission: Arc::clone(admission), room, tier: need.tier, data, dirty };
                         return Ok(Permit::new(Box::new(permit)));
@@ -189,6 +195,7 @@ impl Engine {
         if room.is_checkpoint_due() || unpublished > self.options.settings.unpublished_objects / 2 {
             return Some(Reason::Log);
         }
+        let free = writer.free();
         {
             let ledger = writer.admission.ledger.lock();
             if ledger.wanted.is_some() {
@@ -196,6 +203,9 @@ impl Engine {
             }
             if ledger.current + ledger.pending > writer.admission.budget.dirty_max / 2 {
                 return Some(Reason::Log);
+            }
+            if ledger.is_half_used(&writer.admission.budget, free) {
+                return Some(Reason::Reclaim);
             }
         }
         if self.is_release_due(writer) {

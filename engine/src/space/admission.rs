@@ -110,7 +110,12 @@ pub struct Ledger {
     pub best_free: u32,
     /// Records since the last publication that gave nothing: each may have freed something.
     pub records: u64,
+    /// Data admitted since the last freeze.
+    pub admitted: u64,
 }
+
+/// Data worth a checkpoint of its own: what that writes is little beside it.
+const WORTH_BYTES: u64 = 128 * MIB;
 
 /// Free containers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -177,7 +182,16 @@ impl Ledger {
         }
         self.data += data;
         self.pending += dirty;
+        self.admitted += data;
         Ok(())
+    }
+
+    /// Whether half of the room is used up, by enough data that a checkpoint is worth it: what died meanwhile comes back before anybody has to wait for it. A store with little room
+    /// makes its checkpoints when somebody waits, and so not twice as many of them.
+    #[must_use]
+    pub fn is_half_used(&self, budget: &Budget, free: Free) -> bool {
+        self.admitted >= WORTH_BYTES.max(4 * budget.dirty_max)
+            && self.admitted >= self.available(budget, free, Tier::Writer)
     }
 
     /// Space is wanted from here on.
@@ -260,6 +274,20 @@ mod tests {
         assert_eq!(ledger.admit(&budget, now(SPARE), Tier::Shrinking, 0, 4096), Ok(()));
         ledger.records += 1;
         assert_eq!(ledger.admit(&budget, now(SPARE), Tier::Shrinking, 0, 4096), short);
+    }
+
+    #[test]
+    fn a_checkpoint_is_due_at_half_of_the_room_if_the_data_is_worth_it() {
+        let budget = Budget::new(2048 * MIB, 4 << 20);
+        let free =
+            |mib: u64| now(u32::try_from((budget.reserve + mib * MIB).div_ceil(budget.container_bytes)).unwrap());
+        let mut ledger = Ledger::default();
+        ledger.admit(&budget, free(1000), Tier::Writer, 400 * MIB, 0).unwrap();
+        ledger.data = 0;
+        assert!(!ledger.is_half_used(&budget, free(600)));
+        assert!(ledger.is_half_used(&budget, free(390)));
+        ledger.admitted = 100 * MIB;
+        assert!(!ledger.is_half_used(&budget, free(0)), "not worth it");
     }
 
     #[test]
