@@ -66,11 +66,11 @@ impl Checkpointer {
 impl Shared {
     /// Makes one.
     pub fn checkpoint(&self) -> Result<()> {
-        self.checkpoint_amid(|| ())
+        self.checkpoint_amid(|| (), || ())
     }
 
-    /// Makes one; `amid` runs when the version is frozen and nothing of it is written yet.
-    pub(super) fn checkpoint_amid(&self, amid: impl FnOnce()) -> Result<()> {
+    /// Makes one; `amid` runs when the version is frozen and nothing of it is written yet, `between` while a leaf is written.
+    pub(super) fn checkpoint_amid(&self, amid: impl FnOnce(), between: impl Fn()) -> Result<()> {
         // One at a time.
         let mut levels = self.levels.lock();
         let (frozen, epoch, dirty) = {
@@ -85,7 +85,7 @@ impl Shared {
         let mut changed: Vec<(usize, Reference)> = Vec::new();
         let leaves: BTreeSet<usize> = dirty.leaves.into_iter().collect();
         for index in leaves {
-            changed.push((index, self.write_leaf(index, epoch, &mut changes)?));
+            changed.push((index, self.write_leaf(index, epoch, &mut changes, &between)?));
         }
         for (level, nodes) in (1_u8..).zip(levels.iter_mut()) {
             changed = self.write_level(level, nodes, &changed, &mut changes)?;
@@ -98,7 +98,7 @@ impl Shared {
         Ok(())
     }
 
-    fn write_leaf(&self, index: usize, epoch: u64, changes: &mut Changes) -> Result<Reference> {
+    fn write_leaf(&self, index: usize, epoch: u64, changes: &mut Changes, between: &impl Fn()) -> Result<Reference> {
         let leaf = self.leaves.get(index).context("a dirty leaf behind the end")?;
         let (entries, birth) = {
             let mut leaf = leaf.lock();
@@ -109,7 +109,10 @@ impl Shared {
         };
         let bytes = encode(&entries, birth)?;
         let reference = self.engine.append_node(Batch::Frozen, ReferenceKind::Node, 0, birth, &bytes)?;
+        between();
         let mut leaf = leaf.lock();
+        // Who changed the leaf meanwhile has kept the version that is written now; the next checkpoint must not take it for its own.
+        leaf.frozen = None;
         // Nothing is shared here: every stored node is exclusive.
         if let Some((node, old)) = leaf.stored.replace((reference, entries)) {
             changes.gone.push(Gone { node, edges: extents(&old) });
