@@ -178,8 +178,9 @@ impl Engine {
             batches.name(object, position.hlc.birth());
             writer.space.name_row(object.oid, position.hlc.birth());
         }
-        drop(batches);
+        // Before the lock is left: their checkpoint takes it off again.
         writer.unpublished.fetch_add(draft.data.len() as u64, Ordering::Relaxed);
+        drop(batches);
         let mut ledger = writer.admission.ledger.lock();
         ledger.pending = ledger.pending.saturating_sub(permit.dirty);
         ledger.current += std::mem::take(&mut permit.dirty);

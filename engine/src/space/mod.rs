@@ -39,7 +39,7 @@ use std::sync::Arc;
 use under_way::UnderWay;
 
 /// Largest request of checkpoints and cleaning while nobody waits for them: who comes meanwhile stands behind [`BACKGROUND_DEPTH`] of these.
-pub const BACKGROUND_REQUEST_BYTES: u32 = 128 << 10;
+pub const BACKGROUND_REQUEST_BYTES: u32 = 96 << 10;
 /// Requests of checkpoints and cleaning before the device, while nobody waits for them.
 pub const BACKGROUND_DEPTH: u32 = 2;
 /// The same while somebody does.

@@ -1,5 +1,6 @@
 use super::client::*;
 use crate::StoreError;
+use crate::store::{Need, Store, Tier};
 
 fn fill(client: &mut Client, tree: u32) -> u32 {
     for key in 0.. {
@@ -81,4 +82,15 @@ fn fragmented_segments_are_cleaned_and_the_survivors_read() {
         assert!(fill(&mut client, 2) + 8 >= keys);
         client.verify();
     }
+}
+
+#[test]
+fn what_was_admitted_and_has_no_record_yet_makes_no_checkpoint_due() {
+    let (_, client) = fresh(16, 512, 3);
+    let dirty = client.engine.writer().unwrap().admission.budget.dirty_max;
+    assert!(client.engine.wait_checkpoint(0).is_none());
+    let need = Need { log_bytes: 100, node_bytes: dirty, payload_bytes: 0, data_bytes: 0, tier: Tier::Writer };
+    let permit = client.engine.reserve(need).unwrap();
+    assert!(client.engine.wait_checkpoint(0).is_none(), "it could not take anything");
+    drop(permit);
 }
