@@ -381,6 +381,38 @@ fn a_repair_cut_at_any_write_can_be_finished() {
     }
 }
 
+#[test]
+fn a_file_whose_names_were_all_below_a_lost_directory_gets_one_in_the_top_directory() {
+    let device = empty(12, 512);
+    let mounted = mount(&device);
+    let deep = mounted.directory(mounted.directory(InodeId::ROOT, "a"), "deep");
+    let file = mounted.file(deep, "one", &[9; 9000]);
+    mounted.act(|| mounted.ns.link(&common::CX, file, deep, b"two"));
+    mounted.file(deep, "single", &[7; 5000]);
+    mounted.file(InodeId::ROOT, "stays", &[5; 5000]);
+    mounted.close();
+    let mut root = None;
+    Surgeon::new(&device).nodes(&mut |header, items| {
+        for item in items.iter().filter(|item| header.tree == TreeKind::Directory && item.key.ends_with(b"deep")) {
+            if let Ok(Entry::Directory(directory)) = Entry::decode(&item.value, &item.references) {
+                root = Some(directory.root);
+            }
+        }
+    });
+    let mut surgeon = Surgeon::new(&device);
+    surgeon.without_copies();
+    surgeon.flip(surgeon.position(root.unwrap().oid) + 70);
+    let damaged = surgeon.device();
+    let report = check(&damaged);
+    assert!(report.to_string().contains("below it: 1 files and 2 names"), "{report}");
+    let left = is_repaired(&damaged, findings::NODE_CHECKSUM, true);
+    let found: Vec<&String> = left.keys().filter(|path| path.starts_with("/lost+found #")).collect();
+    assert_eq!(found.len(), 1, "{:?}", left.keys());
+    let seen = &left[found[0]];
+    assert_eq!((seen.contents.as_slice(), seen.nlink), (&[9; 9000][..], 1));
+    assert!(left.contains_key("/stays") && !left.contains_key("/a/deep/single"), "{:?}", left.keys());
+}
+
 /// Rows of a list page, and the page after it.
 fn list(surgeon: &Surgeon, place: &Place) -> ListPage {
     let mut bytes = vec![0; place.stored_bytes as usize];

@@ -243,8 +243,10 @@ fn run(ground: &Ground, sector: u64, fault: usize, counts: &mut Counts) {
         let parts = is.iter().zip(right).all(|(is, right)| is == right || *is == 0);
         assert!(is.len() == right.len() && parts, "{}: other bytes", wrong());
     }
-    if let Some(path) = found.keys().find(|path| !ground.expected.contains_key(*path)) {
-        panic!("{what}: {path} was never there:\n{report}");
+    for (path, bytes) in found.iter().filter(|(path, _)| !ground.expected.contains_key(*path)) {
+        // A file that lost all its names has another one, and is what it was.
+        let right = path.contains("/lost+found #") && ground.expected.values().any(|expected| expected == bytes);
+        assert!(right, "{what}: {path} was never there:\n{report}");
     }
 }
 

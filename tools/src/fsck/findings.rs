@@ -208,7 +208,7 @@ kinds! {
     /// INV-50.
     FLAGS = 701 Error Preen "the flags of a reference differ from what is below it (INV-50)", "set to what was found";
     /// INV-49.
-    LINK_COUNT = 702 Error Preen "a file's link count differs from its names (INV-49)", "set to the number of names; a file without any is removed";
+    LINK_COUNT = 702 Error Preen "a file's link count differs from its names (INV-49)", "set to the number of names; a file without any gets one, lost+found #INODE in the top directory";
     /// Link entry is missing.
     DANGLING_LINK = 703 Error Yes "a name leads to a link entry that does not exist", "the name is removed";
     /// Orphans.

@@ -23,8 +23,8 @@ use envoyfs_engine::repair::OfflineWriter;
 use envoyfs_layout::key::{self, DirectoryKey, LinkKey, RealmItemKind, RealmKey};
 use envoyfs_layout::node::{NODE_BYTES_MAX, NodeHeader, NodeView, Owner, TreeKind};
 use envoyfs_layout::{
-    BLOCK, Body, ClientRoots, DirectoryAttributes, Entry, Hlc, Inode, Oid, RealmEntry, Reference, ReferenceKind, Slice,
-    SnapshotItem, TerritoryRecord, Totals, checksum, flags,
+    BLOCK, Body, ClientRoots, DirectoryAttributes, Entry, Hlc, Inode, LinkEntry, Oid, RealmEntry, Reference,
+    ReferenceKind, Slice, SnapshotItem, TerritoryRecord, Totals, checksum, flags,
 };
 use std::collections::{BTreeMap, HashMap, HashSet};
 use tree::{Built, Item, Packer};
@@ -48,6 +48,8 @@ pub struct Rewriter<'a, 'w> {
     /// Nodes and trees written anew, or lost.
     nodes: HashMap<Memo, Option<Built>>,
     trees: HashMap<Memo, Option<Built>>,
+    /// Top directories that got names for lost files, by what they would be without.
+    named: HashMap<Memo, Built>,
     /// Nodes that stay as they are, whatever the realm.
     same: BTreeMap<u32, Units>,
     /// The tree being written must be sorted again.
@@ -88,6 +90,7 @@ impl<'a, 'w> Rewriter<'a, 'w> {
             contexts,
             nodes: HashMap::new(),
             trees: HashMap::new(),
+            named: HashMap::new(),
             same: BTreeMap::new(),
             disorder: false,
             slices_end: Some(0),
@@ -364,10 +367,9 @@ impl<'a, 'w> Rewriter<'a, 'w> {
                     return Ok(None);
                 };
                 let counts = self.disagreement(down.context).map(|found| &found.counts);
-                match counts.and_then(|counts| counts.get(&key)) {
-                    Some(0) => return Ok(None),
-                    Some(names) => inode.nlink = *names,
-                    None => {}
+                if let Some(names) = counts.and_then(|counts| counts.get(&key)) {
+                    // Without any it gets one in the top directory.
+                    inode.nlink = (*names).max(1);
                 }
                 if inode.number != key.inode {
                     return Ok(None);
@@ -459,7 +461,10 @@ impl<'a, 'w> Rewriter<'a, 'w> {
         let roots = (old.root.oid, old.links.map(|links| links.oid));
         let context = self.contexts.get(&roots).copied().unwrap_or(0);
         let mut realm = *old;
-        let built = self.directory(&old.root, old.number, context)?;
+        let mut built = self.directory(&old.root, old.number, context)?;
+        if let Some(named) = self.name_lost_files(old, context, &built)? {
+            built = named;
+        }
         (realm.root, realm.totals) = (built.reference, built.totals);
         if let Some(links) = &old.links {
             let built = self.tree(links, TreeKind::Links, context)?.filter(|built| built.items > 0);
@@ -467,6 +472,42 @@ impl<'a, 'w> Rewriter<'a, 'w> {
             realm.links_totals = built.map_or(Totals::ZERO, |built| built.totals);
         }
         Ok(realm)
+    }
+
+    /// Files in a link table that no name leads to any more, since a directory was lost: each gets one in the top directory of the realm, as e2fsck does it.
+    fn name_lost_files(&mut self, old: &RealmEntry, context: u32, top: &Built) -> Result<Option<Built>> {
+        let counts = self.disagreement(context).into_iter().flat_map(|found| &found.counts);
+        let lost: Vec<LinkKey> = counts.filter(|(_, names)| **names == 0).map(|(key, _)| *key).collect();
+        // An empty directory was made for a top that is lost; that has another place. The next check finds these files again.
+        if lost.is_empty() || self.read(&old.root).is_none() {
+            return Ok(None);
+        }
+        let memo = (top.reference.oid, TreeKind::Directory, context);
+        if let Some(known) = self.named.get(&memo) {
+            return Ok(Some(*known));
+        }
+        let Some(bytes) = self.read(&old.root) else { return Ok(None) };
+        let Ok(view) = NodeView::parse(&bytes) else { return Ok(None) };
+        let Some(hash_key) = items::hash_key(&view) else { return Ok(None) };
+        let (header, blob) = (*view.header(), view.root_blob().to_vec());
+        let down =
+            Down { kind: TreeKind::Directory, context, hash_key: Some(hash_key), level: None, from: None, to: None };
+        let mut all = Vec::new();
+        self.gather(&old.root, down, &mut all)?;
+        for LinkKey { shard, inode } in lost {
+            let name = format!("lost+found #{inode}").into_bytes();
+            let key = DirectoryKey { hash: name_hash(&hash_key, &name), collision: 0, name };
+            let entry = Entry::Link(LinkEntry { shard, inode, mode: 0o100_600 });
+            let (value, references) = entry.encode()?;
+            all.push(Item::leaf(TreeKind::Directory, key.encode(), value, references)?);
+        }
+        file_again(&hash_key, &mut all);
+        all.sort_by(|a, b| a.key.cmp(&b.key));
+        all.dedup_by(|later, first| later.key == first.key);
+        let birth = all.iter().flat_map(|item| &item.references).map(|r| r.birth).fold(header.birth, Hlc::max);
+        let built = self.packer.tree(TreeKind::Directory, header.owner, birth, &blob, all)?;
+        self.named.insert(memo, built);
+        Ok(Some(built))
     }
 
     fn realm_item(&mut self, owner: Owner, old: &Item) -> Result<Option<Item>> {

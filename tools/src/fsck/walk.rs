@@ -409,7 +409,7 @@ impl<'a> Walk<'a> {
         let bytes = match bytes {
             Ok(bytes) => bytes,
             Err((kind, detail)) => {
-                self.broken(oid, kind, &visit.at, None, detail);
+                self.broken(oid, kind, &visit.at, None, with_loss(detail, &visit.claim));
                 if matches!(&*visit.at, At::Root(root) if root == "territory table") && self.purpose == Purpose::Check {
                     self.report.add(findings::NO_TOP, &visit.at, "");
                 }
@@ -418,7 +418,10 @@ impl<'a> Walk<'a> {
         };
         let view = match NodeView::parse(&bytes) {
             Ok(view) => view,
-            Err(error) => return self.broken(oid, findings::NODE_FORMAT, &visit.at, None, error.to_string()),
+            Err(error) => {
+                let detail = with_loss(error.to_string(), &visit.claim);
+                return self.broken(oid, findings::NODE_FORMAT, &visit.at, None, detail);
+            }
         };
         if visited {
             if let Some(sum) = summary(&view) {
@@ -574,6 +577,16 @@ pub fn interior(value: &[u8], references: &[Reference]) -> Result<(Reference, To
         return Err(LayoutError::Field { structure, field: "references", found: references.len() as u64 });
     };
     Ok((*child, Totals::decode(totals)?, items))
+}
+
+/// How much is below a node that cannot be read, as its parent says.
+fn with_loss(detail: String, claim: &Claim) -> String {
+    match &claim.totals {
+        Some(Totals { bytes, files, directories, links }) if *bytes > 0 || files + directories + links > 0 => format!(
+            "{detail}; below it: {files} files and {links} names of files with several, {directories} directories, {bytes} bytes"
+        ),
+        _ => detail,
+    }
 }
 
 fn shown(totals: &Totals) -> String {
