@@ -24,7 +24,7 @@ use crate::StoreError;
 use crate::cleaner::Cleaning;
 use crate::device::Device;
 use crate::history::HistoryPolicy;
-use crate::hlc::Clock;
+use crate::hlc::{Clock, SystemClock};
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 use crate::space::admission::{Budget, Free};
@@ -53,6 +53,14 @@ pub struct Options {
     pub clock: Arc<dyn Clock>,
     /// Bounds of memory and work.
     pub settings: Settings,
+}
+
+impl Default for Options {
+    /// To read and write, with threads and the machine's clocks.
+    fn default() -> Self {
+        let clock = Arc::new(SystemClock::new());
+        Self { read_only: false, threads: true, accept_loss: false, clock, settings: Settings::default() }
+    }
 }
 
 /// What the superblock that rules names.

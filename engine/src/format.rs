@@ -56,6 +56,15 @@ pub struct FormatOptions {
     pub small: bool,
 }
 
+impl FormatOptions {
+    /// Everything else follows from the size, and nothing is overwritten.
+    #[must_use]
+    pub fn new(label: &str, uuid: [u8; 16], seed: [u8; 16], now_ns: i64) -> Self {
+        let label = label.into();
+        Self { label, uuid, seed, now_ns, wal_bytes: None, segment_bytes: None, force: false, small: false }
+    }
+}
+
 /// What was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Made {

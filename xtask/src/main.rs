@@ -9,6 +9,7 @@ mod fuzz;
 mod install;
 mod kill;
 mod man;
+mod miri;
 mod models;
 mod sabotage;
 mod setup;
@@ -40,6 +41,8 @@ enum Task {
     Crash(crash::Arguments),
     /// Fuzzes every decoder of the on-disk format. Needs a nightly toolchain and cargo-fuzz.
     Fuzz(fuzz::Arguments),
+    /// Runs under Miri what can. Needs a nightly toolchain with miri.
+    Miri(miri::Arguments),
     /// Breaks each durability rule on purpose; a named test must fail for each.
     Sabotage,
     /// Builds the tools, and installs them under their real names with manual pages.
@@ -64,6 +67,7 @@ fn main() -> anyhow::Result<()> {
         Task::Clean(arguments) => clean::run(&arguments),
         Task::Crash(arguments) => crash::run(&arguments),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
+        Task::Miri(arguments) => miri::run(&arguments),
         Task::Sabotage => sabotage::run(),
         Task::Install(arguments) => install::run(&arguments),
         Task::Kill(arguments) => kill::run(&arguments),

@@ -14,32 +14,18 @@ mod tree;
 use envoyfs_engine::device::{OpenMode, UringDevice};
 use envoyfs_engine::format::{FormatOptions, format};
 use envoyfs_engine::hlc::{Clock as _, SystemClock};
-use std::io::BufRead as _;
+use envoyfs_engine::store::Store as _;
+use std::io::{BufRead as _, Read as _};
 use std::sync::Arc;
 use store::{KeyValue, Result};
 
 fn create(path: &str, mebibytes: u64) -> Result<()> {
     std::fs::File::create_new(path)?.set_len(mebibytes << 20)?;
-    let device = UringDevice::open(path, OpenMode::ReadWrite, true)?;
-    let random = std::fs::File::open("/dev/urandom").and_then(|mut file| {
-        let mut bytes = [0; 32];
-        std::io::Read::read_exact(&mut file, &mut bytes).map(|()| bytes)
-    })?;
-    let (mut uuid, mut seed) = ([0; 16], [0; 16]);
-    uuid.copy_from_slice(&random[..16]);
-    seed.copy_from_slice(&random[16..]);
-    let now_ns = SystemClock::new().wall_ns();
-    let options = FormatOptions {
-        label: "key-value".into(),
-        uuid,
-        seed,
-        now_ns,
-        wal_bytes: None,
-        segment_bytes: None,
-        force: false,
-        small: false,
-    };
-    let made = format(&device, &options)?;
+    let mut random = [[0; 16]; 2];
+    std::fs::File::open("/dev/urandom")?.read_exact(random.as_flattened_mut())?;
+    let [uuid, seed] = random;
+    let options = FormatOptions::new("key-value", uuid, seed, SystemClock::new().wall_ns());
+    let made = format(&UringDevice::open(path, OpenMode::ReadWrite, true)?, &options)?;
     println!("created: {} segments of {} bytes", made.containers, made.segment_bytes);
     Ok(())
 }
@@ -76,10 +62,10 @@ fn command(store: &KeyValue, tree: &mut String, line: &str) -> Result<bool> {
         }
         "checkpoint" => {
             store.make_checkpoint()?;
-            println!("checkpoint {}", store.usage().checkpoint);
+            println!("checkpoint {}", store.engine.usage().checkpoint);
         }
         "usage" => {
-            println!("{} bytes live, {} in the drop queue", store.usage().live, store.usage().drop_queue)
+            println!("{} bytes live, {} in the drop queue", store.engine.usage().live, store.engine.usage().drop_queue)
         }
         "quit" => return Ok(false),
         _ => {

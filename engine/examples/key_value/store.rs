@@ -17,9 +17,8 @@
 
 use crate::tree::{Build, items};
 use envoyfs_engine::device::{OpenMode, UringDevice};
-use envoyfs_engine::hlc::SystemClock;
-use envoyfs_engine::store::{Batch, DataObject, Draft, Need, Permit, Replayed, Roots, Store, Tier, Usage};
-use envoyfs_engine::{Engine, Options, Settings};
+use envoyfs_engine::store::{Batch, Changes, DataObject, Draft, Need, Replayed, Roots, Store, Tier};
+use envoyfs_engine::{Engine, Options};
 use envoyfs_layout::node::{NodeBuilder, Owner, TreeKind};
 use envoyfs_layout::{Hlc, Lsn, Reference, ReferenceKind};
 use std::collections::BTreeMap;
@@ -69,13 +68,11 @@ pub struct Tree {
 struct State {
     trees: BTreeMap<String, Tree>,
     catalog: Option<Reference>,
-    /// Exclusive nodes of dropped trees are counted, so nothing is listed for them; but the catalog has to be written.
-    catalog_changed: bool,
 }
 
 /// See the module.
 pub struct KeyValue {
-    engine: Engine,
+    pub engine: Engine,
     /// The freeze lock of this client: the order of records and of changes is the same under it. Nothing waits for space or log while holding it.
     state: Mutex<State>,
     /// Held for a whole checkpoint, and by forks and drops: a tree that is being merged is not copied.
@@ -106,33 +103,22 @@ fn unpack(mut bytes: &[u8]) -> Result<Vec<&[u8]>> {
 impl KeyValue {
     /// Mounts: what was published, and every record since.
     pub fn open(path: &str) -> Result<Arc<Self>> {
-        let device = Arc::new(UringDevice::open(path, OpenMode::ReadWrite, true)?);
-        let clock = Arc::new(SystemClock::new());
-        let engine = Engine::open(
-            device,
-            Options { read_only: false, threads: true, accept_loss: false, clock, settings: Settings::default() },
-        )?;
-        let mut state = State::default();
-        if let Some(catalog) = engine.recovered_roots().references.first() {
-            state.catalog = Some(*catalog);
-            for (name, share, root) in items(&engine, catalog)?.into_iter().map(|item| {
-                let share = item.value.first_chunk().map_or(0, |share| u64::from_le_bytes(*share));
-                (item.key, Hlc(share), item.references.first().copied())
-            }) {
-                state.trees.insert(String::from_utf8(name)?, Tree { root, share, ..Tree::default() });
+        let device = UringDevice::open(path, OpenMode::ReadWrite, true)?;
+        let engine = Engine::open(Arc::new(device), Options::default())?;
+        let mut state = State { catalog: engine.recovered_roots().references.first().copied(), ..State::default() };
+        if let Some(catalog) = &state.catalog {
+            for item in items(&engine, catalog)?.1 {
+                let share = Hlc(item.value.first_chunk().map_or(0, |share| u64::from_le_bytes(*share)));
+                let root = item.references.first().copied();
+                state.trees.insert(String::from_utf8(item.key)?, Tree { root, share, ..Tree::default() });
             }
         }
         for Replayed { kind, body, data, hlc, .. } in engine.take_replay() {
             state.apply(kind, &unpack(&body)?, &data, hlc)?;
         }
         state.trees.entry("main".into()).or_default();
-        let store = Arc::new(Self {
-            engine,
-            state: Mutex::new(state),
-            checkpoint: Mutex::new(()),
-            stop: AtomicBool::new(false),
-        });
-        Ok(store)
+        let (state, checkpoint) = (Mutex::new(state), Mutex::default());
+        Ok(Arc::new(Self { engine, state, checkpoint, stop: AtomicBool::new(false) }))
     }
 
     /// The one way to change anything: the engine promises the room first, then the record and the change in memory are made as one.
@@ -146,7 +132,7 @@ impl KeyValue {
             tier,
         };
         // May wait for a checkpoint, so no lock is held; fails when the store is full.
-        let mut permit: Permit = self.engine.reserve(need)?;
+        let mut permit = self.engine.reserve(need)?;
         // Starts the write. It is durable with the record that names it, and lost without one.
         let data: Vec<DataObject> =
             large.map(|data| self.engine.append_data(&mut permit, None, data)).transpose()?.into_iter().collect();
@@ -168,13 +154,9 @@ impl KeyValue {
         if key.is_empty() || key.len() > KEY_BYTES_MAX || value.len() > limit as usize {
             return Err(format!("keys have 1 to {KEY_BYTES_MAX} bytes, values at most {limit}").into());
         }
-        match value.len() {
-            0..=INLINE_BYTES_MAX => self.change(PUT, &[tree.as_bytes(), key, value], None, Tier::Writer),
-            bytes => {
-                let length = (bytes as u64).to_le_bytes();
-                self.change(PUT, &[tree.as_bytes(), key, &[], &length], Some(value), Tier::Writer)
-            }
-        }
+        let large = value.len() > INLINE_BYTES_MAX;
+        let (inline, length) = (if large { &[] } else { value }, (value.len() as u64).to_le_bytes());
+        self.change(PUT, &[tree.as_bytes(), key, inline, &length], large.then_some(value), Tier::Writer)
     }
 
     pub fn delete(&self, tree: &str, key: &[u8]) -> Result<Lsn> {
@@ -195,8 +177,7 @@ impl KeyValue {
     }
 
     pub fn get(&self, tree: &str, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        let mut found = self.range(tree, key, Some(key))?;
-        Ok(found.pop().map(|(_, value)| value))
+        Ok(self.range(tree, key, Some(key))?.pop().map(|(_, value)| value))
     }
 
     /// Pairs from a key on; `until`: the last. Newest first: active changes, frozen ones, the stored tree.
@@ -208,11 +189,8 @@ impl KeyValue {
             let state = lock(&self.state);
             let tree = state.trees.get(tree).ok_or("there is no such tree")?;
             let inside = |key: &[u8]| key >= from && until.is_none_or(|until| key <= until);
-            let mut overlay = Overlay::new();
-            for (key, change) in tree.frozen.iter().chain(&tree.active).filter(|(key, _)| inside(key)) {
-                overlay.insert(key.clone(), change.clone());
-            }
-            (tree.root, overlay)
+            let newest_last = tree.frozen.iter().chain(&tree.active).filter(|(key, _)| inside(key));
+            (tree.root, newest_last.map(|(key, change)| (key.clone(), change.clone())).collect::<Overlay>())
         };
         let mut found = BTreeMap::new();
         if let Some(root) = root {
@@ -234,21 +212,14 @@ impl KeyValue {
         until: Option<&[u8]>,
         found: &mut BTreeMap<Vec<u8>, Value>,
     ) -> Result<()> {
-        let items = items(&self.engine, node)?;
-        for (index, item) in items.iter().enumerate() {
-            if until.is_some_and(|until| item.key.as_slice() > until) {
-                break;
-            }
-            match &item.child {
-                // Keys below a child end where the next child begins.
-                Some(child) if items.get(index + 1).is_none_or(|next| next.key.as_slice() > from) => {
-                    self.collect(child, from, until, found)?;
-                }
-                Some(_) => {}
-                None if item.key.as_slice() >= from => {
-                    found.insert(item.key.clone(), item.stored()?);
-                }
-                None => {}
+        let (level, items) = items(&self.engine, node)?;
+        let in_time = items.iter().take_while(|item| until.is_none_or(|until| item.key.as_slice() <= until));
+        for (index, item) in in_time.enumerate() {
+            // Keys below a child end where the next child begins.
+            if level > 0 && items.get(index + 1).is_none_or(|next| next.key.as_slice() > from) {
+                self.collect(&item.child()?, from, until, found)?;
+            } else if level == 0 && item.key.as_slice() >= from {
+                found.insert(item.key.clone(), item.stored()?);
             }
         }
         Ok(())
@@ -269,42 +240,29 @@ impl KeyValue {
     /// Makes everything so far part of the published tree, so that the log before it is not needed any more.
     pub fn make_checkpoint(&self) -> Result<()> {
         let _one_at_a_time = lock(&self.checkpoint);
-        let (frozen, trees, old_catalog, changed) = {
+        let (frozen, mut trees, old_catalog) = {
             let mut state = lock(&self.state);
             let frozen = self.engine.freeze()?;
             for tree in state.trees.values_mut() {
                 tree.frozen = Arc::new(std::mem::take(&mut tree.active));
             }
-            let changed = std::mem::take(&mut state.catalog_changed);
-            (frozen, state.trees.clone(), state.catalog, changed)
+            (frozen, state.trees.clone(), state.catalog)
         };
-        let mut build = Build::new(&self.engine);
-        let mut roots: BTreeMap<String, Option<Reference>> = BTreeMap::new();
-        for (name, tree) in &trees {
-            roots.insert(name.clone(), build.merge_tree(tree)?);
+        let mut build = Build { engine: &self.engine, changes: Changes::default() };
+        // The catalog is never shared: only the roots refer to it.
+        build.gone(old_catalog.as_ref(), Hlc::ZERO)?;
+        let mut node = NodeBuilder::new(TreeKind::RealmTable, 1, frozen.hlc, Owner::default());
+        for (name, tree) in &mut trees {
+            tree.root = build.merge_tree(tree)?;
+            node.push(name.as_bytes(), &tree.share.0.to_le_bytes(), tree.root.as_slice())?;
         }
-        let catalog =
-            if changed || roots.iter().any(|(name, root)| trees.get(name).is_none_or(|tree| tree.root != *root)) {
-                // Exclusive at any time: only the roots refer to it.
-                build.gone(old_catalog.as_ref(), Hlc::ZERO)?;
-                let mut node = NodeBuilder::new(TreeKind::RealmTable, 1, frozen.hlc, Owner::default());
-                for (name, root) in &roots {
-                    let share = trees.get(name).map_or(Hlc::ZERO, |tree| tree.share);
-                    node.push(name.as_bytes(), &share.0.to_le_bytes(), root.as_slice())?;
-                }
-                Some(self.engine.append_node(Batch::Frozen, ReferenceKind::Node, 0, frozen.hlc, &node.finish())?)
-            } else {
-                old_catalog
-            };
-        let published = Roots { references: catalog.into_iter().collect(), blob: Vec::new() };
-        self.engine.publish(frozen, published, build.changes)?;
+        let catalog = self.engine.append_node(Batch::Frozen, ReferenceKind::Node, 0, frozen.hlc, &node.finish())?;
+        self.engine.publish(frozen, Roots { references: vec![catalog], blob: Vec::new() }, build.changes)?;
         let mut state = lock(&self.state);
-        state.catalog = catalog;
-        for (name, root) in roots {
-            if let Some(tree) = state.trees.get_mut(&name) {
-                tree.root = root;
-                tree.frozen = Arc::default();
-            }
+        state.catalog = Some(catalog);
+        for (name, tree) in &mut state.trees {
+            tree.root = trees.get(name).and_then(|built| built.root);
+            tree.frozen = Arc::default();
         }
         Ok(())
     }
@@ -312,11 +270,6 @@ impl KeyValue {
     /// Names of the trees.
     pub fn names(&self) -> Vec<String> {
         lock(&self.state).trees.keys().cloned().collect()
-    }
-
-    /// Space and activity.
-    pub fn usage(&self) -> Usage {
-        self.engine.usage()
     }
 
     /// Ends [`KeyValue::checkpointer`].
@@ -344,12 +297,8 @@ impl State {
         if !self.trees.contains_key(&name(0)) {
             return Err(format!("there is no tree {}", name(0)).into());
         }
-        if kind == FORK
-            && (self.trees.contains_key(&name(1))
-                || name(1).is_empty()
-                || name(1).len() > 64
-                || self.trees.len() >= 128)
-        {
+        let is_new = !self.trees.contains_key(&name(1)) && (1..=64).contains(&name(1).len());
+        if kind == FORK && !(is_new && self.trees.len() < 128) {
             return Err(format!("cannot make a tree {}", name(1)).into());
         }
         Ok(())
@@ -360,31 +309,24 @@ impl State {
         let field = |index: usize| fields.get(index).copied().unwrap_or_default();
         let name = String::from_utf8(field(0).to_vec())?;
         let tree = self.trees.entry(name.clone()).or_default();
+        let birth = hlc.birth();
         match (kind, data.first()) {
-            (PUT, None) => {
-                tree.active.insert(field(1).to_vec(), (Some(Value::Inline(field(2).to_vec())), hlc.birth()));
-            }
+            (PUT, None) => drop(tree.active.insert(field(1).to_vec(), (Some(Value::Inline(field(2).to_vec())), birth))),
             (PUT, Some(object)) => {
                 let length = field(3).first_chunk().map_or(0, |length| u32::from_le_bytes(*length));
-                let extent = Reference::extent(object.oid, hlc.birth(), object.stored_bytes);
-                let value = Value::Extent(length, extent, object.crcs.clone());
-                tree.active.insert(field(1).to_vec(), (Some(value), hlc.birth()));
+                let extent = Reference::extent(object.oid, birth, object.stored_bytes);
+                tree.active
+                    .insert(field(1).to_vec(), (Some(Value::Extent(length, extent, object.crcs.clone())), birth));
             }
-            (DELETE, _) => {
-                tree.active.insert(field(1).to_vec(), (None, hlc.birth()));
-            }
+            (DELETE, _) => drop(tree.active.insert(field(1).to_vec(), (None, birth))),
             (FORK, _) => {
                 // Whatever was born so far is reachable from both: nothing of it is freed without being counted.
                 tree.share = hlc;
                 let copy = tree.clone();
                 self.trees.insert(String::from_utf8(field(1).to_vec())?, copy);
-                self.catalog_changed = true;
             }
-            (DROP, _) => {
-                // The edge from the catalog goes away; what only it held is freed behind the back of the client.
-                self.trees.remove(&name);
-                self.catalog_changed = true;
-            }
+            // The edge from the catalog goes away; what only it held is freed behind the back of the client.
+            (DROP, _) => drop(self.trees.remove(&name)),
             (other, _) => return Err(format!("a record of kind {other}").into()),
         }
         Ok(())

@@ -257,6 +257,8 @@ impl Arena {
         if base == libc::MAP_FAILED {
             return None;
         }
+        // Miri does not know it.
+        #[cfg(not(miri))]
         // SAFETY: the range was mapped just above. Huge pages make registering cheap; a refusal changes nothing.
         unsafe {
             libc::madvise(base, bytes, libc::MADV_HUGEPAGE)

@@ -242,6 +242,9 @@ pub struct Space {
     urgent: AtomicBool,
     /// Numbers.
     pub numbers: Numbers,
+    /// So many containers more are given; then one is refused, once.
+    #[cfg(test)]
+    pub(crate) refuse_in: AtomicU64,
 }
 
 impl Space {
@@ -274,6 +277,8 @@ impl Space {
             background: Mutex::default(),
             urgent: AtomicBool::new(false),
             numbers,
+            #[cfg(test)]
+            refuse_in: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -456,6 +461,10 @@ impl Space {
             available: u64::from(free.saturating_sub(floor)) * u64::from(self.shape().segment_bytes),
             needed: u64::from(self.shape().segment_bytes),
         };
+        #[cfg(test)]
+        if self.refuse_in.fetch_sub(1, Ordering::SeqCst) == 0 {
+            return Err(no_space());
+        }
         if free <= floor {
             return Err(no_space());
         }

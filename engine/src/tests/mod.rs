@@ -4,6 +4,7 @@
 mod cleaning;
 pub(crate) mod client;
 mod crash;
+mod exhaustion;
 mod faults;
 mod features;
 mod history;
