@@ -197,6 +197,8 @@ impl Engine {
         let closed = writer.wal.commit(writer.wal.end());
         drop(writer.committer.lock().take());
         closed?;
+        // A header or a table may wait for company that does not come any more.
+        writer.space.wait_writes()?;
         writer.wal.close()
     }
 

@@ -77,6 +77,7 @@ impl Mounted {
         self.namespace.sync().unwrap();
         drop(self.namespace);
         self.engine.close().unwrap();
+        drop(Arc::into_inner(self.engine).expect("nobody else holds the engine"));
     }
 }
 

@@ -247,6 +247,15 @@ pub struct Space {
     pub(crate) refuse_in: AtomicU64,
 }
 
+impl Drop for Space {
+    /// A write that announced another one is not made before somebody asks, and what is told when it is done holds the device.
+    fn drop(&mut self) {
+        for ticket in self.under_way.get_mut().drain(..) {
+            ticket.drive();
+        }
+    }
+}
+
 impl Space {
     /// Over what recovery found.
     pub fn new(

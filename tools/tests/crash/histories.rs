@@ -4,7 +4,7 @@ use crate::common::Random;
 use crate::operations::{Below, is_fatal, random_change};
 use crate::stack::{Stack, Tree, clock, difference, fresh, open, tree};
 use envoyfs_engine::StoreError;
-use envoyfs_engine::device::SimulatedDevice;
+use envoyfs_engine::device::{DeviceError, SimulatedDevice};
 use envoyfs_engine::hlc::ManualClock;
 use envoyfs_layout::Lsn;
 use envoyfs_namespace::api::*;
@@ -24,7 +24,7 @@ struct History {
 
 impl History {
     /// Changes until the device stops or there were enough.
-    fn run(&mut self, stack: &Stack, changes: usize) -> Result<()> {
+    fn run(&mut self, stack: &Stack, device: &SimulatedDevice, changes: usize) -> Result<()> {
         for _ in 0..changes {
             self.clock.advance(Duration::from_millis(1 + self.random.below(40) as u64));
             let before = &self.after[self.after.len() - 1].1;
@@ -38,6 +38,10 @@ impl History {
                 // On a full store; it was refused and changed nothing.
                 Err(Error::Store(StoreError::WouldWait { .. })) => stack.checkpoint()?,
                 other => other?,
+            }
+            // What a change writes behind it may stop the machine too; nothing can be looked at then.
+            if device.is_crashed() {
+                return Err(Error::Store(StoreError::Device(DeviceError::Crashed)));
             }
             self.after.push((stack.ns.sync_point(), tree(&stack.ns, InodeId::ROOT)));
             match self.random.below(24) {
@@ -105,7 +109,7 @@ fn one_history(seed: u64) {
     let mut stack = history.mount(&device, 0);
     for crash in 1..6 {
         device.crash_after(history.random.below(260) as u64);
-        if let Err(error) = history.run(&stack, 90) {
+        if let Err(error) = history.run(&stack, &device, 90) {
             assert!(is_fatal(&error) && device.is_crashed(), "{} crash {crash}: {error}", history.what);
         }
         drop(stack);
