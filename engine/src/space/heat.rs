@@ -164,6 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "units of a container")]
     fn classes_that_lose_their_blocks_at_one_rate_are_alike_and_others_are_not() {
         let scale = Scale::new(2500);
         let with = |rate: &dyn Fn(Heat) -> f64| {
