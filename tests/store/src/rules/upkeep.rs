@@ -2,10 +2,10 @@
 
 use crate::StoreError;
 use crate::bench::Bench;
-use crate::client::{Client, Op, half};
+use crate::client::{Client, Op, half, tight};
 use crate::device::{CrashImages, Device, Fault, RecordingDevice, SectorFate, SimulatedDevice};
 use crate::store::{Store as _, Usage};
-use crate::{Engine, HistoryPolicy};
+use crate::{Engine, HistoryPolicy, Options, Settings};
 use envoyfs_engine::{MarkOptions, MarkReport, ScrubOptions};
 use envoyfs_layout::node::{NodeView, edges};
 use envoyfs_layout::{LayoutError, Oid, Reference, ReferenceKind};
@@ -284,7 +284,11 @@ pub fn a_mark_reads_the_nodes_of_its_checkpoint_whatever_the_policy_says() {
 /// INV-06: counts and trees of one checkpoint.
 pub fn a_mark_compares_counts_and_trees_of_one_checkpoint() {
     let bench = Bench::of(16, false);
-    let mut client = client(&bench);
+    // Room for all pages: those that change are written by the publication, not before.
+    let settings = Settings { segment_cache_bytes: 64 << 20, ..tight() };
+    let options = Options { threads: false, clock: bench.clock.clone(), settings, ..Options::default() };
+    let device: Arc<dyn Device> = Arc::clone(&bench.device) as Arc<dyn Device>;
+    let mut client = Client::start(Engine::open(device, options).unwrap(), bench.clock.clone());
     write(&mut client, 0, 0..30, 3, 9000);
     client.checkpoint().unwrap();
     client.run(&Op::Fork { from: 0, to: 1 }).unwrap();
