@@ -250,7 +250,8 @@ pub struct Space {
 impl Drop for Space {
     /// A write that announced another one is not made before somebody asks, and what is told when it is done holds the device.
     fn drop(&mut self) {
-        for ticket in self.under_way.get_mut().drain(..) {
+        let tickets: Vec<Ticket> = self.under_way.lock().drain(..).collect();
+        for ticket in tickets {
             ticket.drive();
         }
     }
