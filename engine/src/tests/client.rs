@@ -114,7 +114,7 @@ pub struct Building {
     changes: Changes,
 }
 
-pub fn small_format(device: &SimulatedDevice) {
+pub fn small_format(device: &dyn Device) {
     let options = FormatOptions {
         label: "test".into(),
         uuid: [7; 16],

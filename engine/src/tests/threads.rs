@@ -1,11 +1,12 @@
 //! Writers, readers and a checkpointer at once, with the committer's thread: nothing hangs, nothing is lost.
 
 use super::client::{Rng, content, small_format};
-use crate::device::SimulatedDevice;
+use crate::device::{Device, OpenMode, SimulatedDevice, UringDevice};
 use crate::hlc::SystemClock;
 use crate::store::*;
 use crate::{Engine, Options, Settings};
 use envoyfs_layout::node::{NodeBuilder, NodeView, Owner, TreeKind, edges};
+use envoyfs_layout::segment::SegmentHeader;
 use envoyfs_layout::{Hlc, Reference, ReferenceKind};
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
@@ -165,4 +166,27 @@ fn writers_readers_and_checkpoints_work_at_once() {
         }
         assert_eq!(found, files.len());
     }
+}
+
+/// A header announces the data behind it and is written with it; small data goes its own way, so nobody may be left who asks for the header.
+#[test]
+fn a_closed_store_has_written_the_headers_of_its_containers() {
+    let image = tempfile::NamedTempFile::new().unwrap();
+    image.as_file().set_len(16 << 20).unwrap();
+    let device = Arc::new(UringDevice::open(image.path(), OpenMode::ReadWrite, true).unwrap());
+    small_format(&*device);
+    let engine = Engine::open(Arc::clone(&device) as Arc<dyn Device>, options()).unwrap();
+    let need = Need { log_bytes: 100, node_bytes: 1, payload_bytes: 0, data_bytes: 4096, tier: Tier::Writer };
+    let mut permit = engine.reserve(need).unwrap();
+    let object = engine.append_data(&mut permit, None, &[1; 4096]).unwrap();
+    let draft = Draft { kind: 300, territory: 1, origin: None, data: std::slice::from_ref(&object), body: &[7; 21] };
+    let appended = engine.append(&mut permit, draft).unwrap();
+    engine.commit(appended.end).unwrap();
+    drop(permit);
+    engine.close().unwrap();
+    let mut unit = vec![0; 512];
+    let container = engine.reader.container_of(object.oid).unwrap();
+    engine.reader.read_device(container, 0, &mut unit).unwrap();
+    let header = SegmentHeader::decode(&unit, &engine.shape.seed, engine.shape.offset(container, 0)).unwrap();
+    assert_eq!(header.segment, object.oid.segment());
 }
