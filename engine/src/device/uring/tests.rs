@@ -2,6 +2,7 @@
 
 use super::super::random::Random;
 use super::*;
+use crossbeam::channel::RecvTimeoutError;
 use std::process::Command;
 use std::sync::atomic::AtomicUsize;
 
@@ -368,22 +369,36 @@ fn a_forbidden_io_uring_is_told_with_the_setting_to_change() {
     assert!(error.to_string().contains("kernel.io_uring_disabled"), "{error}");
 }
 
-/// Runs `work` on its own thread; a lost wake-up shows as a failure and not as a hang.
-fn within_a_minute(work: impl FnOnce() + Send + 'static) {
+/// Runs `work` on its own thread, which counts its steps. A lost wake-up shows as a failure and not as a hang: as a minute without a step, however slow the machine is.
+fn without_a_hang(work: impl FnOnce(&AtomicUsize) + Send + 'static) {
     let (done, is_done) = crossbeam::channel::bounded(1);
-    let run = move || {
-        work();
-        let _ = done.send(());
+    let steps = Arc::new(AtomicUsize::new(0));
+    let run = {
+        let steps = Arc::clone(&steps);
+        move || {
+            work(&steps);
+            let _ = done.send(());
+        }
     };
     let thread = std::thread::Builder::new().spawn(run).unwrap();
-    assert_eq!(is_done.recv_timeout(std::time::Duration::from_secs(60)), Ok(()), "a wake-up was lost");
+    let mut seen = None;
+    while is_done.recv_timeout(std::time::Duration::from_secs(60)) == Err(RecvTimeoutError::Timeout) {
+        let now = steps.load(Ordering::Relaxed);
+        assert_ne!(seen.replace(now), Some(now), "no step in a minute: a wake-up was lost");
+    }
     thread.join().unwrap();
 }
 
-/// Asks without sleeping, so that the next step meets the write thread on its way to sleep.
+/// Asks without sleeping, so that the next step meets the write thread on its way to sleep. On a machine that has more to do it would keep the write thread
+/// from its processor by asking: then that one goes first.
 fn spin(ticket: &Ticket, turns: u32) {
+    let mut asked = 0;
     while !ticket.is_done() {
         std::hint::spin_loop();
+        asked += 1;
+        if asked % 4096 == 0 {
+            std::thread::yield_now();
+        }
     }
     (0..turns).for_each(|_| std::hint::spin_loop());
 }
@@ -393,9 +408,10 @@ fn a_write_submitted_while_the_thread_falls_asleep_is_not_forgotten() {
     let image = Image::new(MIB);
     let device = image.open();
     let buffer = Arc::new(filled(&device, 4096, 1));
-    within_a_minute(move || {
+    without_a_hang(move |steps| {
         for turn in 0..8_000 {
             spin(&device.submit(Write::whole(0, Arc::clone(&buffer))), turn % 64);
+            steps.fetch_add(1, Ordering::Relaxed);
         }
     });
 }
@@ -403,7 +419,7 @@ fn a_write_submitted_while_the_thread_falls_asleep_is_not_forgotten() {
 #[test]
 fn a_drop_while_the_thread_falls_asleep_does_not_hang() {
     let image = Image::new(MIB);
-    within_a_minute(move || {
+    without_a_hang(move |steps| {
         let buffer = Arc::new(AlignedBuf::zeroed(4096));
         for turn in 0..200 {
             let pool = BufferPool::heap().clone();
@@ -411,6 +427,7 @@ fn a_drop_while_the_thread_falls_asleep_does_not_hang() {
             spin(&device.submit(Write::whole(0, Arc::clone(&buffer))), turn % 64);
             // Before the rest of the device, whose end would take longer than falling asleep.
             drop(device.writes.take());
+            steps.fetch_add(1, Ordering::Relaxed);
         }
     });
 }
@@ -568,9 +585,9 @@ fn too_many_lazy_writes_and_those_held_when_the_device_is_dropped_are_written() 
     let image = Image::new(4 * MIB);
     let device = image.open();
     let tickets: Vec<Ticket> = (0..300).map(|index| lazy(&device, index * 4096, block_of(index) + 1)).collect();
-    within_a_minute({
+    without_a_hang({
         let first = tickets[0].clone();
-        move || spin(&first, 0)
+        move |_| spin(&first, 0)
     });
     drop(device);
     assert!(tickets.iter().all(|ticket| ticket.outcome() == Some(Ok(()))));
@@ -582,7 +599,7 @@ fn too_many_lazy_writes_and_those_held_when_the_device_is_dropped_are_written() 
 fn threads_that_submit_and_wait_for_lazy_writes_at_once_all_come_through() {
     let image = Image::new(4 * MIB);
     let device = Arc::new(image.open());
-    within_a_minute(move || {
+    without_a_hang(move |steps| {
         std::thread::scope(|scope| {
             for thread in 0..8_u64 {
                 let device = &device;
@@ -595,6 +612,7 @@ fn threads_that_submit_and_wait_for_lazy_writes_at_once_all_come_through() {
                         ticket.on_done(Box::new(move |_| flag.store(true, Ordering::SeqCst)));
                         ticket.wait().unwrap();
                         assert_eq!(byte_at(device, place * 4096), mark);
+                        steps.fetch_add(1, Ordering::Relaxed);
                     }
                 });
             }
