@@ -76,10 +76,24 @@ mutants! {
     PageLookedUpOnce: "slot_maps::units_that_move_are_found_wherever_they_were_looked_up",
     /// A slot map that was read is kept although the segment's page is another one by now.
     OldSlotMapHeld: "slot_maps::units_that_move_are_found_wherever_they_were_looked_up",
+    /// A queue of reads notes the epoch after it has looked the place up.
+    QueueEpochNotedLate: "queue::models::a_queue_gives_the_bytes_of_no_other_object_and_no_error_while_places_are_reused",
+    /// A queue of reads takes bytes that verify, although the epoch has risen.
+    QueueTrustsWhatVerifies: "queue::models::a_queue_gives_the_bytes_of_no_other_object_and_no_error_while_places_are_reused",
+    /// A queue of reads does not look at the epoch of a read that it has repeated.
+    QueueNotPinnedAtLast: "queue::models::a_queue_gives_the_bytes_of_no_other_object_and_no_error_while_places_are_reused",
     /// The write thread listens without acquiring what was brought before.
     ListensRelaxed: "models::a_write_thread_that_sleeps_is_woken_for_every_write",
     /// Who brings work asks whether the write thread listens without releasing what it brought.
     RingsRelaxed: "models::a_write_thread_that_sleeps_is_woken_for_every_write",
+    /// Held writes are taken before the lock under which they are written.
+    HeldTakenEarly: "held::models::whoever_waits_comes_back_and_nothing_is_written_here_after_the_end",
+    /// The end of a device does not wait for those who write what was held.
+    EndedAmidWrites: "held::models::whoever_waits_comes_back_and_nothing_is_written_here_after_the_end",
+    /// What is held when the device ends is not given to the write thread.
+    HeldForgottenAtEnd: "held::models::whoever_waits_comes_back_and_nothing_is_written_here_after_the_end",
+    /// Tickets are completed under the lock that the device's end waits for.
+    CompletedUnderLock: "held::models::a_function_of_a_held_write_may_end_the_device",
     /// Who waits for a ticket is not told that it depends on another device's work now.
     FollowedSilently: "ticket_tests::models::in_every_interleaving_a_waiter_drives_what_its_ticket_came_to_depend_on",
 }

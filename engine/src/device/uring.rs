@@ -41,7 +41,7 @@ pub use open::OpenMode;
 use super::{AlignedBuf, BufferPool, Device, DeviceError, DeviceReads, Geometry, Operation, Ticket, Write, WriteCache};
 use super::{check_range, check_write, widen};
 use crate::sync;
-use held::Held;
+use held::{Held, OwnRing};
 use open::Opened;
 use read_queue::ReadQueue;
 use read_ring::ReadRings;
@@ -103,7 +103,8 @@ impl UringDevice {
             OpenMode::ReadWrite => Some(start()?),
         };
         let gate = writes.as_ref().and_then(WriteRing::gate);
-        let held = writes.is_some().then(|| Held::new(Arc::clone(&opened), gate, Arc::clone(&flush_failed)));
+        let held =
+            writes.is_some().then(|| Held::new(OwnRing::new(Arc::clone(&opened), gate, Arc::clone(&flush_failed))));
         Ok(UringDevice {
             path: path.to_path_buf(),
             geometry: opened.geometry,

@@ -68,12 +68,12 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    /// Starts writes whose ranges were checked. If the thread is gone the completions are dropped, which settles their tickets as closed.
-    pub(super) fn submit(&self, jobs: impl IntoIterator<Item = Job>) {
-        for job in jobs {
-            let _ = self.queue.send(job);
-        }
+    /// Starts writes whose ranges were checked; gives back what the thread does not take any more, because it is gone.
+    #[must_use]
+    pub(super) fn submit(&self, jobs: impl IntoIterator<Item = Job>) -> Vec<Job> {
+        let refused = jobs.into_iter().filter_map(|job| self.queue.send(job).err()).map(|refused| refused.0).collect();
         self.waker.wake();
+        refused
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Limits are those of a process, so such a test runs itself again in a child: [`in_child`].
 
-use super::super::super::AlignedBuf;
-use super::super::{Device, OpenMode, UringDevice};
+use super::super::super::super::{AlignedBuf, Ticket};
+use super::super::super::{Device, OpenMode, UringDevice};
 use super::*;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,7 +19,7 @@ fn in_child(name: &str, limit: &str) -> Option<PathBuf> {
     let folder = image(4 << 20);
     let test = std::env::current_exe().unwrap();
     let script = format!("{limit} exec \"$@\"");
-    let name = format!("device::uring::held::tests::{name}");
+    let name = format!("device::uring::held::own_ring::tests::{name}");
     let output = Command::new("sh")
         .args(["-c", &script, "sh"])
         .arg(test)
@@ -97,7 +97,8 @@ fn the_error_of_a_joined_write_goes_to_each_of_its_parts_and_to_no_other() {
 #[test]
 fn a_joined_write_goes_on_where_the_kernel_stopped() {
     let dir = image(1 << 20);
-    let (opened, _claim) = super::super::open::open(&dir.path().join("image"), OpenMode::ReadWrite, true).unwrap();
+    let (opened, _claim) =
+        super::super::super::open::open(&dir.path().join("image"), OpenMode::ReadWrite, true).unwrap();
     let ring = Ring::new(4, &Arc::new(opened), BufferPool::heap()).unwrap();
     let job = |block: u64| {
         let (_, completion) = Ticket::pair_driven_by(None);
@@ -106,15 +107,7 @@ fn a_joined_write_goes_on_where_the_kernel_stopped() {
     let jobs: Vec<Job> = (1..4).map(job).collect();
     let memory: Vec<*const u8> = jobs.iter().map(|job| job.write.bytes().unwrap().as_ptr()).collect();
     for done in (0..3 * BLOCK).step_by(512) {
-        let mut run = Run {
-            jobs: 0..3,
-            offset: BLOCK as u64,
-            bytes: 3 * BLOCK,
-            done: 0,
-            durable: false,
-            pieces: Vec::new(),
-            outcome: None,
-        };
+        let mut run = Run::new(0..3, BLOCK as u64, 3 * BLOCK, false);
         if done > 0 {
             assert!(run.answered(i32::try_from(done).unwrap()), "it is not complete");
         }
@@ -127,15 +120,7 @@ fn a_joined_write_goes_on_where_the_kernel_stopped() {
         let rest = i32::try_from(3 * BLOCK - done).unwrap();
         assert!(!run.answered(rest) && matches!(run.outcome, Some(Ok(()))));
     }
-    let mut run = Run {
-        jobs: 0..3,
-        offset: BLOCK as u64,
-        bytes: 3 * BLOCK,
-        done: 0,
-        durable: false,
-        pieces: Vec::new(),
-        outcome: None,
-    };
+    let mut run = Run::new(0..3, BLOCK as u64, 3 * BLOCK, false);
     assert!(run.answered(512) && run.answered(-libc::EINTR) && run.answered(-libc::EAGAIN) && !run.answered(0));
     assert!(matches!(run.outcome, Some(Err(DeviceError::ShortDevice { size, .. })) if size == BLOCK as u64 + 512));
 }
