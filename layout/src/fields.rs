@@ -24,12 +24,27 @@ pub struct Structure {
     pub fields: &'static [Field],
 }
 
+impl Structure {
+    /// The same, once the fields are seen to stand one behind the other from the start to the end: none is left out, none is padded. Fails when it is compiled.
+    #[must_use]
+    pub(crate) const fn without_gap(self) -> Self {
+        let (mut rest, mut end) = (self.fields, 0);
+        while let [field, behind @ ..] = rest {
+            assert!(field.offset == end, "a gap, or another order");
+            end += field.bytes;
+            rest = behind;
+        }
+        assert!(end == self.bytes, "the last field ends before the structure");
+        self
+    }
+}
+
 /// Size of what a projection leads to.
 pub(crate) const fn bytes_of<S, F>(_: fn(&S) -> &F) -> usize {
     size_of::<F>()
 }
 
-/// Makes a [`Structure`] from a struct and the names of its fields.
+/// Makes a [`Structure`] from a struct and the names of its fields, in a constant.
 macro_rules! structure {
     ($name:literal, $raw:ident { $($field:ident),* $(,)? }) => {
         $crate::fields::Structure {
@@ -41,6 +56,7 @@ macro_rules! structure {
                 bytes: $crate::fields::bytes_of(|raw: &$raw| &raw.$field),
             }),*],
         }
+        .without_gap()
     };
 }
 pub(crate) use structure;
