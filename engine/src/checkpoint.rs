@@ -296,6 +296,7 @@ impl Engine {
         writer.freeze.store(frozen.freeze.0, Ordering::SeqCst);
         writer.number.store(frozen.number, Ordering::SeqCst);
         writer.overdue.store(false, Ordering::SeqCst);
+        writer.unserved.store(false, Ordering::SeqCst);
         {
             let mut state = self.state.lock();
             state.trim(self.options.settings.segment_cache_bytes);

@@ -87,8 +87,11 @@ pub(crate) struct Writer {
     pub(crate) unpublished: AtomicU64,
     /// From a freeze to the end of its publication.
     pub(crate) in_flight: AtomicBool,
-    /// The mount's own entry in the list of cuts was the last that fits: checkpoint before serving.
+    /// A checkpoint is due: the log that the mount found is long, or [`Writer::unserved`].
     pub(crate) overdue: AtomicBool,
+    /// The mount's own entry in the list of cuts was the last that fits: nothing of a client is admitted before a checkpoint has been published, or the next crash finds
+    /// no room for its cut (INV-38).
+    pub(crate) unserved: AtomicBool,
     idle: Mutex<(Lsn, u64)>,
     committer: Mutex<Option<Committer>>,
 }
@@ -150,6 +153,7 @@ impl Writer {
             unpublished: AtomicU64::new(0),
             in_flight: AtomicBool::new(false),
             overdue: AtomicBool::new(false),
+            unserved: AtomicBool::new(false),
             idle: Mutex::new((wal.end(), 0)),
             wal,
             space,

@@ -60,7 +60,7 @@ struct Begun {
     next: Superblock,
     /// Units used in each container, as the published table has it.
     published_rows: BTreeMap<u32, u32>,
-    overdue: bool,
+    unserved: bool,
     hlc_bound: Hlc,
 }
 
@@ -263,9 +263,9 @@ impl Engine {
         let in_flight = self.options.settings.in_flight_bytes;
         let (device, reader) = (Arc::clone(&self.device), Arc::clone(&self.reader));
         let space = Space::new(device, reader, Arc::clone(&wal), containers, numbers, in_flight);
-        let overdue = next_mount.checkpoint_before_serving;
+        let unserved = next_mount.checkpoint_before_serving && !sabotage::on(Rule::ServesWithFullCuts);
         let hlc_bound = superblock.hlc_bound;
-        Ok(Begun { entry, budget, wal, space: Arc::new(space), next, published_rows, overdue, hlc_bound })
+        Ok(Begun { entry, budget, wal, space: Arc::new(space), next, published_rows, unserved, hlc_bound })
     }
 
     /// Publishes what recovery found and makes the store writable.
@@ -276,7 +276,7 @@ impl Engine {
         start: &Start,
         relocated: &[(Relocation, TableRow)],
     ) -> Result<Writer> {
-        let Begun { mut entry, mut budget, wal, space, mut next, published_rows, overdue, hlc_bound } = begun;
+        let Begun { mut entry, mut budget, wal, space, mut next, published_rows, unserved, hlc_bound } = begun;
         // The log's reserve stays that of the store's size: what is replayed was admitted under other settings, perhaps.
         budget.dirty_max = budget.dirty_max.min(self.options.settings.dirty_bytes);
         for (relocation, _) in relocated {
@@ -310,7 +310,8 @@ impl Engine {
         let batches = Batches { current: Objects { number: number + 1, ..Objects::default() }, ..Batches::default() };
         let writer = Writer::new(wal, space, batches, published, counters, budget, self.options.threads)?;
         // After a long replay too: the next crash need not replay it again.
-        writer.overdue.store(overdue || writer.wal.room().is_replay_long(), Ordering::SeqCst);
+        writer.unserved.store(unserved, Ordering::SeqCst);
+        writer.overdue.store(unserved || writer.wal.room().is_replay_long(), Ordering::SeqCst);
         let mut batches = writer.batches.lock();
         for record in self.replay.lock().iter() {
             for object in &record.data {

@@ -77,6 +77,12 @@ rules! {
     WatermarkOnlyBeforeBad,
     /// The cut that a recovery found is not published (INV-20).
     CutNotPublished,
+    /// After an accepted loss of its first block, the log's start still tells of that block (INV-18).
+    LossKeepsStart,
+    /// After an accepted loss, the log counts as durable up to a CHECKPOINT record that was lost (INV-19).
+    LossKeepsRecord,
+    /// Clients are served although the list of cuts is full (INV-38).
+    ServesWithFullCuts,
     /// What dies under a retained checkpoint is free at once (INV-31).
     DeathsNotDeferred,
     /// The newest retained checkpoint is left out of the page that lists them (INV-31).

@@ -188,6 +188,9 @@ impl SimulatedDevice {
             Fault::ReadError { offset } => {
                 state.unreadable.insert(sector_of(offset));
             }
+            Fault::Readable { offset } => {
+                state.unreadable.remove(&sector_of(offset));
+            }
             Fault::FlipBits { offset, mask } => state.flip(offset, mask),
             Fault::Stale { offset } => {
                 let mut held = [0; SECTOR_BYTES];

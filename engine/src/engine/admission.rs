@@ -82,6 +82,10 @@ impl Engine {
                 self.metrics.poison.refused.increment();
                 return Err(StoreError::Poisoned { why });
             }
+            if writer.unserved.load(Ordering::SeqCst) {
+                self.wait_for_checkpoint(writer, Reason::Log, "the first checkpoint after many crashes")?;
+                continue;
+            }
             let unpublished = writer.unpublished.load(Ordering::Relaxed);
             if data > 0 && unpublished > 0 && unpublished >= self.options.settings.unpublished_objects {
                 let _timing = self.metrics.time(&self.metrics.admission.wait_dirty);

@@ -37,6 +37,10 @@ pub fn publish_cut(entry: &mut VolumeEntry, found: &Found, adopted: Option<&Adop
         entry.start = adopted.start;
     }
     let (start, last) = (entry.start.sequence, found.cut.sequence);
+    // Only a loss that was accepted ends below it. Its LSNs are given to other records now, which are not durable before somebody says so.
+    if !sabotage::on(Rule::LossKeepsRecord) {
+        entry.checkpoint.record = entry.checkpoint.record.min(found.cut.lsn);
+    }
     entry.cuts.retain(|cut| cut.sequence < last && cut.sequence.saturating_add(1) >= start);
     if entry.cuts.len() >= CUTS_MAX {
         let why = format!(
@@ -46,6 +50,10 @@ pub fn publish_cut(entry: &mut VolumeEntry, found: &Found, adopted: Option<&Adop
     }
     if !sabotage::on(Rule::GenerationKept) {
         entry.ring_generation = entry.ring_generation.saturating_add(1);
+    }
+    if last < start && !sabotage::on(Rule::LossKeepsStart) {
+        // No block is left: the first is written anew, and its local records decide at which byte the freeze LSN stands then.
+        entry.start = StartPosition { generation: entry.ring_generation, offset: 0, ..entry.start };
     }
     if sabotage::on(Rule::CutNotPublished) {
         return Ok(Next { checkpoint_before_serving: false });

@@ -5,6 +5,7 @@
 mod crashes;
 mod harness;
 mod line;
+mod loss;
 mod models;
 mod rules;
 mod speed;

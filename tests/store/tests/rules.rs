@@ -30,6 +30,9 @@ tests! {
     a_record_whose_data_is_lost_is_cut
     blocks_behind_a_cut_never_come_back
     what_is_committed_after_a_cut_stays
+    what_is_acknowledged_after_an_accepted_loss_of_the_first_block_stays
+    an_accepted_loss_is_not_reported_again
+    a_store_mounts_after_any_number_of_crashes_without_a_checkpoint
     damage_below_a_watermark_is_told
     a_number_is_never_handed_out_twice
     a_mount_after_a_killed_process_flushes_before_it_repairs

@@ -11,6 +11,11 @@ pub enum Fault {
         /// The sector.
         offset: u64,
     },
+    /// Reads of the sector succeed again, and show what was written to it last.
+    Readable {
+        /// The sector.
+        offset: u64,
+    },
     /// The next write that touches the sector fails with EIO; what it changed is left to chance.
     WriteError {
         /// The sector.

@@ -88,7 +88,12 @@ pub fn checkpoint_body(number: u64, freeze: &FreezePoint) -> CheckpointBody {
 
 /// Makes a store whose ring has so many blocks (a multiple of 8, of 512 bytes).
 pub fn make(ring_blocks: u64, seed: u64) -> SimulatedDevice {
-    let device = SimulatedDevice::new(DEVICE_BYTES, BLOCK, seed);
+    make_of(DEVICE_BYTES, ring_blocks, seed)
+}
+
+/// On a device of so many bytes. With a ring that reaches beyond [`DATA_AT`], no data.
+pub fn make_of(size: u64, ring_blocks: u64, seed: u64) -> SimulatedDevice {
+    let device = SimulatedDevice::new(size, BLOCK, seed);
     let mut first = Superblock {
         sequence: 1,
         predecessor: 0,
@@ -100,15 +105,15 @@ pub fn make(ring_blocks: u64, seed: u64) -> SimulatedDevice {
         compatible: 0,
         read_only_compatible: 0,
         incompatible: 0,
-        size: DEVICE_BYTES,
+        size,
         logical_block: BLOCK,
         segment_bytes: 1 << 20,
         ring_offset: 65536,
         ring_bytes: ring_blocks * u64::from(BLOCK),
         area_a: 65536 + ring_blocks * u64::from(BLOCK),
-        area_b: 38 << 20,
+        area_b: size - (2 << 20),
         area_slot_bytes: 8 << 10,
-        segments_offset: DATA_AT,
+        segments_offset: DATA_AT.max(65536 + ring_blocks * u64::from(BLOCK) + (16 << 10)),
         containers: 1,
         directory_crc: 0,
         directory_bytes: 0,
@@ -203,8 +208,18 @@ pub fn mount_at(device: SimulatedDevice, wall_ns: i64) -> Result<Mounted> {
     mount_with(device, wall_ns, false)
 }
 
-/// Recovery in the order of DESIGN 6. `durable_writes`: as in [`Config`].
+/// Going on without what was durable and is damaged.
+pub fn mount_accepting(device: SimulatedDevice, wall_ns: i64) -> Result<Mounted> {
+    recover(device, wall_ns, false, true)
+}
+
+/// `durable_writes`: as in [`Config`].
 pub fn mount_with(device: SimulatedDevice, wall_ns: i64, durable_writes: bool) -> Result<Mounted> {
+    recover(device, wall_ns, durable_writes, false)
+}
+
+/// Recovery in the order of DESIGN 6.
+fn recover(device: SimulatedDevice, wall_ns: i64, durable_writes: bool, accept_loss: bool) -> Result<Mounted> {
     device.flush()?;
     let opened = match superblock::open(&device) {
         Ok(opened) => opened,
@@ -218,7 +233,7 @@ pub fn mount_with(device: SimulatedDevice, wall_ns: i64, durable_writes: bool) -
     };
     let ring = RingGeometry::of(&opened.superblock, &directory.entry);
     let found = scan(&device, &ring, &directory.entry, &mut DeviceJudge { device: &device, verified: 0 })?;
-    if let Some(corruption) = &found.corrupt {
+    if let Some(corruption) = found.corrupt.as_ref().filter(|_| !accept_loss) {
         panic!("corruption without a fault: {corruption}");
     }
     superblock::repair(&device, &opened)?;

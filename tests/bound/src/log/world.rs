@@ -8,6 +8,7 @@ use envoyfs_engine::hlc::{Clock, ManualClock};
 use envoyfs_engine::store::Store;
 use envoyfs_engine::superblock;
 use envoyfs_engine::{Engine, Options, Settings, StoreError};
+use envoyfs_layout::directory_page::VolumeEntry;
 use envoyfs_layout::wal::{Block, BlockHeader};
 use envoyfs_layout::{Lsn, Oid};
 use envoyfs_wal_model::config::Config;
@@ -22,6 +23,8 @@ const RING_OFFSET: u64 = 64 << 10;
 const START_NS: i64 = 1_767_225_600_000_000_000;
 /// A fault is one sector.
 const SECTOR: u64 = 512;
+/// Faults of a history, one after the other: the next not before the one before has been told, or has cost what no watermark covered.
+const FAULTS_MAX: u64 = 4;
 
 /// What histories met.
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,10 +63,10 @@ struct Bound<'a> {
     objects: BTreeMap<Oid, u64>,
     next_record: u64,
     next_content: u64,
-    /// The bad sector.
+    /// The bad sector, until its damage has been told, or has cost what no watermark covered: that happens once.
     fault: Option<u64>,
-    /// A write that will be lost is armed.
-    armed: bool,
+    /// Faults so far.
+    faults: u64,
     /// State that the recovery of what is durable now must give, however often it is interrupted.
     expect: Option<Logical>,
     over: bool,
@@ -143,7 +146,7 @@ impl<'a> Bound<'a> {
             next_record: 1,
             next_content: 1,
             fault: None,
-            armed: false,
+            faults: 0,
             expect: None,
             over: false,
             counters,
@@ -198,7 +201,7 @@ impl<'a> Bound<'a> {
             Act::Recover | Act::AcceptLoss | Act::PowerLoss | Act::ProcessCrash => {}
         }
         self.note();
-        if self.config.faults > 0 && self.fault.is_none() && !self.armed && self.random.percent(1) {
+        if self.may_go_bad() && self.random.percent(1) {
             self.lose_a_write();
         }
         Ok(())
@@ -323,7 +326,7 @@ impl<'a> Bound<'a> {
             false => self.device.crash(self.random.number()).slow(self.slow),
         };
         // A lost write is lost for good, or did not happen.
-        if !process && self.config.faults > 0 && self.fault.is_none() && self.random.percent(25) {
+        if !process && self.may_go_bad() && self.random.percent(25) {
             self.go_bad();
         }
         if process || self.fault.is_some() {
@@ -363,20 +366,28 @@ impl<'a> Bound<'a> {
         Ok(client.logical())
     }
 
+    fn may_go_bad(&self) -> bool {
+        self.config.faults > 0 && self.fault.is_none() && self.faults < FAULTS_MAX
+    }
+
+    /// The damage was told, or it cost what no watermark covered, and was cut: from here on all is well, also if the old bytes can be read again.
+    fn settle(&mut self) {
+        if let Some(offset) = self.fault.take() {
+            self.device.inject(Fault::Readable { offset });
+        }
+    }
+
     /// The next write of a sector near the head of the log, or of any, will be lost.
     fn lose_a_write(&mut self) {
         let offset = self.some_sector(true);
         self.device.inject(Fault::LoseWrite { offset });
-        self.fault = Some(offset);
-        self.armed = true;
-        self.counters.faults += 1;
+        self.bad_at(offset);
     }
 
     /// A sector goes bad.
     fn go_bad(&mut self) {
         let offset = self.some_sector(false);
-        self.fault = Some(offset);
-        self.counters.faults += 1;
+        self.bad_at(offset);
         self.device.inject(match self.random.percent(50) {
             true => Fault::ReadError { offset },
             false => {
@@ -384,6 +395,12 @@ impl<'a> Bound<'a> {
                 Fault::FlipBits { offset: offset + self.random.below(SECTOR as usize) as u64, mask }
             }
         });
+    }
+
+    fn bad_at(&mut self, offset: u64) {
+        self.fault = Some(offset);
+        self.faults += 1;
+        self.counters.faults += 1;
     }
 
     /// Most faults are in the ring, where the rules are: at what the log needs, or just before its head.
@@ -397,7 +414,13 @@ impl<'a> Bound<'a> {
                 let block = u64::from(self.device.geometry().logical_block_bytes);
                 let blocks = self.ring_blocks().unwrap_or_default();
                 let head = blocks.iter().max_by_key(|(_, header)| header.sequence).map_or(RING_OFFSET, |(at, _)| *at);
+                let needed = self.needed_blocks().unwrap_or_default();
                 let from = match ahead {
+                    _ if !ahead && !needed.is_empty() && self.random.percent(70) => {
+                        // The first two are where the rules differ.
+                        let among = if self.random.percent(40) { needed.len().min(2) } else { needed.len() };
+                        needed[self.random.below(among)]
+                    }
                     true => head + (1 + self.random.below(6) as u64) * block,
                     false => (head + self.ring_bytes).saturating_sub(self.random.below(40) as u64 * block),
                 };
@@ -425,17 +448,30 @@ impl<'a> Bound<'a> {
         Ok(out)
     }
 
+    /// Blocks that a mount would read for records, in order.
+    fn needed_blocks(&self) -> Check<Vec<u64>> {
+        let start = self.entry()?.start.sequence;
+        let mut blocks: Vec<_> =
+            self.ring_blocks()?.into_iter().filter(|(_, header)| header.sequence >= start).collect();
+        blocks.sort_unstable_by_key(|(_, header)| header.sequence);
+        Ok(blocks.into_iter().map(|(at, _)| at).collect())
+    }
+
     fn fault_in_ring(&self) -> bool {
         self.fault.is_some_and(|at| at >= RING_OFFSET && at < RING_OFFSET + self.ring_bytes)
     }
 
     // ---- mounts ------------------------------------------------------------------------------------------------------------
 
-    /// Everything up to here is known to be durable from sectors other than the bad one.
-    fn covered(&self) -> Check<Lsn> {
+    fn entry(&self) -> Check<VolumeEntry> {
         let opened = superblock::open(&self.device).map_err(|error| format!("unmountable: {error}"))?;
         let directory = superblock::read_directory(&self.device, &opened.superblock);
-        let entry = directory.map_err(|error| format!("unmountable: {error}"))?.entry;
+        Ok(directory.map_err(|error| format!("unmountable: {error}"))?.entry)
+    }
+
+    /// Everything up to here is known to be durable from sectors other than the bad one.
+    fn covered(&self) -> Check<Lsn> {
+        let entry = self.entry()?;
         let mut covered = entry.checkpoint.freeze;
         covered = entry.cuts.iter().map(|cut| cut.lsn).fold(covered, Ord::max);
         let of_this = self.ring_blocks()?.into_iter().filter(|(_, header)| header.generation == entry.ring_generation);
@@ -465,11 +501,16 @@ impl<'a> Bound<'a> {
             if !self.fault_in_ring() {
                 return Err(format!("(c) false corruption report: {why}"));
             }
+            let block = u64::from(self.device.geometry().logical_block_bytes);
+            let bad = self.fault.map_or(0, |at| at - at % block);
+            if !why.contains(&format!("device offset {bad} ")) {
+                return Err(format!("(c) the bad block is at {bad}, but the report says: {why}"));
+            }
             self.counters.read_only += 1;
             drop(engine);
-            engine = self.mount(false, true).map_err(|error| format!("mount with --accept-loss: {error}"))?;
+            engine = self.mount(false, true).map_err(|error| format!("mount with accept_loss: {error}"))?;
             if !engine.read_only().is_empty() {
-                return Err(format!("(c) --accept-loss does not help: {}", engine.read_only()));
+                return Err(format!("(c) accept_loss does not help: {}", engine.read_only()));
             }
         }
         let end = engine.end();
@@ -482,7 +523,9 @@ impl<'a> Bound<'a> {
             }
             Err(error) => return Err(format!("(b) the state cannot be read: {error}")),
         };
-        self.check_found(&client, end, corrupt, covered)?;
+        if self.check_found(&client, end, corrupt, covered)? || corrupt {
+            self.settle();
+        }
         self.counters.lost += self.history.iter().filter(|(lsn, _)| *lsn > end).count() as u64;
         self.history.retain(|(lsn, _)| *lsn <= end);
         let logical = client.logical();
@@ -493,7 +536,8 @@ impl<'a> Bound<'a> {
         Ok(())
     }
 
-    fn check_found(&mut self, client: &Client, end: Lsn, corrupt: bool, covered: Lsn) -> Check<()> {
+    /// Says whether something acknowledged was cut silently, above every watermark.
+    fn check_found(&mut self, client: &Client, end: Lsn, corrupt: bool, covered: Lsn) -> Check<bool> {
         let found = client.logical();
         let at = self.history.iter().rposition(|(lsn, _)| *lsn <= end);
         let Some((lsn, want)) = at.and_then(|at| self.history.get(at)) else {
@@ -507,7 +551,8 @@ impl<'a> Bound<'a> {
         {
             return Err(format!("(d) mounted twice: {found:?}, then {expect:?}"));
         }
-        if end < self.acknowledged && !corrupt {
+        let cut = end < self.acknowledged && !corrupt;
+        if cut {
             if self.fault.is_none() {
                 return Err(format!("(a) acknowledged {:?}, recovered {end:?}", self.acknowledged));
             }
@@ -524,7 +569,7 @@ impl<'a> Bound<'a> {
                 Err(error) => return Err(format!("(b) {error}")),
             }
         }
-        Ok(())
+        Ok(cut)
     }
 
     /// Deletes nothing, but waits for everything: then what lives is what is referenced.

@@ -2,12 +2,14 @@
 //! `cargo xtask sabotage` shows that they would notice.
 
 mod log;
+mod loss;
 mod publish;
 mod space;
 mod upkeep;
 
 pub use envoyfs_engine::sabotage::Rule;
 pub use log::*;
+pub use loss::*;
 pub use publish::*;
 pub use space::*;
 pub use upkeep::*;
@@ -28,6 +30,9 @@ scenarios! {
     ReplayWithoutCut: a_record_whose_data_is_lost_is_cut,
     GenerationKept: blocks_behind_a_cut_never_come_back,
     CutNotPublished: what_is_committed_after_a_cut_stays,
+    LossKeepsStart: what_is_acknowledged_after_an_accepted_loss_of_the_first_block_stays,
+    LossKeepsRecord: an_accepted_loss_is_not_reported_again,
+    ServesWithFullCuts: a_store_mounts_after_any_number_of_crashes_without_a_checkpoint,
     WatermarkOnlyBeforeBad: damage_below_a_watermark_is_told,
     BoundNotRaised: a_number_is_never_handed_out_twice,
     NoFlushAtOpen: a_mount_after_a_killed_process_flushes_before_it_repairs,
