@@ -361,7 +361,9 @@ fn lineage(device: &dyn Device, ring: &RingGeometry, entry: &VolumeEntry) -> Res
         let is_blank = bytes.is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0));
         let block = bytes.and_then(|bytes| Block::decode(bytes, &ring.seed, ring.position(sequence)).ok());
         let block = block.filter(|block| block.header.volume == ring.volume);
+        // Of an earlier lap of this mount the ring may be full. Such a block promises nothing behind the freeze: its place was given out again only when a checkpoint had passed it.
         if let Some(block) = &block
+            && block.header.sequence == sequence
             && block.header.generation == entry.ring_generation
             && (open || !sabotage::on(Rule::WatermarkOnlyBeforeBad))
         {
@@ -409,7 +411,7 @@ impl Lineage {
             let freeze = entry.checkpoint.freeze;
             let offset = u64::from(shared_offset).saturating_add(freeze.0.saturating_sub(header.first_lsn.0));
             let holds_freeze = (header.first_lsn..=block.end_lsn()).contains(&freeze);
-            // A fresh store has no block yet that could say where its first LSN stands.
+            // There was no block yet, or none any more, that could say where the first LSN stands.
             if !holds_freeze || (entry.start.offset != 0 && offset != u64::from(entry.start.offset)) {
                 return false;
             }

@@ -8,4 +8,5 @@ mod line;
 mod loss;
 mod models;
 mod rules;
+mod search;
 mod speed;
