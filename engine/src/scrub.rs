@@ -1,10 +1,17 @@
 //! Scrub: a paced pass over everything that lives, container by container, through their own tables. Verifies headers, footers, table parts, the checksum of every row that lives
 //! at least in part, and the reference tables of nodes. Reads only; works on a read-only store; can be stopped and taken up again at a position.
 //!
-//! What is reused while it is being looked at is no finding: what does not verify is resolved anew before it is told. If power fails here, nothing was changed.
+//! What is reused while it is being looked at is no finding, nor is what is still on its way to the device:
+//!
+//! ```text
+//! look --verifies--> on
+//!   \--does not--> no publication under way, writes of streams done, what lives asked anew --> look --does not--> told
+//! ```
+//! Between two publications everything that the state calls living is on the device at its place, so the second look is final. If power fails here, nothing was changed.
 //!
 //! Memory: the rows of one container, a few pages of segments beside those that the state has in memory anyway, and at most [`FINDINGS_MAX`] findings.
 
+use crate::StoreError;
 use crate::engine::Engine;
 use crate::pace::Pace;
 use crate::sabotage::{self, Rule};
@@ -91,7 +98,7 @@ impl Engine {
     /// Goes over the store from `options.from`; `progress` is called after every container and in pauses, and may end the pass: `position` says where to go on.
     ///
     /// # Errors
-    /// What makes going on pointless; damage is a finding, not an error.
+    /// What makes going on pointless: the store is poisoned and something does not verify, which may be what failed then. Damage is a finding, not an error.
     pub fn scrub(
         &self,
         options: ScrubOptions,
@@ -103,12 +110,9 @@ impl Engine {
         let mut pass = Scrubbing { report, pace, progress: &mut progress, pages: HashMap::new() };
         while pass.report.position < pass.report.containers {
             let container = pass.report.position;
-            let row = match &self.writer {
-                Some(writer) => writer.space.with_containers(|containers| containers.get(container).copied()),
-                None => self.mounted.get(container as usize).copied(),
-            };
-            if let Some(row) = row.filter(|row| !matches!(row.state, ContainerState::Free | ContainerState::System)) {
-                if self.scrub_container(container, &row, &mut pass).is_break() {
+            let row = self.row_of(container);
+            if let Some(row) = row.filter(is_scrubbed) {
+                if self.scrub_container(container, &row, &mut pass)?.is_break() {
                     return Ok(pass.report);
                 }
                 self.metrics.scrub.containers.increment();
@@ -122,27 +126,40 @@ impl Engine {
         Ok(pass.report)
     }
 
-    fn scrub_container(&self, container: u32, row: &Container, pass: &mut Scrubbing<'_>) -> ControlFlow<()> {
-        let live = self.state.lock().live_in(container);
-        if live == 0 {
-            return ControlFlow::Continue(());
+    fn row_of(&self, container: u32) -> Option<Container> {
+        match &self.writer {
+            Some(writer) => writer.space.with_containers(|containers| containers.get(container).copied()),
+            None => self.mounted.get(container as usize).copied(),
         }
-        let mut found = Vec::new();
-        let mut tell = |unit: u32, row: Option<&TableRow>, what: String| {
-            let (object, owner) = (row.map(|row| row.oid), row.map_or(0, |row| row.owner));
-            found.push(ScrubFinding { container, unit, object, owner, what });
-        };
+    }
+
+    /// Looks once more, with no publication under way and everything that streams have begun to write on the device: footers and tables of containers closed since the last
+    /// checkpoint, and what a publication makes living before its writes are done. Whoever publishes waits meanwhile.
+    fn look_again<T>(&self, look: impl FnOnce() -> T) -> Result<T> {
+        let Some(writer) = &self.writer else { return Ok(look()) };
+        let _published = writer.published.lock();
+        writer.space.wait_writes()?;
+        // What it began and did not end would be told as damage.
+        if let Some(why) = writer.wal.poisoned() {
+            return Err(StoreError::Poisoned { why });
+        }
+        Ok(look())
+    }
+
+    /// Verifies what a container consists of beside objects; returns the rows of its table, by offset.
+    fn structure(&self, container: u32, row: &Container) -> (Vec<(u32, String)>, Vec<TableRow>) {
+        let mut wrong = Vec::new();
         let last = self.shape.units() - 1;
         if let Err(what) =
             self.unit(container, 0, |unit, at| SegmentHeader::decode(unit, &self.shape.seed, at).map(drop))
         {
-            tell(0, None, format!("the header: {what}"));
+            wrong.push((0, format!("the header: {what}")));
         }
         if row.state == ContainerState::Sealed
             && let Err(what) =
                 self.unit(container, last, |unit, at| SegmentFooter::decode(unit, &self.shape.seed, at).map(drop))
         {
-            tell(last, None, format!("the footer: {what}"));
+            wrong.push((last, format!("the footer: {what}")));
         }
         let mut rows: Vec<TableRow> = Vec::new();
         let mut part = row.last_part;
@@ -153,12 +170,30 @@ impl Engine {
                     rows.extend(found.rows);
                 }
                 Err(what) => {
-                    tell(part, None, format!("a part of the table: {what}"));
+                    wrong.push((part, format!("a part of the table: {what}")));
                     part = 0;
                 }
             }
         }
         rows.sort_unstable_by_key(|row| row.offset_units);
+        (wrong, rows)
+    }
+
+    fn scrub_container(&self, container: u32, row: &Container, pass: &mut Scrubbing<'_>) -> Result<ControlFlow<()>> {
+        if self.state.lock().live_in(container) == 0 {
+            return Ok(ControlFlow::Continue(()));
+        }
+        let (mut wrong, mut rows) = self.structure(container, row);
+        if !wrong.is_empty() {
+            let again = self.look_again(|| {
+                let row = self.row_of(container).filter(is_scrubbed)?;
+                (self.state.lock().live_in(container) > 0).then(|| self.structure(container, &row))
+            })?;
+            // Without any, it was given back meanwhile.
+            (wrong, rows) = again.unwrap_or_default();
+        }
+        let no_object = |(unit, what)| ScrubFinding { container, unit, object: None, owner: 0, what };
+        let mut found: Vec<ScrubFinding> = wrong.into_iter().map(no_object).collect();
         let (mut named, mut flow) = (0, ControlFlow::Continue(()));
         for row in &rows {
             let units = self.living_units(container, row, pass);
@@ -168,13 +203,16 @@ impl Engine {
             named += units;
             self.metrics.scrub.objects.increment();
             self.metrics.scrub.bytes.add(row.stored_bytes.into());
-            if let Err(what) = self.verify_row(container, row)
-                && !sabotage::on(Rule::ScrubIgnoresRow)
-            {
+            if self.verify_row(container, row).is_err() && !sabotage::on(Rule::ScrubIgnoresRow) {
                 // It may have been moved, or died, and the container been used again.
-                if self.living_units(container, row, pass) > 0 && self.verify_row(container, row).is_err() {
+                let again = self.look_again(|| match self.living_units(container, row, pass) {
+                    0 => Ok(()),
+                    _ => self.verify_row(container, row),
+                })?;
+                if let Err(what) = again {
                     self.metrics.scrub.damaged.increment();
-                    tell(row.offset_units, Some(row), what);
+                    let (unit, object) = (row.offset_units, Some(row.oid));
+                    found.push(ScrubFinding { container, unit, object, owner: row.owner, what });
                 }
             }
             flow = pass.verified(row.stored_bytes);
@@ -191,7 +229,17 @@ impl Engine {
         report.more_findings += found.len().saturating_sub(room) as u64;
         found.truncate(room);
         report.findings.append(&mut found);
-        flow
+        Ok(flow)
+    }
+
+    /// What a pass finds in a container that it believes to be as `row` says.
+    #[cfg(test)]
+    pub(crate) fn scrub_as(&self, container: u32, row: &Container) -> Result<ScrubReport> {
+        let mut progress = |_: &ScrubReport| ControlFlow::Continue(());
+        let (report, pace) = (ScrubReport::default(), Pace::new(0));
+        let mut pass = Scrubbing { report, pace, progress: &mut progress, pages: HashMap::new() };
+        let _ended = self.scrub_container(container, row, &mut pass)?;
+        Ok(pass.report)
     }
 
     /// Live units of a row that still lie in this container.
@@ -263,6 +311,11 @@ impl Engine {
         self.reader.read_device(container, unit, &mut bytes).map_err(|error| error.to_string())?;
         TablePart::decode(&bytes).map_err(|error| error.to_string())
     }
+}
+
+/// Whether there are objects in it that a pass looks at.
+fn is_scrubbed(row: &Container) -> bool {
+    !matches!(row.state, ContainerState::Free | ContainerState::System)
 }
 
 /// Live units of a row that lie in the container, at its place in it.

@@ -399,11 +399,15 @@ impl Space {
         under_way.push_back(ticket.clone());
     }
 
-    /// Waits for every write started so far.
+    /// Waits for every write started so far. Several may wait at once, each for all of them: nothing is taken off the list before it is done.
     pub fn wait_writes(&self) -> Result<()> {
-        let tickets: Vec<Ticket> = self.under_way.lock().drain(..).collect();
+        let tickets: Vec<Ticket> = self.under_way.lock().iter().cloned().collect();
         for ticket in tickets {
             ticket.wait()?;
+        }
+        let mut under_way = self.under_way.lock();
+        while under_way.front().is_some_and(Ticket::is_done) {
+            under_way.pop_front();
         }
         Ok(())
     }

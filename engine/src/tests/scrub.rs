@@ -1,6 +1,9 @@
 use super::client::*;
 use crate::device::{Fault, SimulatedDevice};
-use crate::{Engine, Options, ScrubOptions, Settings};
+use crate::space::Container;
+use crate::store::Store;
+use crate::{Engine, Options, ScrubOptions, Settings, StoreError};
+use envoyfs_layout::directory_page::ContainerState;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -105,4 +108,59 @@ fn a_damaged_header_footer_or_table_is_told() {
         assert!(report.findings[0].what.contains(what) && report.findings[0].unit == unit, "{:?}", report.findings);
         device.inject(flip);
     }
+}
+
+/// The containers as they are, those with something in them.
+fn rows(client: &Client) -> Vec<(u32, Container)> {
+    let writer = client.engine.writer().unwrap();
+    writer.space.with_containers(|containers| containers.iter().map(|(number, row)| (number, *row)).collect())
+}
+
+/// Exit status 7 on a healthy store: the footer of a container that was closed since the last checkpoint was still on its way.
+#[test]
+fn a_container_closed_since_the_checkpoint_whose_footer_is_on_its_way_is_no_finding() {
+    let (device, mut client) = filled();
+    let sealed = |client: &Client| rows(client).iter().filter(|(_, row)| row.state == ContainerState::Sealed).count();
+    let before = sealed(&client);
+    let _held = device.clone().slow(true);
+    for key in 100..140 {
+        client.run(&Op::Write { tree: 0, key, seed: u64::from(key), len: 20_000 }).unwrap();
+    }
+    assert!(sealed(&client) > before && device.under_way() > 0, "{} writes under way", device.under_way());
+    let report = client.engine.scrub(ScrubOptions::default(), |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!(report.findings, []);
+}
+
+/// The pass asks what a container is, and then looks at it: it may have been given back and filled anew between the two.
+#[test]
+fn a_container_used_again_since_it_was_asked_for_is_no_finding() {
+    let (_, mut client) = filled();
+    let before = rows(&client);
+    for round in 1..4 {
+        for key in 0..100 {
+            let seed = u64::from(key) << 8 | round;
+            client.run(&Op::Write { tree: 0, key, seed, len: 9_000 }).unwrap();
+        }
+        client.checkpoint().unwrap();
+    }
+    let mut stale = 0;
+    let reused = |number: u32, row: &Container| row.segment != rows(&client)[number as usize].1.segment;
+    for (number, row) in before.iter().filter(|(_, row)| row.state == ContainerState::Sealed) {
+        let live = client.engine.state.lock().live_in(*number) > 0;
+        stale += u32::from(live && reused(*number, row));
+        assert_eq!(client.engine.scrub_as(*number, row).unwrap().findings, [], "container {number}");
+    }
+    assert!(stale > 0, "none of {} was used again", before.len());
+}
+
+#[test]
+fn what_a_poisoned_store_did_not_write_is_not_told_as_damage() {
+    let (device, mut client) = filled();
+    device.inject(Fault::FailFlush);
+    client.run(&Op::Write { tree: 0, key: 200, seed: 1, len: 20_000 }).unwrap();
+    assert!(client.checkpoint().is_err() && client.engine.poisoned().is_some());
+    let (oid, _) = client.extent_of(0, 7);
+    device.inject(Fault::FlipBits { offset: place_of(&device, &content(7, 4096, 512)) + 9, mask: 1 });
+    let scrubbed = client.engine.scrub(ScrubOptions::default(), |_| ControlFlow::Continue(()));
+    assert!(matches!(scrubbed, Err(StoreError::Poisoned { .. })), "{oid}: {scrubbed:?}");
 }

@@ -1,15 +1,16 @@
-//! Writers, readers and a checkpointer at once, with the committer's thread: nothing hangs, nothing is lost.
+//! Writers, readers, a checkpointer and a scrub at once, with the committer's thread: nothing hangs, nothing is lost, nothing healthy is reported.
 
 use super::client::{Rng, content, small_format};
 use crate::device::{Device, OpenMode, SimulatedDevice, UringDevice};
 use crate::hlc::SystemClock;
 use crate::store::*;
-use crate::{Engine, Options, Settings};
+use crate::{Engine, Options, ScrubOptions, Settings};
 use envoyfs_layout::node::{NodeBuilder, NodeView, Owner, TreeKind, edges};
 use envoyfs_layout::segment::SegmentHeader;
 use envoyfs_layout::{Hlc, Reference, ReferenceKind};
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -123,6 +124,15 @@ fn writers_readers_and_checkpoints_work_at_once() {
                     if let Some((key, (reference, crcs))) = one {
                         read(&engine, key, &reference, &crcs);
                     }
+                }
+            });
+            scope.spawn(|| {
+                let (mut passes, mut options) = (0, ScrubOptions { from: 0, bytes_per_second: 64 << 20 });
+                while !stop.load(Ordering::Relaxed) {
+                    let report = engine.scrub(options, |_| ControlFlow::Continue(())).unwrap();
+                    assert_eq!(report.findings, [], "pass {passes}");
+                    passes += 1;
+                    options.bytes_per_second ^= 64 << 20;
                 }
             });
             let checkpoints = scope.spawn(|| {
