@@ -9,8 +9,10 @@
 //! If power fails before the first flush, N - 1 rules, whatever is torn; after it, N. Opening repairs what it finds before anything else is written, and
 //! never touches a good copy. A failed write or flush in here poisons the store: the caller tells [`crate::wal::Wal::poison`].
 
+mod identity;
 mod rule;
 
+pub use identity::set_identity;
 pub use rule::{Copies, choose, repairs};
 
 use crate::device::{AlignedBuf, Device, DeviceError, Write};
@@ -77,7 +79,7 @@ pub enum OpenError {
     },
     /// It is a store, but no copy of its superblock is whole.
     #[error(
-        "{device}: all four copies of the superblock are damaged ({first}); keep the image as it is: this version cannot rebuild them yet (fsck.envoyfs -n {device} says what is left)"
+        "{device}: all four copies of the superblock are damaged ({first}); copy the image first; then run: fsck.envoyfs --rebuild {device}"
     )]
     AllDamaged {
         /// The device.
@@ -86,7 +88,7 @@ pub enum OpenError {
         first: LayoutError,
     },
     /// Both copies of the volume directory that the superblock names are damaged.
-    #[error("{device}: both copies of the volume directory are damaged (at {} and {}: {source}); run: fsck.envoyfs {device}", at[0], at[1])]
+    #[error("{device}: both copies of the volume directory are damaged (at {} and {}: {source}); copy the image first; then run: fsck.envoyfs --rebuild {device}", at[0], at[1])]
     Directory {
         /// The device.
         device: String,
@@ -94,6 +96,14 @@ pub enum OpenError {
         at: [u64; 2],
         /// What is wrong with the last.
         source: LayoutError,
+    },
+    /// It has features of a newer version, which allow this one only to read.
+    #[error("{device}: {why}; change it with a newer envoyfs")]
+    OnlyRead {
+        /// The device.
+        device: String,
+        /// Which features.
+        why: String,
     },
     /// The device failed.
     #[error(transparent)]

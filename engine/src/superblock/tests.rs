@@ -150,7 +150,7 @@ fn one_bad_copy_of_the_directory_is_survived_and_two_are_named() {
     assert!(read_directory(&device, &superblock).is_ok());
     device.inject(Fault::ReadError { offset: b });
     let error = read_directory(&device, &superblock).unwrap_err().to_string();
-    assert!(error.contains("both copies of the volume directory"), "{error}");
+    assert!(error.contains("both copies of the volume directory") && error.contains("--rebuild"), "{error}");
 }
 
 #[test]
@@ -178,7 +178,9 @@ fn errors_say_what_is_there_and_what_to_do() {
     for position in Superblock::positions(superblock.size) {
         device.inject(Fault::FlipBits { offset: position + 100, mask: 1 });
     }
-    assert!(text(&device).contains("all four copies of the superblock are damaged"), "{}", text(&device));
+    let said = text(&device);
+    assert!(said.contains("all four copies of the superblock are damaged"), "{said}");
+    assert!(said.contains("fsck.envoyfs --rebuild "), "{said}");
 }
 
 #[test]
@@ -236,4 +238,51 @@ fn a_flush_stands_between_the_pairs_of_a_publication_and_the_groups_of_a_repair(
     };
     repair(&device, &opened).unwrap();
     assert_eq!(std::mem::take(&mut *device.1.lock()), [third, None, second, None, fourth, None]);
+}
+
+#[test]
+fn a_power_cut_after_any_io_of_a_new_identity_leaves_the_old_or_the_new_one_and_nothing_else_changed() {
+    let (mut old, mut new) = (0, 0);
+    for seed in 0..10 {
+        for ios in 0..60 {
+            let (device, superblock) = store();
+            // One copy is stale and one damaged: both are repaired first.
+            let second = publish_next(&device, &superblock, 7).unwrap();
+            device.inject(Fault::FlipBits {
+                offset: Superblock::positions(second.size)[usize::try_from(seed).unwrap() % 4] + 9,
+                mask: 1,
+            });
+            let device = SimulatedDevice::from_image(device.durable_image(), 4096, seed);
+            device.crash_after(ios);
+            let done = set_identity(&device, [9; 16]);
+            let after = device.crash(seed * 1000 + ios);
+            let opened = open(&after).unwrap_or_else(|error| panic!("seed {seed} ios {ios}: {error}"));
+            let changed = opened.superblock.identity == [9; 16];
+            if changed {
+                let mut expected = second.next();
+                (expected.identity, expected.directory_crc) = ([9; 16], opened.superblock.directory_crc);
+                assert_eq!(opened.superblock, expected, "seed {seed} ios {ios}");
+                new += 1;
+            } else {
+                assert_eq!(opened.superblock, second, "seed {seed} ios {ios}");
+                old += 1;
+            }
+            assert_eq!(read_directory(&after, &opened.superblock).unwrap().entry.checkpoint.number, 7);
+            if let Ok(done) = done {
+                assert!(changed && done.repairs().is_empty(), "seed {seed} ios {ios}");
+                break;
+            }
+        }
+    }
+    assert!(old > 50 && new > 10, "{old} old, {new} new");
+}
+
+#[test]
+fn a_store_that_may_only_be_read_keeps_its_identity() {
+    let (device, mut superblock) = store();
+    superblock.read_only_compatible = 1;
+    format(&device, &superblock).unwrap();
+    let error = set_identity(&device, [9; 16]).unwrap_err();
+    assert!(matches!(error, OpenError::OnlyRead { .. }), "{error}");
+    assert_eq!(open(&device).unwrap().superblock, superblock);
 }

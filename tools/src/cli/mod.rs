@@ -6,7 +6,8 @@ mod demo;
 mod failure;
 mod fork;
 mod history;
-mod mounts;
+mod identity;
+pub(crate) mod mounts;
 mod passes;
 mod snapshot;
 mod status;
@@ -48,6 +49,8 @@ pub enum Command {
     Check(passes::Check),
     /// List the earlier states that a mounted store still holds; mount.envoyfs -o ro,at=TIME shows one.
     History(history::Arguments),
+    /// Show what a store goes by; give a copy an identity of its own, so that both can be mounted.
+    Identity(identity::Arguments),
     /// Print a shell's completions of this command.
     Completions {
         /// Which shell.
@@ -78,6 +81,7 @@ impl Command {
             Self::Scrub(arguments) => arguments.run()?,
             Self::Check(arguments) => arguments.run()?,
             Self::History(arguments) => arguments.run()?,
+            Self::Identity(arguments) => arguments.run()?,
             Self::Bench(arguments) => arguments.run()?,
         }
         Ok(ExitCode::SUCCESS)

@@ -12,6 +12,8 @@ pub struct Mount {
     pub at: PathBuf,
     /// Of this type.
     pub kind: String,
+    /// Of this device or file, if the type has one.
+    pub source: PathBuf,
 }
 
 impl Mount {
@@ -43,8 +45,10 @@ fn parse(mountinfo: &[u8]) -> Vec<Mount> {
             // id, parent, device, root, mount point, options, optional fields, "-", type, source, options
             let mut fields = line.split(|&byte| byte == b' ');
             let at = PathBuf::from(OsString::from_vec(unescape(fields.nth(4)?)));
-            let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
-            Some(Mount { at, kind: String::from_utf8_lossy(kind).into_owned() })
+            let mut behind = fields.skip_while(|field| *field != b"-").skip(1);
+            let kind = String::from_utf8_lossy(behind.next()?).into_owned();
+            let source = PathBuf::from(OsString::from_vec(unescape(behind.next().unwrap_or_default())));
+            Some(Mount { at, kind, source })
         })
         .collect()
 }
@@ -83,6 +87,7 @@ mod tests {
         assert_eq!(mounts.len(), 3);
         let store = at(&mounts, Path::new("/mnt/a b")).unwrap();
         assert!(store.is_envoyfs());
+        assert_eq!(store.source, Path::new("/img"));
         assert!(!at(&mounts, Path::new("/")).unwrap().is_envoyfs());
         assert_eq!(at(&mounts, Path::new("/mnt")), None);
     }

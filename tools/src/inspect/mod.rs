@@ -18,13 +18,14 @@ mod segment;
 mod store;
 mod tree;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use envoyfs_layout::Oid;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use store::Store;
 use tree::Tree;
+use uuid::Uuid;
 
 /// Arguments of `envoyfs inspect`.
 #[derive(Debug, Args)]
@@ -111,6 +112,17 @@ impl Arguments {
         };
         print(&tree, self.json)
     }
+}
+
+/// The identity of a store, mounted or not.
+///
+/// # Errors
+/// Nothing of a store is there, or no copy of its superblock is whole.
+pub fn identity_of(path: &Path) -> Result<Uuid> {
+    let store = Store::open(path)?;
+    let superblock = store.superblock.as_ref();
+    let superblock = superblock.with_context(|| format!("no copy of the superblock of {} is whole", path.display()))?;
+    Ok(Uuid::from_bytes(superblock.identity))
 }
 
 /// Who reads us (head, less) has seen enough.

@@ -34,12 +34,19 @@ pub fn user_of(path: &Path) -> Option<String> {
     let mut members = vec![own];
     if let Identity::Device(rdev) = own {
         members.extend(partitions(rdev).into_iter().map(Identity::Device));
+        members.extend(
+            fs::read(sysfs(rdev).join("loop/backing_file")).ok().and_then(|text| identity(&backing_file(text))),
+        );
     }
     let shown = path.display();
     let mountinfo = fs::read("/proc/self/mountinfo").unwrap_or_default();
-    if let Some(at) = members.iter().find_map(|member| mounted_at(&mountinfo, *member)) {
+    if let Some((member, at)) = members.iter().find_map(|member| Some((member, mounted_at(&mountinfo, *member)?))) {
         let at = at.display();
-        let what = if mounted_at(&mountinfo, own).is_some() { "is mounted" } else { "has a partition that is mounted" };
+        let what = match member {
+            Identity::File(..) if *member != own => "lies in a file that is mounted",
+            _ if *member != own => "has a partition that is mounted",
+            _ => "is mounted",
+        };
         return Some(format!("{shown} {what} at {at}; unmount it first: umount {at}"));
     }
     let swaps = fs::read("/proc/swaps").unwrap_or_default();
@@ -105,14 +112,17 @@ fn holder(member: Identity) -> Option<String> {
     Some(format!("/dev/{}", first.file_name().to_string_lossy()))
 }
 
+/// What `/sys` says ends with a newline.
+fn backing_file(mut text: Vec<u8>) -> PathBuf {
+    text.pop_if(|last| *last == b'\n');
+    PathBuf::from(OsString::from_vec(text))
+}
+
 fn loop_device_on(wanted: Identity) -> Option<String> {
     fs::read_dir("/sys/block").ok()?.flatten().find_map(|device| {
-        let mut backing = fs::read(device.path().join("loop/backing_file")).ok()?;
-        while backing.last() == Some(&b'\n') {
-            backing.pop();
-        }
-        let path = PathBuf::from(OsString::from_vec(backing));
-        (identity(&path) == Some(wanted)).then(|| format!("/dev/{}", device.file_name().to_string_lossy()))
+        let backing = fs::read(device.path().join("loop/backing_file")).ok()?;
+        (identity(&backing_file(backing)) == Some(wanted))
+            .then(|| format!("/dev/{}", device.file_name().to_string_lossy()))
     })
 }
 

@@ -1,13 +1,14 @@
 //! Mounting a store: options, the daemon, its end. Shared by `mount.envoyfs` and `envoyfs mount`.
 //!
 //! ```text
-//! foreground:  open store -> mount -> serve -> close store
+//! foreground:  claim identity -> open store -> mount -> serve -> close store
 //! daemon:      parent starts itself again and waits   | child: the same, in a session of its own; tells the parent
 //!              for one line, exits when it is mounted |        "ready" once it is mounted, then lets its terminal go
 //! ```
 //!
 //! If power fails here: the store is what the engine promises; the mount is gone.
 
+mod claim;
 mod daemon;
 mod options;
 mod serve;

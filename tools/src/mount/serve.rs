@@ -1,11 +1,13 @@
 //! One mount from opening the store to closing it. Nothing here touches the mounted tree.
 
+use super::claim::Claim;
 use super::options::Settings;
 use super::signals;
 use anyhow::{Context as _, Result, anyhow};
 use envoyfs_engine::device::{DeviceError, OpenMode, UringDevice};
 use envoyfs_engine::hlc::SystemClock;
 use envoyfs_engine::store::Store;
+use envoyfs_engine::superblock;
 use envoyfs_engine::{Engine, Options as EngineOptions, Settings as EngineSettings};
 use envoyfs_fuse::commands::Identity;
 use envoyfs_fuse::service::Service;
@@ -15,6 +17,7 @@ use nix::sys::signal::SigSet;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use uuid::Uuid;
 
 /// Opens, mounts, says `ready`, serves until the mount is gone, closes.
 ///
@@ -25,7 +28,10 @@ pub fn run(settings: &Settings, signals: SigSet, ready: impl FnOnce() -> Result<
         settings.mount.source.canonicalize().with_context(|| {
             format!("{}: no such store (make one with mkfs.envoyfs)", settings.mount.source.display())
         })?;
-    let engine = open_engine(&store, settings)?;
+    let device = open_device(&store, settings)?;
+    // Before anything is written: recovery is.
+    let _claim = claim(&device, &store)?;
+    let engine = open_engine(device, &store, settings)?;
     let mut mount = settings.mount.clone();
     mount.source.clone_from(&store);
     if !mount.read_only && !engine.read_only().is_empty() {
@@ -55,15 +61,24 @@ pub fn run(settings: &Settings, signals: SigSet, ready: impl FnOnce() -> Result<
     served.and(closed).and(ended)
 }
 
-fn open_engine(store: &Path, settings: &Settings) -> Result<Arc<Engine>> {
+fn open_device(store: &Path, settings: &Settings) -> Result<UringDevice> {
     let mode = if settings.mount.read_only { OpenMode::ReadOnly } else { OpenMode::ReadWrite };
-    let device = UringDevice::open(store, mode, true).map_err(|error| match error {
+    UringDevice::open(store, mode, true).map_err(|error| match error {
         DeviceError::InUse { .. } => anyhow!(
             "{} is in use: it is mounted already, or another program holds it (findmnt -t fuse.envoyfs lists mounts)",
             store.display()
         ),
         other => anyhow!(other),
-    })?;
+    })
+}
+
+/// None if there is no superblock to go by: the engine says what is there instead.
+fn claim(device: &UringDevice, store: &Path) -> Result<Option<Claim>> {
+    let Ok(opened) = superblock::open(device) else { return Ok(None) };
+    Claim::take(Uuid::from_bytes(opened.superblock.identity), store).map(Some)
+}
+
+fn open_engine(device: UringDevice, store: &Path, settings: &Settings) -> Result<Arc<Engine>> {
     let options = EngineOptions {
         read_only: settings.mount.read_only,
         threads: true,

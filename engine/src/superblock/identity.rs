@@ -1,0 +1,29 @@
+//! Giving a store another identity: that of a copied image is taken, so it gets one of its own (DESIGN 6).
+//!
+//! A publication like any other: the volume directory as it is into the slot that nothing names, flush, then the superblock that differs in nothing else. Nothing in the store
+//! is checked against the identity, so log, pages and segments stay as they are. If power fails at any moment, the store has the old identity or the new one, and is
+//! otherwise the same.
+
+use super::{OpenError, Opened, open, publish, read_directory, repair, write_directory};
+use crate::device::Device;
+
+/// Makes `identity` the store's; returns the superblock that rules then. The device is held exclusively: nobody has it mounted.
+///
+/// # Errors
+/// The store does not open, or may only be read; the device failed, and which of the two identities rules is open until the next look.
+pub fn set_identity(device: &dyn Device, identity: [u8; 16]) -> Result<Opened, OpenError> {
+    // As a mount does: what is read may still be in the device's cache only (INV-20).
+    device.flush()?;
+    let opened = open(device)?;
+    if let Some(why) = opened.read_only {
+        return Err(OpenError::OnlyRead { device: device.label(), why });
+    }
+    let mut directory = read_directory(device, &opened.superblock)?;
+    repair(device, &opened)?;
+    let mut next = opened.superblock.next();
+    next.identity = identity;
+    write_directory(device, &mut next, &mut directory)?;
+    device.flush()?;
+    publish(device, &next)?;
+    open(device)
+}

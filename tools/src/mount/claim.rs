@@ -1,0 +1,73 @@
+//! One mount of an identity at a time on a host (DESIGN 6): a copy of an image is the same store to everybody who goes by its identity, and a loop device over an image *is* the same.
+//!
+//! The claim is a listening socket with the identity in its abstract name: it ends with the process, whatever ends it, leaves no file behind, and every user sees it. It holds within
+//! a network namespace: containers with networks of their own are hosts of their own here. If power fails: nothing is left of it.
+
+use crate::cli::mounts;
+use crate::inspect;
+use anyhow::{Context as _, Result, bail};
+use rustix::net::sockopt::socket_peercred;
+use std::io::ErrorKind;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::path::Path;
+use uuid::Uuid;
+
+/// Held while the store is open.
+#[derive(Debug)]
+pub struct Claim {
+    _socket: UnixListener,
+}
+
+impl Claim {
+    /// Claims an identity for the store at `path`.
+    ///
+    /// # Errors
+    /// A store with that identity is mounted; says which, where, and what to do.
+    pub fn take(identity: Uuid, path: &Path) -> Result<Self> {
+        let name = SocketAddr::from_abstract_name(format!("envoyfs-identity-{identity}"))?;
+        match UnixListener::bind_addr(&name) {
+            Ok(socket) => Ok(Self { _socket: socket }),
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                let shown = path.display();
+                bail!(
+                    "a store with the same identity as {shown} ({identity}) is mounted already: {}. If {shown} is a copy, give it an identity of its own: envoyfs identity --new {shown}",
+                    holder(identity, &name)
+                )
+            }
+            Err(error) => Err(error).context("claiming the store's identity on this host"),
+        }
+    }
+}
+
+/// Who holds an identity: the mount, if it is visible here and its store may be read, and the process.
+fn holder(identity: Uuid, name: &SocketAddr) -> String {
+    let peer = UnixStream::connect_addr(name).ok().and_then(|stream| socket_peercred(&stream).ok());
+    let process =
+        peer.map_or_else(|| "another process".to_owned(), |peer| format!("process {}", peer.pid.as_raw_nonzero()));
+    let mounts = mounts::all().unwrap_or_default();
+    let held = |mount: &&mounts::Mount| {
+        mount.is_envoyfs() && inspect::identity_of(&mount.source).is_ok_and(|found| found == identity)
+    };
+    match mounts.iter().find(held) {
+        Some(mount) => format!("{} on {} ({process})", mount.source.display(), mount.at.display()),
+        None => process,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_is_claimed_once_until_it_is_let_go_and_the_holder_is_named() {
+        let (identity, path) = (Uuid::new_v4(), Path::new("/x/copy.img"));
+        let claim = Claim::take(identity, path).unwrap();
+        let _other = Claim::take(Uuid::new_v4(), path).unwrap();
+        let error = Claim::take(identity, path).unwrap_err().to_string();
+        assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
+        assert!(error.contains("envoyfs identity --new /x/copy.img"), "{error}");
+        drop(claim);
+        Claim::take(identity, path).unwrap();
+    }
+}
