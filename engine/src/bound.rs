@@ -43,6 +43,39 @@ pub struct MemoryBound {
 }
 
 impl MemoryBound {
+    /// The parts by name, as the fields are called.
+    #[must_use]
+    pub const fn parts(&self) -> [(&'static str, u64); 12] {
+        let Self {
+            containers,
+            segments,
+            pages,
+            slot_maps,
+            log,
+            in_flight,
+            unpublished,
+            checkpoint,
+            cleaning,
+            history,
+            buffers,
+            recovery,
+        } = *self;
+        [
+            ("containers", containers),
+            ("segments", segments),
+            ("pages", pages),
+            ("slot_maps", slot_maps),
+            ("log", log),
+            ("in_flight", in_flight),
+            ("unpublished", unpublished),
+            ("checkpoint", checkpoint),
+            ("cleaning", cleaning),
+            ("history", history),
+            ("buffers", buffers),
+            ("recovery", recovery),
+        ]
+    }
+
     /// When a checkpoint was published and nothing happened since: what the tables and caches take.
     #[must_use]
     pub const fn resting(&self) -> u64 {

@@ -2,6 +2,9 @@
 
 use crate::history::HistoryPolicy;
 
+/// Bytes of `dirty_bytes` for each of `unpublished_objects`: about what one of these takes.
+const BYTES_A_DIRTY_OBJECT: u64 = 384;
+
 /// Least memory for the pages that one part of a batch touches.
 const PART_BYTES_MIN: u64 = 64 << 10;
 
@@ -36,6 +39,19 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// With so many bytes for what is remembered of segments: two thirds for their pages, one for slot maps.
+    #[must_use]
+    pub const fn with_cache(self, bytes: u64) -> Self {
+        let slot_map_bytes = bytes / 3;
+        Self { slot_map_bytes, segment_cache_bytes: bytes - slot_map_bytes, ..self }
+    }
+
+    /// With so many bytes of changes between two checkpoints, and as many data objects as go with that.
+    #[must_use]
+    pub const fn with_dirty(self, bytes: u64) -> Self {
+        Self { dirty_bytes: bytes, unpublished_objects: bytes / BYTES_A_DIRTY_OBJECT, ..self }
+    }
+
     /// Pieces that the cleaner copies between two publications; never fewer than a container of so many units has.
     pub(crate) const fn moves_max(&self, units: u32) -> u64 {
         let quarter = self.unpublished_objects / 4;
@@ -47,5 +63,24 @@ impl Settings {
     pub(crate) const fn page_part_bytes(&self) -> u64 {
         let half = self.segment_cache_bytes / 2;
         if half > PART_BYTES_MIN { half } else { PART_BYTES_MIN }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_is_what_the_two_sizes_of_a_mount_give() {
+        let default = Settings::default();
+        let cache = default.segment_cache_bytes + default.slot_map_bytes;
+        let sized = Settings {
+            segment_cache_bytes: 1,
+            slot_map_bytes: 1,
+            dirty_bytes: 1,
+            unpublished_objects: 1,
+            ..Settings::default()
+        };
+        assert_eq!(sized.with_cache(cache).with_dirty(default.dirty_bytes), default);
     }
 }

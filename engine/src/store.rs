@@ -3,6 +3,7 @@
 //! Owns no logic. [`Store`] is implemented by [`crate::Engine`] over a device and by the oracle `MemoryStore` in tests.
 
 use crate::StoreError;
+use crate::bound::MemoryBound;
 use crate::history::{HistoryPolicy, HistoryRoot};
 use crate::mark::{MarkOptions, MarkProgress, MarkReport, Uses};
 use crate::metrics::Metrics;
@@ -281,7 +282,8 @@ pub trait Store: Send + Sync + 'static {
     fn limits(&self) -> Limits;
     /// Wall clock in nanoseconds since 1970, from the store's clock (virtual in simulation).
     fn wall_ns(&self) -> i64;
-    /// A fresh number of the given kind; durable bounds make reuse after a crash impossible (INV-16).
+    /// A fresh number of the given kind; durable bounds make reuse after a crash impossible (INV-16). Never waits: [`StoreError::WouldWait`], with threads too, when the numbers
+    /// reserved by the last checkpoint are used up; a checkpoint is due then, and the next one reserves more.
     fn number(&self, counter: Counter) -> Result<u64>;
 
     /// Reserves the worst case; blocks while a checkpoint can free space or ring, else `NoSpace`. Never called under the freeze lock (INV-24).
@@ -309,9 +311,10 @@ pub trait Store: Send + Sync + 'static {
     fn append_node(&self, batch: Batch, kind: ReferenceKind, flags: u8, birth: Hlc, bytes: &[u8]) -> Result<Reference>;
     /// Appends data for the builder: a payload that becomes an extent at the checkpoint. Buffered like nodes, 4 KiB-aligned when it is 4 KiB or more. In the given batch without a record.
     fn append_payload(&self, batch: Batch, birth: Hlc, data: &[u8]) -> Result<DataObject>;
-    /// Whole node, verified against the reference's checksum (INV-14). The engine does not cache decoded nodes.
+    /// Whole node, verified against the reference's checksum (INV-14). The engine does not cache decoded nodes. Fails for what a checkpoint that is being published no longer
+    /// reaches, from the call of [`Store::publish`] on, unless a retained checkpoint does: start again from the newest roots. It never gives other bytes.
     fn read_node(&self, reference: &Reference) -> Result<Arc<[u8]>>;
-    /// Bytes [first, first + into.len()) of an extent's stored bytes, both multiples of 512 and `first` of 4096; `crcs` are the checksums of the blocks touched (whole blocks are read).
+    /// Bytes [first, first + into.len()) of an extent's stored bytes, both multiples of 512 and `first` of 4096; `crcs` are the checksums of the blocks touched (whole blocks are read). Fails like [`Store::read_node`].
     fn read_data(&self, oid: Oid, first: u32, crcs: &[u32], into: &mut [u8]) -> Result<()>;
 
     /// Waits until a checkpoint is due, at most `timeout_ms`.
@@ -332,6 +335,10 @@ pub trait Store: Send + Sync + 'static {
     fn usage(&self) -> Usage;
     /// What this mount counts and times, if it does.
     fn metrics(&self) -> Option<&Metrics> {
+        None
+    }
+    /// How much memory the store takes at most, if it knows; see [`crate::Engine::memory_bound`].
+    fn memory_bound(&self) -> Option<MemoryBound> {
         None
     }
     /// Why the store takes no more writes, if it does not (INV-33).

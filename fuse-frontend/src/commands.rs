@@ -287,6 +287,9 @@ impl Worker {
         answer.checkpoint.set(usage.checkpoint);
         answer.appended.set(usage.appended.0);
         answer.durable.set(usage.durable.0);
+        answer.node_cache.set(status.node_cache_bytes);
+        answer.node_cache_max.set(status.node_cache_bytes_max);
+        answer.memory = status.memory.unwrap_or_default().parts().map(|(_, bytes)| bytes.into());
         answer.files.set(space.files);
         answer.tree_bytes.set(totals.bytes);
         answer.tree_files.set(totals.files);

@@ -7,6 +7,7 @@
 
 pub mod client;
 
+use envoyfs_engine::MemoryBound;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -212,6 +213,12 @@ pub struct Status {
     pub tree_directories: U64,
     /// Names of files with several names below it.
     pub tree_links: U64,
+    /// Bytes of nodes in memory.
+    pub node_cache: U64,
+    /// Bytes of nodes that may be in memory.
+    pub node_cache_max: U64,
+    /// Bytes of memory that the store takes at most beside nodes, by part; see [`memory_parts`].
+    pub memory: [U64; 12],
     /// Bytes of `store` in use.
     pub store_bytes: U16,
     /// Bytes of `trouble` in use.
@@ -224,6 +231,39 @@ pub struct Status {
     pub trouble: [u8; 256],
 }
 
+/// What [`Status::memory`] holds, in words and added up.
+#[must_use]
+pub fn memory_parts(status: &Status) -> MemoryBound {
+    let [
+        containers,
+        segments,
+        pages,
+        slot_maps,
+        log,
+        in_flight,
+        unpublished,
+        checkpoint,
+        cleaning,
+        history,
+        buffers,
+        recovery,
+    ] = status.memory.map(U64::get);
+    MemoryBound {
+        containers,
+        segments,
+        pages,
+        slot_maps,
+        log,
+        in_flight,
+        unpublished,
+        checkpoint,
+        cleaning,
+        history,
+        buffers,
+        recovery,
+    }
+}
+
 /// Bits of [`Status::flags`].
 pub mod status_flags {
     /// Mounted read-only.
@@ -234,7 +274,7 @@ pub mod status_flags {
 
 const _: () = assert!(size_of::<Fork>() == 272);
 const _: () = assert!(size_of::<Delete>() == 264);
-const _: () = assert!(size_of::<Status>() == 1448);
+const _: () = assert!(size_of::<Status>() == 1560);
 const _: () = assert!(size_of::<TextPage>() == 24 + 12288);
 const _: () = assert!(size_of::<Pass>() == 72);
 

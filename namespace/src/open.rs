@@ -8,6 +8,7 @@ use crate::namespace::{Namespace, Options};
 use crate::realm::{Realm, VIEW};
 use crate::table::{RealmItem, Table};
 use crate::tree::damaged;
+use envoyfs_engine::MemoryBound;
 use envoyfs_engine::store::{Counter, Need, Reason, Store, Tier, Usage};
 use envoyfs_layout::inode::mode;
 use envoyfs_layout::key::{RealmItemKind, RealmKey};
@@ -32,6 +33,10 @@ pub struct Status {
     pub live_inodes: u64,
     /// Bytes of nodes in memory.
     pub node_cache_bytes: u64,
+    /// Bytes of nodes that may be in memory.
+    pub node_cache_bytes_max: u64,
+    /// How much memory the store takes at most beside them, if it knows.
+    pub memory: Option<MemoryBound>,
     /// Why changes are refused, if they are.
     pub failure: Option<String>,
 }
@@ -152,6 +157,8 @@ impl Namespace {
             usage: self.store.usage(),
             live_inodes: u64::try_from(self.inodes.all().len()).unwrap_or(u64::MAX),
             node_cache_bytes: self.nodes.cached_bytes(),
+            node_cache_bytes_max: self.nodes.cache_bytes_max(),
+            memory: self.store.memory_bound(),
             failure: self.failure(),
         }
     }

@@ -3,6 +3,7 @@
 use super::Engine;
 use super::append::length;
 use crate::StoreError;
+use crate::bound::MemoryBound;
 use crate::history::{HistoryPolicy, HistoryRoot};
 use crate::mark::{MarkOptions, MarkProgress, MarkReport, Uses};
 use crate::metrics::Metrics;
@@ -149,6 +150,10 @@ impl Store for Engine {
 
     fn metrics(&self) -> Option<&Metrics> {
         Some(&self.metrics)
+    }
+
+    fn memory_bound(&self) -> Option<MemoryBound> {
+        Some(Engine::memory_bound(self))
     }
 
     fn poisoned(&self) -> Option<String> {

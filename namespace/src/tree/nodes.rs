@@ -239,6 +239,11 @@ impl Nodes {
     pub fn cached_bytes(&self) -> u64 {
         self.cache.weight()
     }
+    /// Bytes that may be in it.
+    #[must_use]
+    pub fn cache_bytes_max(&self) -> u64 {
+        self.cache.capacity()
+    }
 }
 
 impl std::fmt::Debug for Nodes {

@@ -4,8 +4,9 @@ use super::control::open_directory;
 use crate::mkfs::size::Size;
 use anyhow::{Context as _, Result};
 use clap::Args;
-use envoyfs_fuse::control::{Status, client, status_flags, text_kind};
+use envoyfs_fuse::control::{Status, client, memory_parts, status_flags, text_kind};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -64,7 +65,33 @@ struct Report {
     appended_lsn: u64,
     durable_lsn: u64,
     files: u64,
+    memory: Memory,
     directory: Tree,
+}
+
+/// Bounds of the daemon's memory, as its mount options and the store's size give them.
+#[derive(Debug, Serialize)]
+struct Memory {
+    node_cache_bytes: u64,
+    node_cache_bytes_max: u64,
+    engine_bytes_max: u64,
+    engine_mounting_bytes_max: u64,
+    engine_resting_bytes_max: u64,
+    engine_parts: BTreeMap<&'static str, u64>,
+}
+
+impl From<&Status> for Memory {
+    fn from(status: &Status) -> Self {
+        let bound = memory_parts(status);
+        Self {
+            node_cache_bytes: status.node_cache.get(),
+            node_cache_bytes_max: status.node_cache_max.get(),
+            engine_bytes_max: bound.serving(),
+            engine_mounting_bytes_max: bound.mounting(),
+            engine_resting_bytes_max: bound.resting(),
+            engine_parts: bound.parts().into(),
+        }
+    }
 }
 
 /// Below the directory asked about.
@@ -99,6 +126,7 @@ impl From<&Status> for Report {
             appended_lsn: status.appended.get(),
             durable_lsn: status.durable.get(),
             files: status.files.get(),
+            memory: Memory::from(status),
             directory: Tree {
                 bytes: status.tree_bytes.get(),
                 files: status.tree_files.get(),
@@ -127,6 +155,16 @@ impl fmt::Display for Report {
         writeln!(f, "checkpoint   {}", self.checkpoint)?;
         writeln!(f, "shared       {} objects", self.shared_objects)?;
         writeln!(f, "to drop      {} objects", self.drop_queue_objects)?;
+        let Memory { node_cache_bytes, node_cache_bytes_max, engine_bytes_max, engine_resting_bytes_max, .. } =
+            self.memory;
+        writeln!(
+            f,
+            "memory       nodes {} of {}; beside them at most {}, {} when idle",
+            Size(node_cache_bytes),
+            Size(node_cache_bytes_max),
+            Size(engine_bytes_max),
+            Size(engine_resting_bytes_max)
+        )?;
         let Tree { bytes, files, directories, links } = self.directory;
         writeln!(
             f,
@@ -149,6 +187,8 @@ mod tests {
         status.trouble[..5].copy_from_slice(b"flush");
         status.trouble_bytes.set(5);
         status.capacity.set(1 << 30);
+        status.node_cache_max.set(128 << 20);
+        status.memory.iter_mut().for_each(|part| part.set(1 << 20));
         let report = Report::from(&status);
         let text = report.to_string();
         assert!(text.contains("FAILED       flush; unmount and mount again"), "{text}");
@@ -156,5 +196,13 @@ mod tests {
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["capacity_bytes"], 1_u64 << 30);
         assert_eq!(json["directory"]["files"], 0);
+        // Twelve parts, of which a mount that serves does not have that of recovery.
+        assert!(
+            text.contains("memory       nodes 0 bytes of 128 MiB; beside them at most 11 MiB, 7 MiB when idle"),
+            "{text}"
+        );
+        assert_eq!(json["memory"]["engine_bytes_max"], 11 << 20);
+        assert_eq!(json["memory"]["engine_mounting_bytes_max"], 10 << 20);
+        assert_eq!(json["memory"]["engine_parts"]["slot_maps"], 1 << 20);
     }
 }

@@ -2,13 +2,15 @@
 
 use crate::mkfs::size::Size;
 use clap::Args;
-use envoyfs_engine::HistoryPolicy;
+use envoyfs_engine::{HistoryPolicy, Settings as EngineSettings};
 use envoyfs_fuse::mount_point::MountOptions;
 use std::path::PathBuf;
 use thiserror::Error;
 
 /// Bytes of nodes kept in memory unless `-o cache=SIZE` says otherwise.
 const NODE_CACHE_BYTES: u64 = 128 << 20;
+/// Least that `-o engine_cache=SIZE` and `-o dirty=SIZE` may be.
+const ENGINE_BYTES_MIN: u64 = 1 << 20;
 /// Threads unless told otherwise: more gain nothing while handlers seldom block.
 const THREADS: std::ops::RangeInclusive<usize> = 2..=4;
 const THREADS_MAX: usize = 64;
@@ -23,7 +25,7 @@ pub struct Arguments {
     /// Directory to mount it on.
     pub directory: PathBuf,
     /// Mount options, separated by commas: ro, rw, noatime, dev, nodev, suid, nosuid, exec, noexec, sync, allow_other,
-    /// threads=N, cache=SIZE, log=FILE, accept_loss, history=N, history_age=TIME, at=TIME.
+    /// threads=N, cache=SIZE, engine_cache=SIZE, dirty=SIZE, log=FILE, accept_loss, history=N, history_age=TIME, at=TIME.
     #[arg(short = 'o', long = "options", value_name = "LIST")]
     pub options: Vec<String>,
     /// Stay in the foreground and log to standard error.
@@ -80,6 +82,8 @@ pub struct Settings {
     pub directory: PathBuf,
     /// Bytes of nodes kept in memory.
     pub node_cache_bytes: u64,
+    /// Bounds of the engine's memory; its history is `history`.
+    pub engine: EngineSettings,
     /// Where the daemon's log goes; nowhere if not given.
     pub log: Option<PathBuf>,
     /// Go on although acknowledged records are damaged.
@@ -115,6 +119,7 @@ impl Settings {
             },
             directory: arguments.directory.clone(),
             node_cache_bytes: NODE_CACHE_BYTES,
+            engine: EngineSettings::default(),
             log: None,
             accept_loss: false,
             history: HistoryPolicy::NONE,
@@ -159,6 +164,8 @@ impl Settings {
                 mount.threads = checked_threads(option, threads)?;
             }
             "cache" => self.node_cache_bytes = needed()?.parse::<Size>().map_err(|why| bad(&why))?.0,
+            "engine_cache" => self.engine = self.engine.clone().with_cache(checked_memory(option, needed()?)?),
+            "dirty" => self.engine = self.engine.clone().with_dirty(checked_memory(option, needed()?)?),
             "log" => self.log = Some(PathBuf::from(needed()?)),
             "accept_loss" => self.accept_loss = true,
             "history" => {
@@ -213,6 +220,15 @@ impl Settings {
         }
         Ok(())
     }
+}
+
+fn checked_memory(option: &str, value: &str) -> Result<u64, OptionError> {
+    let bad = |why| OptionError::Value { option: option.to_owned(), why };
+    let bytes = value.parse::<Size>().map_err(bad)?.0;
+    if bytes < ENGINE_BYTES_MIN {
+        return Err(bad(format!("must be at least {}", Size(ENGINE_BYTES_MIN))));
+    }
+    Ok(bytes)
 }
 
 fn checked_threads(option: &str, threads: usize) -> Result<usize, OptionError> {

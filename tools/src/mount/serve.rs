@@ -84,7 +84,7 @@ fn open_engine(device: UringDevice, store: &Path, settings: &Settings) -> Result
         threads: true,
         accept_loss: settings.accept_loss,
         clock: Arc::new(SystemClock::new()),
-        settings: EngineSettings { history: settings.history, ..EngineSettings::default() },
+        settings: EngineSettings { history: settings.history, ..settings.engine.clone() },
     };
     let mut engine = Engine::open(Arc::new(device), options)
         .with_context(|| format!("cannot open the store in {} (fsck.envoyfs tells more)", store.display()))?;

@@ -52,7 +52,8 @@ fn unknown_options_are_refused_unless_mount_said_to_ignore_them() {
 
 #[test]
 fn values_are_checked() {
-    for option in ["threads=0", "threads=65", "threads=x", "threads", "cache=lots", "log="] {
+    let sizes = ["cache=lots", "engine_cache=", "engine_cache=512KiB", "dirty=0", "dirty=much"];
+    for option in sizes.into_iter().chain(["threads=0", "threads=65", "threads=x", "threads", "log="]) {
         assert!(matches!(parse(&["-o", option], true), Err(OptionError::Value { .. })), "{option}");
     }
     assert!(matches!(parse(&["-o", "remount"], true), Err(OptionError::NotOffered(..))));
@@ -73,4 +74,13 @@ fn history_is_kept_only_when_asked_for_and_an_earlier_state_is_read_only() {
     for bad in ["history=257", "history=-1", "history", "history_age=soon", "at=yesterday", "at=1960-01-01T00:00:00Z"] {
         assert!(matches!(parse(&["-o", bad], true), Err(OptionError::Value { .. })), "{bad}");
     }
+}
+
+#[test]
+fn sizes_of_memory_reach_the_settings_of_the_engine() {
+    assert_eq!(parse(&[], true).unwrap().engine, EngineSettings::default());
+    let engine = parse(&["-o", "engine_cache=6MiB,dirty=48MiB"], true).unwrap().engine;
+    assert_eq!((engine.segment_cache_bytes, engine.slot_map_bytes), (4 << 20, 2 << 20));
+    assert_eq!((engine.dirty_bytes, engine.unpublished_objects), (48 << 20, 1 << 17));
+    assert_eq!(engine.in_flight_bytes, EngineSettings::default().in_flight_bytes);
 }
