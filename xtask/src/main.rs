@@ -8,6 +8,7 @@ mod crash;
 mod fuzz;
 mod install;
 mod kill;
+mod long;
 mod man;
 mod miri;
 mod models;
@@ -49,6 +50,8 @@ enum Task {
     Install(install::Arguments),
     /// Kills daemons of real mounts at any moment and looks what is left. Needs root.
     Kill(kill::Arguments),
+    /// The long versions of tests, and the measurements that are written as tests.
+    Long(long::Arguments),
     /// Measures envoyfs beside ext4, both on images in one directory, and prints a table. Needs root.
     Compare(compare::Arguments),
     /// Measures every bar of the object store beside fio and ext4, and prints a table. Needs root.
@@ -71,6 +74,7 @@ fn main() -> anyhow::Result<()> {
         Task::Sabotage => sabotage::run(),
         Task::Install(arguments) => install::run(&arguments),
         Task::Kill(arguments) => kill::run(&arguments),
+        Task::Long(arguments) => long::run(&arguments),
         Task::Compare(arguments) => compare::run(&arguments),
         Task::BenchStore(arguments) => store_bench::run(&arguments),
         Task::Sweep(arguments) => sweep::run(&arguments),
