@@ -21,7 +21,7 @@ impl Engine {
         let part_bytes = self.options.settings.page_part_bytes();
         while left > 0 {
             if let Err(error) = self.pager().load_queue() {
-                tracing::error!(%error, "a page of the drop queue cannot be read; nothing is dropped until fsck.envoyfs repairs it");
+                tracing::error!(%error, "a page of the drop queue cannot be read; nothing is dropped until fsck.envoyfs -y repairs it");
                 self.stalled.store(true, crate::sync::atomic::Ordering::SeqCst);
                 return Ok(());
             }

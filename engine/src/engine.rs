@@ -47,7 +47,7 @@ pub struct Options {
     pub read_only: bool,
     /// Start the committer thread. Without it, nothing ever waits for another thread: calls that would answer `WouldWait`.
     pub threads: bool,
-    /// Go on writing although records that were promised durable are damaged (`--accept-loss`).
+    /// Go on writing although records that were promised durable are damaged (`-o accept_loss` of a mount).
     pub accept_loss: bool,
     /// Clock.
     pub clock: Arc<dyn Clock>,

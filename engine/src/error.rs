@@ -57,7 +57,7 @@ pub enum StoreError {
     },
     /// The page that says what is live in a segment cannot be read: `fsck.envoyfs` computes it anew.
     #[error(
-        "the page of segment {segment} (container {container}, unit {unit}) cannot be read; fsck.envoyfs can repair it: {source}"
+        "the page of segment {segment} (container {container}, unit {unit}) cannot be read; fsck.envoyfs -y can repair it: {source}"
     )]
     SegmentPage {
         /// The segment.
@@ -72,8 +72,8 @@ pub enum StoreError {
     /// The store cannot be opened as asked; says what to do.
     #[error("{0}")]
     Refused(String),
-    /// The store runs without threads and the call would have to wait for a checkpoint: make one, then ask again.
-    #[error("{what} has to wait for a checkpoint, and nobody makes one")]
+    /// The call does not wait, or cannot since the store runs without threads, and needs a checkpoint: make one, or see that somebody does, then ask again.
+    #[error("{what} has to wait for a checkpoint")]
     WouldWait {
         /// What waits.
         what: &'static str,

@@ -179,7 +179,7 @@ impl Engine {
             let mut rows = 0;
             while left > 0 {
                 if let Err(error) = self.pager().load_release(checkpoint) {
-                    tracing::error!(checkpoint, %error, "what a dropped checkpoint kept cannot be found; it stays allocated until fsck.envoyfs repairs it");
+                    tracing::error!(checkpoint, %error, "what a dropped checkpoint kept cannot be found; it stays allocated until fsck.envoyfs -y repairs it");
                     self.stalled.store(true, crate::sync::atomic::Ordering::SeqCst);
                     break;
                 }

@@ -38,10 +38,12 @@
 //! Listing a shared node as gone loses data; leaving out an exclusive one only wastes space. An object whose count falls to zero is freed with all that only it held, a paced amount each checkpoint.
 //!
 //! **Read.** [`read_node`](store::Store::read_node) and [`read_data`](store::Store::read_data) verify every byte against the checksums in the reference, or beside it. Objects never change, so what was read may be cached for
-//! ever. What a published checkpoint no longer reaches may be overwritten after that publication: a reader that walks an older version must finish before, or start again.
+//! ever. From the call of [`publish`](store::Store::publish) on, not from its return, reads of what the new checkpoint no longer reaches may fail ([`StoreError::Damaged`], [`StoreError::BadReference`]); they never give other
+//! bytes. So a reader waits for no checkpoint: it starts again from the newest roots when a read fails, the second time with `publish` kept out (`examples/key_value` does that). For more than a moment it walks a *retained*
+//! checkpoint ([`HistoryPolicy`], [`history`](store::Store::history)), which stays readable until it is dropped. There is no pin that a reader could hold.
 //!
-//! **Failures.** A failed write of the log, or flush, *poisons* the store: reads go on, nothing is acknowledged or published any more, and a new mount recovers. `WouldWait` is only for stores without
-//! threads (tests), `Misuse` means that the client broke one of these rules.
+//! **Failures.** A failed write of the log, or flush, *poisons* the store: reads go on, nothing is acknowledged or published any more, and a new mount recovers. `WouldWait` asks for a
+//! checkpoint: any call that would wait for one answers so in a store without threads (tests), and [`number`](store::Store::number) in every store. `Misuse` means that the client broke one of these rules.
 
 mod bound;
 mod checkpoint;

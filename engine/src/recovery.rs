@@ -152,7 +152,7 @@ impl Engine {
         let state = Mutex::new(State::of_directory(&directory));
         let pager = Pager { state: &state, reader: &reader };
         if let Err(error) = pager.lists(&directory.entry) {
-            note(&mut why, format!("{error}; fsck.envoyfs can repair it"));
+            note(&mut why, format!("{error}; fsck.envoyfs -y can repair it"));
         }
         show_locations(&reader, &directory, &state.lock());
         let ring = RingGeometry::of(&superblock, &directory.entry);
@@ -166,7 +166,7 @@ impl Engine {
             if options.accept_loss {
                 tracing::warn!(%corruption, "operations that were acknowledged are given up, as told");
             } else if why.is_empty() {
-                why = format!("{corruption}; mount it with --accept-loss to go on without them");
+                why = format!("{corruption}; mount it with -o accept_loss to go on without them");
             }
         }
         let mut containers = Containers::new(directory.table.iter().map(Container::from).collect());

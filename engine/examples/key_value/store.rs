@@ -75,7 +75,7 @@ pub struct KeyValue {
     pub engine: Engine,
     /// The freeze lock of this client: the order of records and of changes is the same under it. Nothing waits for space or log while holding it.
     state: Mutex<State>,
-    /// Held for a whole checkpoint, and by forks and drops: a tree that is being merged is not copied.
+    /// Held for a whole checkpoint, by forks and drops (a tree that is being merged is not copied), and by a read that failed beside a checkpoint.
     checkpoint: Mutex<()>,
     stop: AtomicBool,
 }
@@ -181,10 +181,18 @@ impl KeyValue {
     }
 
     /// Pairs from a key on; `until`: the last. Newest first: active changes, frozen ones, the stored tree.
+    ///
+    /// Waits for nobody: what a publication replaces meanwhile cannot be read any more, and that is an error and never other bytes. Then it is read again, while no checkpoint is made; what
+    /// fails then is damaged.
     pub fn range(&self, tree: &str, from: &[u8], until: Option<&[u8]>) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        // A copy of what is needed: readers hold no lock while they read the device. (The space of a node that is replaced meanwhile is
-        // reused after the next publication at the earliest: so checkpoints are kept out. A real client would hold a version instead.)
-        let _no_checkpoint = lock(&self.checkpoint);
+        self.range_of_now(tree, from, until).or_else(|_| {
+            let _no_checkpoint = lock(&self.checkpoint);
+            self.range_of_now(tree, from, until)
+        })
+    }
+
+    fn range_of_now(&self, tree: &str, from: &[u8], until: Option<&[u8]>) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        // A copy of what is needed: no lock is held while the device is read.
         let (root, overlay) = {
             let state = lock(&self.state);
             let tree = state.trees.get(tree).ok_or("there is no such tree")?;

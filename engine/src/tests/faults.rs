@@ -2,6 +2,7 @@ use super::client::*;
 use crate::device::Fault;
 use crate::store::*;
 use crate::{Engine, Options, Settings, StoreError};
+use envoyfs_layout::superblock::Superblock;
 use std::sync::Arc;
 
 fn filled() -> (crate::device::SimulatedDevice, Client) {
@@ -89,11 +90,40 @@ fn a_damaged_log_below_the_watermark_mounts_read_only_and_says_so() {
     device.inject(Fault::FlipBits { offset: (64 << 10) + 512 + 200, mask: 1 });
     let clock = clock();
     let engine = open(&device, &clock).unwrap();
-    assert!(engine.read_only().contains("accept-loss"), "{:?}", engine.read_only());
+    assert!(engine.read_only().contains("-o accept_loss"), "{:?}", engine.read_only());
     let accepted =
         Options { read_only: false, threads: false, accept_loss: true, clock, settings: Settings::default() };
     let engine = Engine::open(Arc::new(device), accepted).unwrap();
     assert_eq!(engine.read_only(), "");
+}
+
+/// With one superblock left and the head of its log damaged, what the checkpoint holds is shown, and what is lost is said: no older superblock is looked for (decision 0001).
+#[test]
+fn one_superblock_left_whose_log_head_is_damaged_mounts_read_only_at_its_checkpoint() {
+    for alive in 0..4 {
+        let (device, mut client) = filled();
+        client.checkpoint().unwrap();
+        let checkpointed = client.logical();
+        client.run(&Op::Delete { tree: 0, key: 3 }).unwrap();
+        client.commit().unwrap();
+        client.engine.close().unwrap();
+        let (start, superblock) = {
+            let published = client.engine.writer().unwrap().published.lock();
+            (published.entry.start, published.superblock.clone())
+        };
+        let clock = client.clock.clone();
+        drop(client);
+        let device = device.process_crash();
+        device.inject(Fault::FlipBits { offset: superblock.ring_offset + start.ring_block * 512 + 100, mask: 1 });
+        for (index, position) in Superblock::positions(superblock.size).into_iter().enumerate() {
+            if index != alive {
+                device.inject(Fault::FlipBits { offset: position + 300, mask: 1 });
+            }
+        }
+        let engine = open(&device, &clock).unwrap();
+        assert!(engine.read_only().contains("-o accept_loss"), "{alive}: {:?}", engine.read_only());
+        assert_eq!(Client::start(engine, clock).logical(), checkpointed, "{alive}");
+    }
 }
 
 #[test]

@@ -244,7 +244,7 @@ fn check_text(out: &mut String, report: &Map<String, Value>) -> std::fmt::Result
     writeln!(out, "unused       {} of shared extents, given back", Size(get("unused_bytes")))?;
     let unreadable = report.get("unreadable_nodes").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     for node in unreadable.iter().filter_map(Value::as_str) {
-        writeln!(out, "node {node} cannot be read; nothing is corrected until fsck.envoyfs has repaired it")?;
+        writeln!(out, "node {node} cannot be read; nothing is corrected until fsck.envoyfs -y has repaired it")?;
     }
     writeln!(out, "corrections  {}, made by the next checkpoints", get("corrections"))
 }

@@ -195,7 +195,9 @@ impl Store {
     /// No copy is whole.
     pub fn directory(&self) -> Result<&VolumeDirectory> {
         self.superblock()?;
-        self.directory.as_ref().context("no copy of the volume directory is whole; fsck.envoyfs says what is left")
+        self.directory
+            .as_ref()
+            .context("no copy of the volume directory is whole; fsck.envoyfs --rebuild makes it anew")
     }
 
     /// Row of a container.

@@ -6,12 +6,14 @@
 use crate::cli::mounts;
 use crate::inspect;
 use anyhow::{Context as _, Result, bail};
-use rustix::net::sockopt::socket_peercred;
 use std::io::ErrorKind;
 use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
 use uuid::Uuid;
+
+/// Before the identity in the socket's name.
+const NAME: &str = "envoyfs-identity-";
 
 /// Held while the store is open.
 #[derive(Debug)]
@@ -25,14 +27,14 @@ impl Claim {
     /// # Errors
     /// A store with that identity is mounted; says which, where, and what to do.
     pub fn take(identity: Uuid, path: &Path) -> Result<Self> {
-        let name = SocketAddr::from_abstract_name(format!("envoyfs-identity-{identity}"))?;
+        let name = SocketAddr::from_abstract_name(format!("{NAME}{identity}"))?;
         match UnixListener::bind_addr(&name) {
             Ok(socket) => Ok(Self { _socket: socket }),
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
                 let shown = path.display();
                 bail!(
                     "a store with the same identity as {shown} ({identity}) is mounted already: {}. If {shown} is a copy, give it an identity of its own: envoyfs identity --new {shown}",
-                    holder(identity, &name)
+                    holder(identity)
                 )
             }
             Err(error) => Err(error).context("claiming the store's identity on this host"),
@@ -40,18 +42,15 @@ impl Claim {
     }
 }
 
-/// Who holds an identity: the mount, if it is visible here and its store may be read, and the process.
-fn holder(identity: Uuid, name: &SocketAddr) -> String {
-    let peer = UnixStream::connect_addr(name).ok().and_then(|stream| socket_peercred(&stream).ok());
-    let process =
-        peer.map_or_else(|| "another process".to_owned(), |peer| format!("process {}", peer.pid.as_raw_nonzero()));
+/// Who holds an identity: the mount, if it is visible here and its store may be read.
+fn holder(identity: Uuid) -> String {
     let mounts = mounts::all().unwrap_or_default();
     let held = |mount: &&mounts::Mount| {
         mount.is_envoyfs() && inspect::identity_of(&mount.source).is_ok_and(|found| found == identity)
     };
     match mounts.iter().find(held) {
-        Some(mount) => format!("{} on {} ({process})", mount.source.display(), mount.at.display()),
-        None => process,
+        Some(mount) => format!("{} on {}", mount.source.display(), mount.at.display()),
+        None => format!("by a process that 'ss -xlp' shows with {}{identity}", NAME),
     }
 }
 
@@ -65,7 +64,7 @@ mod tests {
         let claim = Claim::take(identity, path).unwrap();
         let _other = Claim::take(Uuid::new_v4(), path).unwrap();
         let error = Claim::take(identity, path).unwrap_err().to_string();
-        assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
+        assert!(error.contains(&format!("envoyfs-identity-{identity}")), "{error}");
         assert!(error.contains("envoyfs identity --new /x/copy.img"), "{error}");
         drop(claim);
         Claim::take(identity, path).unwrap();
