@@ -305,6 +305,7 @@ impl Engine {
             metrics.loaded_peak.set(state.loaded_peak());
             metrics.drop_queue.set(state.queue().len());
             metrics.retained.set(state.history().len() as u64);
+            writer.was_shared.fetch_or(state.shared_objects() > 0, Ordering::Relaxed);
             metrics.deferred_bytes.set(state.deferred_units() * u64::from(UNIT));
         }
         if space.has_relocations() {

@@ -13,12 +13,14 @@ mod admission;
 mod append;
 mod batch;
 mod counters;
+mod last_mark;
 mod observe;
 mod store;
 
 pub(crate) use admission::Admission;
 pub(crate) use batch::{Batches, Objects};
 pub(crate) use counters::Counters;
+pub(crate) use last_mark::LastMark;
 
 use crate::StoreError;
 use crate::cleaner::Cleaning;
@@ -92,6 +94,8 @@ pub(crate) struct Writer {
     /// The mount's own entry in the list of cuts was the last that fits: nothing of a client is admitted before a checkpoint has been published, or the next crash finds
     /// no room for its cut (INV-38).
     pub(crate) unserved: AtomicBool,
+    /// Something had more than one reference in this mount.
+    pub(crate) was_shared: AtomicBool,
     idle: Mutex<(Lsn, u64)>,
     committer: Mutex<Option<Committer>>,
 }
@@ -154,6 +158,7 @@ impl Writer {
             in_flight: AtomicBool::new(false),
             overdue: AtomicBool::new(false),
             unserved: AtomicBool::new(false),
+            was_shared: AtomicBool::new(false),
             idle: Mutex::new((wal.end(), 0)),
             wal,
             space,

@@ -138,6 +138,10 @@ impl Engine {
         let policy = *self.history_policy.lock();
         let now = self.options.clock.wall_ns();
         let short = self.is_short(writer);
+        let gives_up = short && !self.mark_goes_on(writer);
+        if gives_up && self.is_mark_under_way() {
+            self.last_mark_ended(writer);
+        }
         let mut state = self.state.lock();
         let all = u64::from(self.shape.containers) * u64::from(self.shape.units());
         let retained: Vec<(HistoryRow, u64)> = state
@@ -157,7 +161,7 @@ impl Engine {
                 || age_ms > policy.age_ms_max
                 || deferred > all / policy.part_max.max(1)
                 || policy.checkpoints_max == 0;
-            if !goes || self.pinned_history(row.checkpoint, short) {
+            if !goes || self.pinned_history(row.checkpoint, gives_up) {
                 break;
             }
             deferred -= units;

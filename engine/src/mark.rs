@@ -4,7 +4,8 @@
 //! ask --> the next checkpoint V is retained, its table remembered --> run: walk V, compare with V's pages --> repairs stand in a later batch --> V may be dropped
 //! ```
 //! Operations and checkpoints go on meanwhile: V's objects stay because V is retained, V's pages because no system container is released while the mark runs. What is found
-//! is a difference *at V*; counts are sums, so adding the difference later is right, and what nothing used at V nothing uses later. When space is short the mark is given up.
+//! is a difference *at V*; counts are sums, so adding the difference later is right, and what nothing used at V nothing uses later. When space is short the mark is given up, unless a
+//! writer waits for it (`engine/last_mark.rs`).
 //!
 //! Memory: one bit a unit of every segment with nodes (1/4096 of the bytes in nodes), and four bits a unit of the segments of one pass; there are as many passes as
 //! [`MarkOptions::memory_bytes`] asks for. With more than one pass, nodes are visited once a pass. If power fails: nothing is left of a mark but batches with repairs.
@@ -263,19 +264,18 @@ impl Engine {
         uses: Option<&Uses<'_>>,
         progress: &mut dyn FnMut(&MarkProgress) -> ControlFlow<()>,
     ) -> Result<MarkReport> {
-        let asked = {
-            let mark = self.mark.lock();
-            mark.asked || mark.version.is_some()
-        };
-        if !asked {
+        if !self.is_mark_under_way() {
             self.ask_mark()?;
         }
+        let writer = self.writer()?;
+        self.last_mark_runs(writer);
         let pace = Pace::new(options.bytes_per_second);
         let mut watch = Watch { progress: MarkProgress::default(), pace, tell: progress };
         let version = match self.wait_version(&mut watch) {
             // It goes on waiting in a store without threads; else nobody is left who would run it.
             Err(error) if !matches!(error, StoreError::WouldWait { .. }) => {
                 self.mark.lock().asked = false;
+                self.last_mark_ended(writer);
                 return Err(error);
             }
             other => other?,
@@ -288,7 +288,7 @@ impl Engine {
         let metrics = &self.metrics.state;
         metrics.marks.add(u64::from(result.is_ok()));
         metrics.marks_given_up.add(u64::from(mark.given_up));
-        match result {
+        let result = match result {
             _ if mark.given_up => Err(StoreError::Refused("the mark was given up: the store is short of space".into())),
             Ok((mut report, repairs)) => {
                 report.repairs = repairs.len() as u64;
@@ -296,7 +296,10 @@ impl Engine {
                 Ok(report)
             }
             Err(error) => Err(error),
-        }
+        };
+        drop(mark);
+        self.last_mark_ended(writer);
+        result
     }
 
     fn wait_version(&self, watch: &mut Watch<'_>) -> Result<Arc<Version>> {
@@ -332,11 +335,17 @@ impl Engine {
         mark.version.is_some() && !mark.given_up
     }
 
-    /// Whether a retained checkpoint must stay for a mark; gives the mark up when space is short.
-    pub(crate) fn pinned_history(&self, checkpoint: u64, short: bool) -> bool {
+    /// Whether one is asked for or walks.
+    pub(crate) fn is_mark_under_way(&self) -> bool {
+        let mark = self.mark.lock();
+        mark.asked || mark.version.is_some()
+    }
+
+    /// Whether a retained checkpoint must stay for a mark; with `gives_up`, the mark is given up instead.
+    pub(crate) fn pinned_history(&self, checkpoint: u64, gives_up: bool) -> bool {
         let mut mark = self.mark.lock();
         let pinned = mark.version.as_ref().is_some_and(|version| version.checkpoint == checkpoint);
-        mark.given_up |= pinned && short;
+        mark.given_up |= pinned && gives_up;
         pinned && !mark.given_up && !sabotage::on(Rule::MarkRootsDropped)
     }
 

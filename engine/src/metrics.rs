@@ -202,6 +202,7 @@ groups! {
         wait_dirty: Latency = "Time that an operation waited because too much was dirty.",
         wait_space: Latency = "Time that an operation waited for free space.",
         no_space: Counter = "Operations refused: no space.",
+        marks_wanted: Counter = "Marks that were wanted before an operation was refused: no space.",
         too_large: Counter = "Operations refused: larger than the log admits.",
         wait_numbers: Counter = "Numbers asked for beyond the durable bound.",
     }

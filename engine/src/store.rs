@@ -358,6 +358,11 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<ScrubReport> {
         Err(StoreError::Refused("this store has nothing to scrub".into()))
     }
+    /// Whether the store is full and a mark may free something, so that a writer waits for it instead of being refused: then call [`Store::mark`] soon, from a thread that makes no
+    /// checkpoints. Who never asks is never waited for.
+    fn is_mark_wanted(&self) -> bool {
+        false
+    }
     /// Compares counts and liveness with what the nodes say, and sets them right; see [`crate::Engine::mark`].
     fn mark(
         &self,

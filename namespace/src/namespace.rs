@@ -86,6 +86,8 @@ pub struct Namespace {
     failed: Mutex<Option<String>>,
     pub(crate) closing: AtomicBool,
     pub(crate) checkpointer: Mutex<Option<std::thread::JoinHandle<()>>>,
+    /// Runs a mark that the store wants before it refuses a write.
+    pub(crate) marker: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
 /// What a record's changes are stamped with.
@@ -130,6 +132,7 @@ impl Namespace {
             failed: Mutex::new(None),
             closing: AtomicBool::new(false),
             checkpointer: Mutex::new(None),
+            marker: Mutex::new(None),
         }
     }
 

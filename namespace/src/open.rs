@@ -180,6 +180,11 @@ impl Namespace {
         {
             self.fail("the checkpointer panicked".into());
         }
+        // After the checkpointer, which starts it; it ends by itself now.
+        let marker = self.marker.lock().take();
+        if marker.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread of a mark panicked");
+        }
         if self.options.read_only {
             return Ok(());
         }

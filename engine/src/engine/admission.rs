@@ -98,6 +98,7 @@ impl Engine {
                 continue;
             };
             let free = writer.free();
+            let mut hopeless = None;
             let short = {
                 let mut ledger = admission.ledger.lock();
                 match ledger.admit(&admission.budget, free, need.tier, data, dirty) {
@@ -112,14 +113,24 @@ impl Engine {
                             EnginePermit { admission: Arc::clone(admission), room, tier: need.tier, data, dirty };
                         return Ok(Permit::new(Box::new(permit)));
                     }
-                    Err(Short::Space(available)) if ledger.hopeless() => {
-                        self.metrics.admission.no_space.increment();
-                        return Err(StoreError::NoSpace { available, needed: data });
+                    Err(short) => {
+                        if let Short::Space(available) = short
+                            && ledger.hopeless()
+                        {
+                            hopeless = Some(available);
+                        }
+                        short
                     }
-                    Err(short) => short,
                 }
             };
             drop(room);
+            if let Some(available) = hopeless {
+                if self.wait_for_last_mark(writer)? {
+                    continue;
+                }
+                self.metrics.admission.no_space.increment();
+                return Err(StoreError::NoSpace { available, needed: data });
+            }
             match short {
                 Short::Dirty => {
                     let _timing = self.metrics.time(&self.metrics.admission.wait_dirty);

@@ -176,6 +176,10 @@ impl Store for Engine {
         Engine::scrub(self, options, progress)
     }
 
+    fn is_mark_wanted(&self) -> bool {
+        self.is_last_mark_wanted()
+    }
+
     fn mark(
         &self,
         options: MarkOptions,

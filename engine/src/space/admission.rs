@@ -10,6 +10,7 @@
 //! R is sized so that two checkpoints' nodes and payloads, their system pages and the open segments fit: so a writer that is let in never takes what a checkpoint or a
 //! deletion needs. Later tiers may go deeper into it.
 
+use crate::engine::LastMark;
 use crate::store::{Reason, Tier};
 use envoyfs_layout::UNIT;
 
@@ -112,6 +113,10 @@ pub struct Ledger {
     pub records: u64,
     /// Data admitted since the last freeze.
     pub admitted: u64,
+    /// Data, nodes and payloads admitted in this mount.
+    pub total: u64,
+    /// The mark before ENOSPC.
+    pub(crate) mark: LastMark,
 }
 
 /// Data worth a checkpoint of its own: what that writes is little beside it.
@@ -183,6 +188,7 @@ impl Ledger {
         self.data += data;
         self.pending += dirty;
         self.admitted += data;
+        self.total += data + dirty;
         Ok(())
     }
 

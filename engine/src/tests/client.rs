@@ -275,17 +275,21 @@ impl Client {
 
     /// Runs an operation; makes a checkpoint when it has to wait for one. Space errors leave everything as it was.
     pub fn run(&mut self, op: &Op) -> Result<()> {
+        loop {
+            match self.try_run(op) {
+                Err(StoreError::WouldWait { .. }) if self.building => return Ok(()),
+                Err(StoreError::WouldWait { .. }) => self.checkpoint()?,
+                other => return other,
+            }
+        }
+    }
+
+    /// Runs an operation, unless it has to wait.
+    pub fn try_run(&mut self, op: &Op) -> Result<()> {
         if !self.possible(op) {
             return Ok(());
         }
-        let mut permit = loop {
-            match self.engine.reserve(Self::need(op)) {
-                Ok(permit) => break permit,
-                Err(StoreError::WouldWait { .. }) if self.building => return Ok(()),
-                Err(StoreError::WouldWait { .. }) => self.checkpoint()?,
-                Err(error) => return Err(error),
-            }
-        };
+        let mut permit = self.engine.reserve(Self::need(op))?;
         let data = match op {
             Op::Write { seed, len, .. } | Op::Grow { seed, len, .. } => {
                 // Where a container ends, less of a value may be taken: then the value is that.
@@ -523,8 +527,8 @@ impl Client {
         Ok(())
     }
 
-    /// Checkpoints until the drop queue is empty, then counts and liveness must be exactly what is reachable (INV-06, INV-12).
-    pub fn quiesce_and_check(&mut self) {
+    /// Checkpoints until the drop queue is empty.
+    pub fn quiesce(&mut self) {
         self.checkpoint().unwrap();
         let mut rounds = 0;
         while self.engine.usage().drop_queue > 0 {
@@ -532,6 +536,11 @@ impl Client {
             rounds += 1;
             assert!(rounds < 10_000, "the drop queue does not get empty");
         }
+    }
+
+    /// Checkpoints until the drop queue is empty, then counts and liveness must be exactly what is reachable (INV-06, INV-12).
+    pub fn quiesce_and_check(&mut self) {
+        self.quiesce();
         let mut counts: BTreeMap<Oid, i64> = BTreeMap::new();
         let mut live: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
         let mut add = |reference: &Reference, skip: u32| {

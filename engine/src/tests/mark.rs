@@ -1,9 +1,9 @@
 //! The mark: exact on stores that are right, whatever goes on meanwhile; what is wrong is found and set right.
 
 use super::client::*;
-use crate::MarkOptions;
 use crate::device::Fault;
 use crate::store::*;
+use crate::{MarkOptions, StoreError};
 use envoyfs_layout::batch::{Repair, RepairAction};
 use envoyfs_layout::node::NodeView;
 use envoyfs_layout::{LayoutError, Oid, Reference, ReferenceKind};
@@ -196,4 +196,108 @@ fn counts_are_exact_after_a_churn_of_clones() {
     println!("{clones} clones: {report:?}");
     assert_eq!((report.counts, report.leaked_bytes, report.lost_bytes), (0, 0, 0));
     client.quiesce_and_check();
+}
+
+/// Writes until there is no space; makes the checkpoints and marks that the store waits for. Returns how many values were written, and the marks.
+fn fill(client: &mut Client, tree: u32) -> (u32, Vec<crate::MarkReport>) {
+    let mut marks = Vec::new();
+    for key in 0.. {
+        let op = Op::Write { tree, key, seed: u64::from(key) + 1, len: 48 << 10 };
+        loop {
+            match client.try_run(&op) {
+                Ok(()) => break,
+                Err(StoreError::WouldWait { what: "a mark" }) => {
+                    assert!(client.engine.is_mark_wanted());
+                    client.engine.ask_mark().unwrap();
+                    client.checkpoint().unwrap();
+                    marks.push(client.engine.mark(ONE_PASS, Some(&uses)).unwrap());
+                }
+                Err(StoreError::WouldWait { .. }) => client.checkpoint().unwrap(),
+                Err(StoreError::NoSpace { .. }) => return (key, marks),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+    (0, marks)
+}
+
+/// A store full of ranges that nobody uses: overwritten while their extents were shared, so that only a mark knows that they are dead. Says how many bytes they are.
+fn full_of_dead_ranges() -> (Client, u32) {
+    let (_, mut client) = fresh(16, 512, 3);
+    let keys = 100;
+    for key in 0..keys {
+        client.run(&Op::Write { tree: 0, key, seed: u64::from(key) + 1, len: 48 << 10 }).unwrap();
+    }
+    client.run(&Op::Fork { from: 0, to: 1 }).unwrap();
+    client.checkpoint().unwrap();
+    for key in 0..keys {
+        client.run(&Op::Punch { tree: 0, key }).unwrap();
+    }
+    client.run(&Op::Drop { tree: 1 }).unwrap();
+    client.quiesce_and_check();
+    (client, keys * (24 << 10))
+}
+
+#[test]
+fn a_writer_is_refused_only_after_a_mark_has_freed_the_dead_ranges_of_shared_extents() {
+    // Nobody who would run a mark: the writer is refused, and the space stays where it is.
+    let (mut client, dead) = full_of_dead_ranges();
+    let (without, marks) = fill(&mut client, 2);
+    assert_eq!(marks.len(), 0);
+
+    let (mut client, _) = full_of_dead_ranges();
+    assert!(!client.engine.is_mark_wanted());
+    let (with, marks) = fill(&mut client, 2);
+    println!("{without} values without a mark, {with} with {} marks, {dead} bytes dead", marks.len());
+    assert_eq!(marks[0].unused_bytes, u64::from(dead), "{:?}", marks[0]);
+    // Nearly all of it can be written.
+    assert!((with - without) * (48 << 10) > dead / 10 * 8, "{with} and {without} values");
+    // One that finds nothing is not followed by another before something was written.
+    assert!(marks.len() <= 3 && marks[1..].iter().all(|mark| mark.unused_bytes == 0), "{marks:?}");
+    for key in 0..20 {
+        let refused = client.run(&Op::Write { tree: 3, key, seed: 1, len: 48 << 10 });
+        assert!(matches!(refused, Err(StoreError::NoSpace { .. })), "{key}: {refused:?}");
+    }
+    assert!(!client.engine.is_mark_wanted());
+    client.verify();
+    assert_eq!(client.engine.check_space(), Vec::<String>::new());
+    // What is full can be emptied.
+    client.run(&Op::Drop { tree: 2 }).unwrap();
+    client.quiesce();
+    assert!(fill(&mut client, 4).0 + 2 >= with);
+}
+
+/// Its checkpoint keeps space from being reused: deletions and forks go on all the same, and the mark gives up before they have no space.
+#[test]
+fn a_mark_before_a_refusal_gives_up_when_the_reserve_is_used() {
+    let (mut client, _) = full_of_dead_ranges();
+    assert!(!client.engine.is_mark_wanted());
+    let mut keys = 0;
+    let waited = loop {
+        match client.try_run(&Op::Write { tree: 2, key: keys, seed: 1, len: 48 << 10 }) {
+            Ok(()) => keys += 1,
+            Err(StoreError::WouldWait { what: "a mark" }) => break client.engine.ask_mark(),
+            Err(StoreError::WouldWait { .. }) => client.checkpoint().unwrap(),
+            Err(error) => panic!("{error}"),
+        }
+    };
+    waited.unwrap();
+    client.checkpoint().unwrap();
+    for round in 0..60 {
+        client.run(&Op::Fork { from: 2, to: 9 }).unwrap();
+        for key in 0..20 {
+            client.run(&Op::Delete { tree: 9, key: (round * 7 + key) % keys }).unwrap();
+        }
+        client.run(&Op::Delete { tree: 2, key: round % keys }).unwrap();
+        client.checkpoint().unwrap();
+        client.run(&Op::Drop { tree: 9 }).unwrap();
+        client.checkpoint().unwrap();
+        assert_eq!(client.engine.check_space(), Vec::<String>::new(), "round {round}");
+    }
+    let ended = client.engine.mark(ONE_PASS, Some(&uses));
+    println!("{ended:?}");
+    client.quiesce();
+    client.verify();
+    fill(&mut client, 3);
+    assert_eq!(client.engine.check_space(), Vec::<String>::new());
 }

@@ -65,6 +65,9 @@ impl Namespace {
                 if namespace.closing.load(Ordering::Acquire) || namespace.failure().is_some() {
                     return;
                 }
+                if store.is_mark_wanted() {
+                    namespace.start_mark();
+                }
                 if due.is_some()
                     && let Err(error) = namespace.checkpoint()
                 {

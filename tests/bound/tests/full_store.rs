@@ -3,9 +3,11 @@
 use envoyfs_engine::device::SimulatedDevice;
 use envoyfs_engine::format::{FormatOptions, format};
 use envoyfs_engine::hlc::ManualClock;
-use envoyfs_engine::{Engine, Options, Settings, StoreError};
+use envoyfs_engine::store::Store as _;
+use envoyfs_engine::{Engine, MarkOptions, Options, Settings, StoreError};
 use envoyfs_namespace::Namespace;
 use envoyfs_namespace::api::{Context, Error, InodeId, Make, Result};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 const CX: Context = Context::local(0, 0);
@@ -133,4 +135,56 @@ fn a_full_file_system_unmounts_deletes_and_writes_again() {
             }
         }
     }
+}
+
+/// Ranges that were overwritten while a clone shared them are dead when the clone is gone, and only a mark sees it: the file system makes one before it says that it is full.
+#[test]
+fn a_write_is_refused_only_when_no_dead_range_of_a_former_clone_is_left() {
+    const FILES: u64 = 20;
+    const BYTES: usize = 256 << 10;
+    let device = SimulatedDevice::new(24 << 20, 4096, 5);
+    let options = FormatOptions {
+        wal_bytes: Some(1 << 20),
+        segment_bytes: Some(256 << 10),
+        small: true,
+        ..FormatOptions::new("full", [7; 16], [9; 16], START_NS)
+    };
+    format(&device, &options).expect("a device that is large enough");
+    let engine = Arc::new(Engine::open(Arc::new(device), Options::default()).expect("a store"));
+    let options =
+        envoyfs_namespace::Options { node_cache_bytes: 1 << 20, threads: true, read_only: false, seed: [7; 16] };
+    let ns = Namespace::open(Arc::<Engine>::clone(&engine), options).expect("a file system");
+    let directory = ns.make(&CX, InodeId::ROOT, b"d", &Make::Directory, 0o700).expect("make").id;
+    let overwrite = |bytes: usize| {
+        for number in 0..FILES {
+            let name = format!("{number}").into_bytes();
+            let found = match ns.lookup(&CX, directory, &name) {
+                Err(Error::NotFound) => ns.make(&CX, directory, &name, &Make::File, 0o600),
+                found => found,
+            };
+            let id = found.expect("a file").id;
+            ns.write(&CX, id, 0, &vec![3; bytes]).expect("write");
+            ns.forget(id, 1);
+        }
+        ns.checkpoint().expect("checkpoint");
+    };
+    overwrite(BYTES);
+    let clone = ns.fork(&CX, directory, InodeId::ROOT, b"clone").expect("clone").id;
+    ns.forget(clone, 1);
+    // Less than half, so that no checkpoint rewrites the rest.
+    overwrite(BYTES / 16 * 7);
+    ns.delete_tree(&CX, InodeId::ROOT, b"clone").expect("delete");
+    while engine.usage().drop_queue > 0 {
+        ns.checkpoint().expect("checkpoint");
+    }
+    let before = engine.usage().live;
+    let names = fill(&ns, 1, 64 << 10);
+    let written = engine.usage().live - before;
+    assert!(names.len() > 20, "only {} files fit", names.len());
+    assert!(engine.metrics().admission.marks_wanted.get() > 0);
+    let found = ns.mark(MarkOptions::default(), &mut |_| ControlFlow::Continue(())).expect("mark");
+    println!("{} files, {written} bytes more live; a mark then: {found:?}", names.len());
+    assert_eq!((found.unused_bytes, found.leaked_bytes, found.counts), (0, 0, 0), "{found:?}");
+    assert!(engine.metrics().state.repairs.get() > 0, "it was a mark that freed it");
+    close(&engine, &ns, "after marks");
 }

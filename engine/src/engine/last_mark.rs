@@ -1,0 +1,142 @@
+//! The mark before ENOSPC (DESIGN 8): ranges that were overwritten in shared extents are dead, and nobody knows it but a mark. So before a writer is refused, one is made if it may help.
+//!
+//! ```text
+//! Idle --a writer would be refused, and it is worth it--> Wanted --a client's thread runs it--> Running --ended, given up, failed--> Idle
+//!                                                           \--nobody took it for 5 s------------------------------------------------/
+//! ```
+//! The writer waits meanwhile, and then for checkpoints as always: they apply what the mark found. It is worth it if something was shared in this mount, if the client runs marks at all, and if at least
+//! 1/64 of the store was written since the last one: so a store that is always full spends on marks what it spends on writing, and no mark follows one that gave nothing.
+//!
+//! Such a mark is not given up when space is short, as others are, but when the reserve is: its checkpoint keeps space from being reused, and deletions must go on (INV-26). If power fails: nothing
+//! is left of it but batches with repairs.
+
+use super::{Engine, Writer};
+use crate::StoreError;
+use crate::store::{Result, Tier};
+use crate::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// A mark is worth it when this part of the store was written since the last: 1/this.
+const WORTH_PART: u64 = 64;
+/// A mark that nobody takes on for so long is not waited for.
+const UNTAKEN_MS_MAX: u64 = 5000;
+/// Between two looks of a waiting writer.
+const LOOK: Duration = Duration::from_millis(50);
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stage {
+    #[default]
+    Idle,
+    /// Since when, on the monotonic clock.
+    Wanted(u64),
+    Running,
+}
+
+/// See the module. Part of the ledger, under its lock.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct LastMark {
+    /// Somebody asks whether a mark is wanted, and so would run it.
+    offered: bool,
+    stage: Stage,
+    /// Bytes admitted in this mount when the last one ended.
+    ended_at: Option<u64>,
+}
+
+impl LastMark {
+    fn is_worth(&self, is_shared: bool, admitted: u64, capacity: u64) -> bool {
+        let enough = self.ended_at.is_none_or(|at| admitted.saturating_sub(at) >= capacity / WORTH_PART);
+        self.offered && is_shared && enough
+    }
+
+    /// A writer waits for it.
+    pub(crate) fn is_pending(&self) -> bool {
+        self.stage != Stage::Idle
+    }
+
+    fn end(&mut self, admitted: u64) {
+        self.stage = Stage::Idle;
+        self.ended_at = Some(admitted);
+    }
+}
+
+impl Engine {
+    /// A writer would be told that there is no space. True: a mark has been made since, and space may be there; ask again.
+    pub(super) fn wait_for_last_mark(&self, writer: &Writer) -> Result<bool> {
+        let is_shared = writer.was_shared.load(Ordering::Relaxed) || self.state.lock().shared_objects() > 0;
+        let capacity = u64::from(self.shape.containers) * u64::from(self.shape.segment_bytes);
+        let mut ledger = writer.admission.ledger.lock();
+        if !ledger.mark.is_pending() {
+            if !ledger.mark.is_worth(is_shared, ledger.total, capacity) {
+                return Ok(false);
+            }
+            ledger.mark.stage = Stage::Wanted(self.options.clock.monotonic_ms());
+            self.metrics.admission.marks_wanted.increment();
+            tracing::info!("the store is full: looking for dead ranges of shared extents before a write is refused");
+        }
+        if !self.options.threads {
+            return Err(StoreError::WouldWait { what: "a mark" });
+        }
+        while ledger.mark.is_pending() && writer.wal.poisoned().is_none() {
+            if let Stage::Wanted(since) = ledger.mark.stage
+                && self.options.clock.monotonic_ms().saturating_sub(since) >= UNTAKEN_MS_MAX
+            {
+                let total = ledger.total;
+                ledger.mark.end(total);
+            }
+            writer.admission.changed.wait_for(&mut ledger, LOOK);
+        }
+        Ok(true)
+    }
+
+    /// See [`Store::is_mark_wanted`](crate::store::Store::is_mark_wanted).
+    pub(super) fn is_last_mark_wanted(&self) -> bool {
+        let Some(writer) = &self.writer else { return false };
+        let mut ledger = writer.admission.ledger.lock();
+        ledger.mark.offered = true;
+        let wanted = matches!(ledger.mark.stage, Stage::Wanted(_));
+        drop(ledger);
+        wanted && !self.is_mark_under_way()
+    }
+
+    /// A mark begins to walk, whoever asked for it: who waits for one waits for this one.
+    pub(crate) fn last_mark_runs(&self, writer: &Writer) {
+        let mut ledger = writer.admission.ledger.lock();
+        if ledger.mark.is_pending() {
+            ledger.mark.stage = Stage::Running;
+        }
+    }
+
+    /// A mark has ended, or there will be none: the checkpoints that apply what it found count anew.
+    pub(crate) fn last_mark_ended(&self, writer: &Writer) {
+        let mut ledger = writer.admission.ledger.lock();
+        let (pending, total) = (ledger.mark.is_pending(), ledger.total);
+        ledger.mark.end(total);
+        if pending {
+            ledger.barren = 0;
+            writer.admission.changed.notify_all();
+        }
+    }
+
+    /// Whether a mark may keep its checkpoint although space is short: a writer waits for it, and a quarter of the reserve is left to checkpoints and deletions.
+    pub(crate) fn mark_goes_on(&self, writer: &Writer) -> bool {
+        let pending = writer.admission.ledger.lock().mark.is_pending();
+        pending && writer.space.free_containers() >= writer.admission.budget.floor_containers(Tier::Shrinking) / 2
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_worth_it_once_and_then_when_a_64th_of_the_store_was_written() {
+        let mut mark = LastMark::default();
+        assert!(!mark.is_worth(true, 0, 6400), "nobody would run it");
+        mark.offered = true;
+        assert!(mark.is_worth(true, 0, 6400) && !mark.is_worth(false, 0, 6400));
+        mark.stage = Stage::Running;
+        mark.end(50);
+        assert!(!mark.is_pending());
+        assert!(!mark.is_worth(true, 149, 6400) && mark.is_worth(true, 150, 6400));
+    }
+}
