@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Words that follow "envoyfs" in prose.
-const PROSE: [&str; 7] = ["store", "stores", "process", "mount", "version", "store's", "mounts"];
+const PROSE: [&str; 6] = ["store", "stores", "process", "version", "is", "there"];
 /// Crates whose messages users read; `bench` has an option parser of its own, with tests of its own.
 const SOURCES: [&str; 5] = ["layout/src", "engine/src", "namespace/src", "fuse-frontend/src", "tools/src"];
 
@@ -33,11 +33,12 @@ impl Programs {
         }
         let envoyfs = env!("CARGO_BIN_EXE_envoyfs");
         let help = run(envoyfs, &["--help"]).stdout;
-        let listed = help.split_once("Commands:").unwrap().1.split_once("\n\n").unwrap().0;
-        for name in listed.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').find(|word| !word.is_empty()))
-        {
-            all.insert(format!("envoyfs {name}"), options(&run(envoyfs, &[name, "--help"]).stdout));
+        for name in commands(&help) {
+            all.insert(format!("envoyfs {name}"), options(&run(envoyfs, &[&name, "--help"]).stdout));
         }
+        let inspect = commands(&run(envoyfs, &["inspect", "--help"]).stdout);
+        let views = inspect.iter().flat_map(|view| options(&run(envoyfs, &["inspect", "x", view, "--help"]).stdout));
+        all.entry("envoyfs inspect".into()).or_default().extend(views);
         assert!(all.len() > 12, "{:?}", all.keys());
         Self(all)
     }
@@ -45,6 +46,13 @@ impl Programs {
     fn of(&self, program: &str) -> Option<&BTreeSet<String>> {
         self.0.get(program)
     }
+}
+
+/// Subcommands that a help lists.
+fn commands(help: &str) -> Vec<String> {
+    let listed = help.split_once("Commands:").unwrap().1.split_once("\n\n").unwrap().0;
+    let names = listed.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').find(|word| !word.is_empty()));
+    names.filter(|name| *name != "help").map(str::to_owned).collect()
 }
 
 fn words(text: &str) -> impl Iterator<Item = &str> {
@@ -55,7 +63,8 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 fn option(word: &str) -> Option<&str> {
     let name = word.split('=').next()?.trim_end_matches(['.', ':', '?', '!']);
     let letters = name.strip_prefix("--").or_else(|| name.strip_prefix('-').filter(|rest| rest.len() == 1))?;
-    let plain = letters.chars().all(|c| c.is_ascii_alphabetic() || c == '-');
+    let is_long = name.starts_with("--");
+    let plain = letters.chars().all(|c| c.is_ascii_lowercase() || c == '-' || !is_long && c.is_ascii_uppercase());
     (plain && letters.starts_with(|c: char| c.is_ascii_alphabetic())).then_some(name)
 }
 
@@ -79,7 +88,7 @@ fn wrong(line: &str, programs: &Programs) -> Vec<String> {
         let bare = word.trim_end_matches(['.', ':', '?']);
         if bare.ends_with(".envoyfs") && programs.of(bare).is_some() {
             program = Some(bare.to_owned());
-        } else if bare == "envoyfs"
+        } else if word == "envoyfs"
             && let Some(next) = words.peek().map(|next| next.trim_end_matches(['.', ':', '?']))
             && next.chars().all(|c| c.is_ascii_lowercase() || c == '\'')
         {
@@ -91,7 +100,7 @@ fn wrong(line: &str, programs: &Programs) -> Vec<String> {
             }
         } else if bare == "-o" {
             let names = words.peek().copied().unwrap_or_default();
-            if !mount_option_exists(names) {
+            if names.starts_with(|c: char| c.is_ascii_lowercase()) && !mount_option_exists(names) {
                 found.push(format!("there is no mount option '{names}'"));
             }
         } else if let Some(option) = option(word) {
@@ -193,7 +202,6 @@ fn manual_pages_have_every_option_and_no_other() {
             }
         }
         if let Some(name) = program.strip_prefix("envoyfs ")
-            && name != "help"
             && !of_envoyfs.contains(&format!("### envoyfs {name}"))
         {
             bad.push(format!("envoyfs(1) does not describe {name}"));
@@ -220,7 +228,7 @@ fn manual_pages_have_every_option_and_no_other() {
     assert!(defined.contains("accept_loss") && defined.contains("engine_cache"), "{defined:?}");
     bad.extend(defined.iter().filter(|name| !mount_option_exists(name)).map(|name| format!("no mount option {name}")));
     let help = run(env!("CARGO_BIN_EXE_mount-envoyfs"), &["--help"]).stdout.replace('\n', " ");
-    let listed = help.split_once("separated by commas:").unwrap().1.split_once('.').unwrap().0.to_owned();
+    let listed = help.split_once("separated by commas:").unwrap().1.split_once(" -f,").unwrap().0.to_owned();
     for name in listed.split(',').map(|name| name.trim().split('=').next().unwrap()) {
         if !defined.contains(name) {
             bad.push(format!("mount.envoyfs(8) does not define {name}"));

@@ -66,6 +66,29 @@ fn what_the_store_counts_is_shown_as_text_that_ends() {
 }
 
 #[test]
+fn memory_given_at_mount_is_shown_and_little_of_it_is_enough() {
+    let Some(bench) = Bench::new("memory") else { return };
+    let bytes = |name: &str| bench.status()["memory"][name].as_u64().unwrap();
+    let (default, nodes) = (bytes("engine_bytes_max"), bytes("node_cache_bytes_max"));
+    assert_eq!(nodes, 128 << 20);
+    bench.umount();
+    bench.mount(&["-o", "cache=2MiB,engine_cache=1MiB,dirty=1MiB"]);
+    let small = bytes("engine_bytes_max");
+    assert!(small + (60 << 20) < default, "{small} bytes, and by default {default}");
+    let parts: u64 =
+        bench.status()["memory"]["engine_parts"].as_object().unwrap().values().map(|part| part.as_u64().unwrap()).sum();
+    assert!(parts >= small, "{parts}");
+    for number in 0..3000 {
+        fs::write(bench.path(&format!("{number}")), pattern(3000, 1)).unwrap();
+    }
+    assert_eq!(names(&bench.at).len(), 3000);
+    let human = envoyfs(&["status", text(&bench.at)]).stdout;
+    assert!(human.contains("memory       nodes ") && human.contains(" of 2 MiB; beside them at most "), "{human}");
+    assert!(bytes("node_cache_bytes") <= 2 << 20);
+    bench.end();
+}
+
+#[test]
 fn files_directories_links_and_attributes_are_the_same_after_a_remount() {
     let Some(bench) = Bench::new("remount") else { return };
     let big = pattern(3_000_001, 1);
