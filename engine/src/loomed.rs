@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// As `std::sync::atomic`.
 pub(crate) mod atomic {
-    pub(crate) use super::words::{AtomicBool, AtomicU64};
+    pub(crate) use super::words::AtomicU64;
     pub(crate) use loom::sync::atomic::Ordering;
 }
 

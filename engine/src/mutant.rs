@@ -94,6 +94,10 @@ mutants! {
     HeldForgottenAtEnd: "held::models::whoever_waits_comes_back_and_nothing_is_written_here_after_the_end",
     /// Tickets are completed under the lock that the device's end waits for.
     CompletedUnderLock: "held::models::a_function_of_a_held_write_may_end_the_device",
+    /// The write thread listens to urgent writes alone, although nothing else wakes it.
+    ListensToUrgentAlone: "models::a_write_thread_that_sleeps_is_woken_for_every_write",
+    /// A write that is not urgent and wakes nobody takes the bell from an urgent one.
+    OtherTakesUrgent: "models::a_write_thread_that_the_device_wakes_soon_is_woken_for_what_is_urgent_and_takes_the_rest_then",
     /// Who waits for a ticket is not told that it depends on another device's work now.
     FollowedSilently: "ticket_tests::models::in_every_interleaving_a_waiter_drives_what_its_ticket_came_to_depend_on",
 }

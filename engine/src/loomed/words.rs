@@ -39,13 +39,6 @@ macro_rules! word {
 }
 
 word!(AtomicU64, AtomicU64, u64);
-word!(AtomicBool, AtomicBool, bool);
-
-impl AtomicBool {
-    pub(crate) fn swap(&self, value: bool, ordering: Ordering) -> bool {
-        ordered(ordering, || self.turn().swap(value, ordering))
-    }
-}
 
 impl AtomicU64 {
     pub(crate) fn store(&self, value: u64, ordering: Ordering) {

@@ -237,7 +237,7 @@ pub struct Space {
     moved: Mutex<Vec<Relocation>>,
     under_way: Mutex<VecDeque<Ticket>>,
     data_under_way: UnderWay,
-    /// Writes of streams: nodes, survivors, pages, tables.
+    /// Writes of streams: nodes, survivors, pages, table parts. What opens and ends the containers of a writer's data belongs to his writes.
     background: Mutex<VecDeque<Ticket>>,
     urgent: AtomicBool,
     /// Numbers.
@@ -343,10 +343,18 @@ impl Space {
 
     /// Starts a write. When it is done, `arrived` (segment, slot) are no longer in flight; when it fails, the store is poisoned (INV-33) and they stay readable.
     pub fn submit(&self, offset: u64, buf: Arc<AlignedBuf>, length: usize, arrived: Vec<(u32, u32)>) -> Ticket {
-        self.start(Write::part(offset, buf, 0..length), arrived)
+        self.start_for(StreamKind::Nodes, Write::part(offset, buf, 0..length), arrived)
     }
 
-    /// As [`Space::submit`].
+    /// As [`Space::submit`], of what begins and ends a container. That of a writer's data stands among his own writes: whoever makes way has nothing to wait for.
+    fn start_for(&self, kind: StreamKind, write: Write, arrived: Vec<(u32, u32)>) -> Ticket {
+        let ticket = self.start(write, arrived);
+        if kind != StreamKind::Data {
+            self.background.lock().push_back(ticket.clone());
+        }
+        ticket
+    }
+
     fn start(&self, write: Write, arrived: Vec<(u32, u32)>) -> Ticket {
         let ticket = self.device.submit(write);
         let (reader, wal) = (Arc::clone(&self.reader), Arc::clone(&self.wal));
@@ -355,7 +363,6 @@ impl Space {
             Err(error) => wal.poison(&format!("a write to a segment failed: {error}")),
         }));
         self.note_write(&ticket);
-        self.background.lock().push_back(ticket.clone());
         ticket
     }
 

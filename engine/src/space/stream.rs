@@ -420,7 +420,7 @@ pub fn write_header(space: &Space, kind: StreamKind, segment: u32, container: u3
         target.copy_from_slice(&unit);
     }
     // What it was opened for follows.
-    space.start(Write::whole(offset, buffer).more(), Vec::new());
+    space.start_for(kind, Write::whole(offset, buffer).more(), Vec::new());
 }
 
 /// Ends a container: last table part and footer. Returns what SEGMENT_SEALED says: segment, used units, digest.
@@ -457,7 +457,7 @@ pub fn seal(space: &Space, kind: StreamKind, mut open: Open) -> Result<(u32, u32
     }
     let write = Write::whole(shape.offset(open.container, from), buffer);
     // Data is what the next container was opened for: it follows.
-    space.start(if kind == StreamKind::Data { write.more() } else { write }, arrived);
+    space.start_for(kind, if kind == StreamKind::Data { write.more() } else { write }, arrived);
     space.metrics().streams.containers_sealed.increment();
     let state = match kind {
         StreamKind::System => ContainerState::System,

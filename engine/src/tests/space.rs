@@ -94,3 +94,22 @@ fn what_was_admitted_and_has_no_record_yet_makes_no_checkpoint_due() {
     assert!(client.engine.wait_checkpoint(0).is_none(), "it could not take anything");
     drop(permit);
 }
+
+#[test]
+fn who_makes_way_does_not_wait_for_the_containers_of_a_writers_data() {
+    let (device, client) = fresh(16, 512, 3);
+    let (device, engine) = (device.slow(true), &client.engine);
+    let space = &engine.writer().unwrap().space;
+    space.wait_writes().unwrap();
+    let (before, opened) = (device.counters().writes, space.openings());
+    while space.openings() < opened + 3 {
+        let need = Need { log_bytes: 64, node_bytes: 0, payload_bytes: 0, data_bytes: 65_536, tier: Tier::Writer };
+        let mut permit = engine.reserve(need).unwrap();
+        let object = engine.append_data(&mut permit, None, &[7; 65_536]).unwrap();
+        engine.abandon_data(&object);
+    }
+    let submitted = device.counters().writes - before;
+    space.make_way(0);
+    let under_way = device.poll(usize::MAX) as u64;
+    assert!(under_way >= 4 && under_way == submitted, "{under_way} of {submitted} are under way");
+}

@@ -5,7 +5,7 @@
 
 use super::super::{BUFFER_ALIGNMENT, DeviceError, Operation, Write, widen};
 use super::ring::Ring;
-use super::write_ring::Job;
+use super::write_ring::{Job, LARGE_BYTES_MIN};
 use io_uring::squeue;
 
 /// A write of at most so many bytes is joined to its neighbour; two large ones gain nothing.
@@ -74,6 +74,11 @@ impl Run {
     /// Where it goes, and how long it is.
     pub(super) fn place(&self) -> (u64, u64) {
         (self.first.write.offset, widen(self.bytes))
+    }
+
+    /// Whether a device takes so long for it that it has enough to do with a few.
+    pub(super) fn is_large(&self) -> bool {
+        self.bytes >= LARGE_BYTES_MIN
     }
 
     /// Whether it is durable when it completes.

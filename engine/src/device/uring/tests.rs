@@ -417,6 +417,29 @@ fn a_write_submitted_while_the_thread_falls_asleep_is_not_forgotten() {
 }
 
 #[test]
+fn writes_behind_a_busy_device_are_made_though_nobody_waits_and_small_ones_come_through() {
+    let image = Image::new(64 * MIB);
+    let device = image.open();
+    let large = Arc::new(filled(&device, 1 << 20, 1));
+    let small = Arc::new(filled(&device, 4096, 2));
+    without_a_hang(move |steps| {
+        let (done, is_done) = crossbeam::channel::unbounded();
+        for turn in 0..200_u64 {
+            for index in 0..turn % 16 {
+                let done = done.clone();
+                let ticket = device.submit(Write::whole(index * MIB, Arc::clone(&large)));
+                ticket.on_done(Box::new(move |outcome| done.send(outcome).unwrap()));
+            }
+            device.submit(Write::whole(32 * MIB, Arc::clone(&small))).wait().unwrap();
+            // Nobody drives these, and nothing else wakes the thread for the last ones.
+            (0..turn % 16).for_each(|_| is_done.recv().unwrap().unwrap());
+            steps.fetch_add(1, Ordering::Relaxed);
+        }
+        assert_eq!(byte_at(&device, 32 * MIB), 2);
+    });
+}
+
+#[test]
 fn a_drop_while_the_thread_falls_asleep_does_not_hang() {
     let image = Image::new(MIB);
     without_a_hang(move |steps| {

@@ -8,12 +8,15 @@
 //! ```
 //!
 //! Sleeping: the thread listens for the bell, looks at the queue once more, and waits in the kernel for a completion or
-//! for the eventfd. A submitter queues first and asks afterwards whether the bell is heard ([`super::bell`]); one that has more to come
-//! does not ask, and whoever waits for such a write does.
+//! for the eventfd. A submitter queues first and rings the bell afterwards ([`super::bell`]); one that has more to come
+//! does not, and whoever waits for such a write does.
+//!
+//! Large writes: while the device has enough to do with those that it has, the thread is not woken for another one, and comes back for two completions at a time. While it is awake, who submits
+//! one gives up his processor for it: a thread that was just woken by it often runs in its place, and the device would wait for what it has to hand on.
 
 use super::super::ticket::Drive;
 use super::super::{BufferPool, Completion, DeviceError, Operation, Ticket, Write, widen};
-use super::bell::Bell;
+use super::bell::{Bell, Heard};
 use super::joined::{Answer, Run};
 use super::open::{Opened, errno_of, last_errno};
 use super::ring::Ring;
@@ -31,6 +34,14 @@ const WRITE_RING_ENTRIES: u32 = 256;
 const WRITES_UNDER_WAY_MAX: usize = 255;
 /// So many of the newest requests that wait are looked at for a neighbour.
 const JOIN_LOOK: usize = 4;
+/// A write of so many bytes takes a device so long that nobody notices whether it is told of the next one a little later.
+pub(super) const LARGE_BYTES_MIN: usize = 256 << 10;
+/// While so many of these are in the kernel, the thread is not woken for another one: it comes back for one of them, and the device has enough to do until then.
+const BUSY_LARGE: usize = 4;
+/// Then it waits until so many writes are done.
+const BUSY_COMPLETIONS: usize = 2;
+/// Or so long for the first of them to be followed by others.
+const WAIT_MAX: types::Timespec = types::Timespec::new().nsec(300_000);
 /// Marks the completion of the eventfd's poll.
 const WAKE: u64 = u64::MAX;
 
@@ -72,7 +83,7 @@ impl Gate {
     #[must_use]
     pub(super) fn submit(&self, jobs: impl IntoIterator<Item = Job>) -> Vec<Job> {
         let refused = jobs.into_iter().filter_map(|job| self.queue.send(job).err()).map(|refused| refused.0).collect();
-        self.waker.wake();
+        self.waker.wake(true);
         refused
     }
 }
@@ -120,14 +131,14 @@ impl WriteRing {
 
     /// Starts a write whose ranges were checked.
     pub(super) fn submit(&self, write: Write) -> Ticket {
-        let more = write.more;
+        let (more, urgent) = (write.more, write.range.len() < LARGE_BYTES_MIN);
         let driver = more.then(|| Arc::clone(&self.waker) as Arc<dyn Drive>);
         let (ticket, completion) = Ticket::pair_driven_by(driver);
         if let Some(queue) = &self.queue {
             // If the thread is gone the completion is dropped, which settles the ticket as closed.
             let _ = queue.send(Job::new(write, completion));
             if !more {
-                self.waker.wake();
+                self.waker.wake(urgent);
             }
         }
         ticket
@@ -158,15 +169,18 @@ impl Drop for WriteRing {
 impl Drive for Waker {
     /// Who waits for a write that was to have company.
     fn drive(&self) -> bool {
-        self.wake();
+        self.wake(true);
         false
     }
 }
 
 impl Waker {
-    fn wake(&self) {
-        if self.bell.is_heard() {
-            self.signal();
+    fn wake(&self, urgent: bool) {
+        match self.bell.ring(urgent) {
+            Heard::Wake => self.signal(),
+            // It may wait for this processor, and the device for it, while this thread goes on to its next large write.
+            Heard::Awake if !urgent => std::thread::yield_now(),
+            Heard::Awake | Heard::Later => {}
         }
     }
 
@@ -193,6 +207,8 @@ struct WriteThread {
     /// In the kernel, by user data.
     jobs: Vec<Option<Run>>,
     free: Vec<usize>,
+    /// Large ones of those in the kernel.
+    large: usize,
     wake_is_polled: bool,
     closing: bool,
     /// Set when nothing may be promised any more.
@@ -215,6 +231,7 @@ impl WriteThread {
             backlog: VecDeque::new(),
             jobs: (0..WRITES_UNDER_WAY_MAX).map(|_| None).collect(),
             free: (0..WRITES_UNDER_WAY_MAX).rev().collect(),
+            large: 0,
             wake_is_polled: false,
             closing: false,
             flush_failed,
@@ -287,15 +304,24 @@ impl WriteThread {
     /// Hands `run` to the kernel under `index`, which is taken from the free list.
     fn start(&mut self, index: usize, run: Run) {
         let Some(slot) = self.jobs.get_mut(index) else { return };
-        let entry = slot.insert(run).entry(&self.ring).user_data(widen(index));
+        let run = slot.insert(run);
+        self.large += usize::from(run.is_large());
+        let entry = run.entry(&self.ring).user_data(widen(index));
         // SAFETY: the memory belongs to the buffers of the run's writes, which stay in `jobs` until the completion is
         // reaped, or are leaked in `give_up`; nobody can change it, since it is behind an Arc. So does the list of pieces.
         let pushed = unsafe { self.push(&entry) };
         // The ring has room for all (see `fill`); were it not so, waiting in line would be right.
-        if !pushed && let Some(run) = self.jobs.get_mut(index).and_then(Option::take) {
+        if !pushed && let Some(run) = self.take(index) {
             self.free.push(index);
             self.backlog.push_front(run);
         }
+    }
+
+    /// It is not in the kernel any more.
+    fn take(&mut self, index: usize) -> Option<Run> {
+        let run = self.jobs.get_mut(index)?.take()?;
+        self.large -= usize::from(run.is_large());
+        Some(run)
     }
 
     /// # Safety
@@ -307,15 +333,25 @@ impl WriteThread {
 
     /// Submits what is in the ring and waits for something to happen.
     fn enter(&mut self) -> Result<(), i32> {
-        let mut want = 1;
+        // Before `listen`: what is in the kernel then wakes the thread, whoever does not.
+        let is_busy = self.large >= BUSY_LARGE && self.ring.uring.params().is_feature_ext_arg();
+        let mut want = if is_busy { BUSY_COMPLETIONS } else { 1 };
         if !self.closing {
-            self.waker.bell.listen();
+            self.waker.bell.listen(is_busy);
             let can_take_more = !self.free.is_empty();
             if can_take_more && !self.submitted.is_empty() {
                 want = 0;
             }
         }
-        let outcome = self.ring.uring.submit_and_wait(want);
+        let outcome = if want > 1 {
+            let arguments = types::SubmitArgs::new().timespec(&WAIT_MAX);
+            match self.ring.uring.submitter().submit_with_args(want, &arguments) {
+                Err(error) if errno_of(&error) == libc::ETIME => self.ring.uring.submit_and_wait(1),
+                other => other,
+            }
+        } else {
+            self.ring.uring.submit_and_wait(want)
+        };
         self.waker.bell.ignore();
         match outcome.map_err(|error| errno_of(&error)) {
             Ok(_) | Err(libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::ETIME) => Ok(()),
@@ -334,7 +370,7 @@ impl WriteThread {
                 continue;
             }
             let Ok(index) = usize::try_from(user_data) else { continue };
-            if let Some(run) = self.jobs.get_mut(index).and_then(Option::take) {
+            if let Some(run) = self.take(index) {
                 self.finish(index, run, result);
             }
         }
