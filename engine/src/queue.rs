@@ -48,6 +48,8 @@ pub struct ReadQueue {
     /// Arrived and not looked at yet.
     done: VecDeque<ReadDone>,
     arrived: Vec<ReadDone>,
+    /// Bytes that the device is to read.
+    bytes_at_device: u64,
 }
 
 /// One call of `submit`; slots are used again.
@@ -103,6 +105,7 @@ impl Engine {
             runs: Vec::new(),
             done: VecDeque::new(),
             arrived: Vec::new(),
+            bytes_at_device: 0,
         })
     }
 }
@@ -138,6 +141,27 @@ impl ReadQueue {
         Ok(())
     }
 
+    /// Starts what is queued, and blocks until the device is done with one of those under way, if any is. Verifies nothing: a caller who knows what it reads next may queue that first, so
+    /// that the device has it before this thread is busy with [`wait`](Self::wait), which does not block then.
+    pub fn arrive(&mut self) {
+        let min = usize::from(self.done.is_empty() && self.finished.is_empty());
+        self.gather(min);
+    }
+
+    /// Bytes that the device is to read: submitted, and not arrived yet.
+    #[must_use]
+    pub fn bytes_at_device(&self) -> u64 {
+        self.bytes_at_device
+    }
+
+    /// Takes what arrives; at least so many parts.
+    fn gather(&mut self, min: usize) {
+        self.reads.wait(min, &mut self.arrived);
+        let arrived: usize = self.arrived.iter().map(|read| read.buffer.len()).sum();
+        self.bytes_at_device -= arrived as u64;
+        self.done.extend(self.arrived.drain(..));
+    }
+
     /// Starts what is queued and blocks until at least `min` reads (or all, if fewer are under way) are done; calls `each` with the tag, the buffer and the outcome
     /// of these and of others that are done. Returns how many. Where verifying takes its time, others that have arrived wait for the next call, so that the caller can queue
     /// more reads first: the device is not to run dry meanwhile.
@@ -148,8 +172,7 @@ impl ReadQueue {
         let mut delivered = 0;
         loop {
             let missing = min.saturating_sub(delivered + self.finished.len());
-            self.reads.wait(missing.saturating_sub(self.done.len()), &mut self.arrived);
-            self.done.extend(self.arrived.drain(..));
+            self.gather(missing.saturating_sub(self.done.len()));
             if !self.done.is_empty() {
                 let now_ns = self.engine.metrics.now_ns();
                 let mut bytes = 0;
@@ -210,6 +233,7 @@ impl ReadQueue {
         };
         if let Some(run) = whole {
             let part = place(&mut self.parts, &mut self.free_parts, Part { request, began_ns, copy: None });
+            self.bytes_at_device += into.len() as u64;
             return self.reads.submit(part, run.offset, into);
         }
         slot.into = Some(into);
@@ -217,6 +241,7 @@ impl ReadQueue {
             let (start, skip, length) = shape.around(run.offset, run.bytes);
             let copy = Some(Copy { skip, at: run.at, bytes: run.bytes });
             let part = place(&mut self.parts, &mut self.free_parts, Part { request, began_ns, copy });
+            self.bytes_at_device += length as u64;
             self.reads.submit(part, start, self.engine.device.buffers().take(length));
         }
     }

@@ -226,3 +226,40 @@ fn misaligned_reads_and_buffers_without_room_are_refused() {
     let small = engine.append_buffer(&mut permit, AlignedBuf::zeroed(512), 512);
     assert!(matches!(small, Err(StoreError::Misuse(_))));
 }
+
+#[test]
+fn reads_that_have_arrived_are_verified_later_and_the_device_has_the_next_ones_meanwhile() {
+    let (device, engine) = simulated(4096, false);
+    let objects: Vec<DataObject> = (0..6).map(|seed| write(&engine, seed, 16_384)).collect();
+    engine.writer().unwrap().space.wait_writes().unwrap();
+    let mut queue = engine.read_queue(4).unwrap();
+    assert_eq!(queue.bytes_at_device(), 0);
+    let submit = |queue: &mut ReadQueue, index: usize| {
+        let buffer = queue.engine().buffer(16_384);
+        queue.submit(index as u64, objects[index].oid, 0, &objects[index].crcs, buffer).unwrap();
+    };
+    // What arrives damaged is told when it is verified, whatever was queued before that.
+    let place = place_of(&engine, objects[1].oid);
+    (0..4).for_each(|index| submit(&mut queue, index));
+    device.inject(Fault::FlipBits { offset: place + 100, mask: 4 });
+    assert_eq!(queue.bytes_at_device(), 4 * 16_384);
+    queue.arrive();
+    let left = queue.bytes_at_device();
+    assert!(left < 4 * 16_384 && queue.under_way() == 4, "{left}");
+    (4..6).for_each(|index| submit(&mut queue, index));
+    assert_eq!(queue.bytes_at_device(), left + 2 * 16_384);
+    let mut seen = BTreeMap::new();
+    while queue.under_way() > 0 {
+        queue.arrive();
+        queue.wait(1, |tag, buffer, outcome| assert!(seen.insert(tag, (buffer, outcome)).is_none())).unwrap();
+    }
+    assert_eq!((seen.len(), queue.bytes_at_device()), (6, 0));
+    for (tag, (buffer, outcome)) in seen {
+        if tag == 1 {
+            assert!(matches!(outcome, Err(StoreError::Damaged { oid, .. }) if oid == objects[1].oid));
+        } else {
+            outcome.unwrap();
+            assert_eq!(buffer.as_slice(), stored(tag, &objects[usize::try_from(tag).unwrap()], 16_384));
+        }
+    }
+}

@@ -220,6 +220,12 @@ impl Default for Job {
 }
 
 impl Job {
+    /// Reads that may have arrived and wait to be verified, beside the `iodepth` of them that the device has: who reads one block after the other knows what comes next before he has seen the last
+    /// one. Who reads at random, or one at a time, may not.
+    pub fn unverified_max(&self) -> u32 {
+        if self.rw.writes || self.rw.random { 0 } else { self.iodepth / 2 }
+    }
+
     /// Largest IO.
     pub fn block_most(&self) -> u32 {
         let of = |used: bool, sizes: &BlockSizes| if used { sizes.most() } else { 0 };

@@ -31,6 +31,14 @@ pub trait Queue {
     /// # Errors
     /// As of reads.
     fn write(&mut self, tag: usize, io: &Io, sequence: Option<u32>) -> Result<()>;
+    /// Whether reads are verified when they have arrived.
+    fn verifies(&self) -> bool {
+        false
+    }
+    /// Where they are: waits until the device below is done with one, if any is under way, and verifies nothing yet. The bytes that the device has still to read.
+    fn arrive(&mut self) -> u64 {
+        0
+    }
     /// Waits until at least one IO is over, if any is under way, and puts all that are over into `done`.
     ///
     /// # Errors

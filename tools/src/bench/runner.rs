@@ -223,7 +223,9 @@ fn check(job: &Job) -> Result<()> {
 
 fn open_queue(ground: &Ground, engine: Ioengine, job: &Job) -> Result<Box<dyn Queue>> {
     match engine {
-        Ioengine::Envoyfs => Ok(Box::new(ground.disk().context("no store was opened")?.queue(job.iodepth)?)),
+        Ioengine::Envoyfs => {
+            Ok(Box::new(ground.disk().context("no store was opened")?.queue(job.iodepth + job.unverified_max())?))
+        }
         Ioengine::Device => {
             Ok(Box::new(DeviceQueue::new(ground.floor().context("no device was opened")?, job.iodepth)?))
         }

@@ -73,6 +73,10 @@ struct Run<'a, 'b> {
     statistics: Statistics,
     slots: Vec<Option<Slot>>,
     free: Vec<usize>,
+    /// What the device may have to read at a time, if reads that have arrived do not count.
+    device_bytes_max: Option<u64>,
+    /// What it has to read.
+    device_bytes: u64,
     read_buffers: Vec<AlignedBuf>,
     /// Counting since; later than the start by the ramp time.
     start: Instant,
@@ -89,7 +93,9 @@ impl Worker<'_> {
     /// # Errors
     /// What makes all further IO pointless.
     pub fn run(&self, thread: &mut JobThread, queue: &mut dyn Queue) -> Result<Statistics> {
-        let depth = self.job.iodepth as usize;
+        let unverified_max = if queue.verifies() { self.job.unverified_max() } else { 0 };
+        let depth = (self.job.iodepth + unverified_max) as usize;
+        let device_bytes_max = u64::from(self.job.iodepth) * u64::from(self.job.block_most());
         let start = now();
         let mut run = Run {
             worker: self,
@@ -98,6 +104,8 @@ impl Worker<'_> {
             statistics: Statistics::default(),
             slots: (0..depth).map(|_| None).collect(),
             free: (0..depth).rev().collect(),
+            device_bytes_max: (unverified_max > 0).then_some(device_bytes_max),
+            device_bytes: 0,
             read_buffers: Vec::new(),
             start,
             counting: self.ramp.is_zero(),
@@ -142,6 +150,9 @@ impl Run<'_, '_> {
                 self.statistics.submitted(submitted, self.under_way());
             }
             if self.under_way() > 0 {
+                if self.device_bytes_max.is_some() && !ended {
+                    self.refill(&mut ended)?;
+                }
                 self.reap()?;
             } else if ended {
                 break;
@@ -169,6 +180,10 @@ impl Run<'_, '_> {
         let mut submitted = 0;
         while !self.sync_is_due() {
             let Some(tag) = self.free.last().copied() else { break };
+            let next_bytes = u64::from(self.worker.job.block_most());
+            if self.device_bytes_max.is_some_and(|most| self.device_bytes + next_bytes > most) {
+                break;
+            }
             let Some((io, sequence)) = self.waiting.take().or_else(|| self.next()) else {
                 *ended = true;
                 break;
@@ -188,9 +203,20 @@ impl Run<'_, '_> {
             }
             self.free.pop();
             self.start_io(tag, io, sequence)?;
+            self.device_bytes += u64::from(io.bytes);
             submitted += 1;
         }
         Ok((submitted, None))
+    }
+
+    /// What has arrived is verified later: first the device gets the next reads.
+    fn refill(&mut self, ended: &mut bool) -> Result<()> {
+        self.device_bytes = self.queue.arrive();
+        let (submitted, _) = self.fill(now(), ended)?;
+        if submitted > 0 {
+            self.statistics.submitted(submitted, self.under_way());
+        }
+        Ok(())
     }
 
     fn next(&mut self) -> Option<(Io, Option<u32>)> {

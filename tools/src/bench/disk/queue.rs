@@ -244,6 +244,17 @@ impl Queue for DiskQueue {
         Ok(())
     }
 
+    fn verifies(&self) -> bool {
+        true
+    }
+
+    fn arrive(&mut self) -> u64 {
+        if self.finished.is_empty() {
+            self.reads.arrive();
+        }
+        self.reads.bytes_at_device()
+    }
+
     fn wait(&mut self, done: &mut Vec<Done>) -> Result<()> {
         if self.reads.under_way() > 0 {
             let min = usize::from(self.finished.is_empty());
