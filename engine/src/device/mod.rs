@@ -46,6 +46,8 @@ pub use simulated::{
     Counters, Effect, Fault, Fired, LatencyModel, On, RequestKind, Rule, Served, SimulatedDevice, VirtualClock, When,
 };
 pub use ticket::{Completion, Ticket};
+#[cfg(test)]
+pub(crate) use ticket::Drive;
 pub use uring::{OpenMode, UringDevice};
 
 use std::ops::Range;

@@ -1,6 +1,7 @@
 use super::client::*;
 use crate::device::Fault;
 use crate::store::*;
+use crate::{Engine, HistoryPolicy, Options, Settings};
 use envoyfs_layout::Oid;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -146,4 +147,53 @@ fn the_end_of_a_container_is_filled_with_the_head_of_an_object() {
     let full = 5 * client.engine.shape.segment_bytes as u64;
     assert!(written * 100 >= full * 93, "{written} of {full} bytes");
     client.checkpoint().unwrap();
+}
+
+/// Decision 0009, "Before anybody waits": a checkpoint that is short of free containers first counts those in which nothing lives any more, and copies for what is missing then; also
+/// when somebody waits for it.
+#[test]
+fn what_died_by_itself_is_counted_before_anything_is_copied() {
+    for somebody_waits in [false, true] {
+        let device = crate::device::SimulatedDevice::new(32 << 20, 512, 3);
+        small_format(&device);
+        let history = HistoryPolicy { checkpoints_max: 0, ..HistoryPolicy::default() };
+        let clock = clock();
+        let options = Options {
+            read_only: false,
+            threads: false,
+            accept_loss: false,
+            clock: Arc::<crate::hlc::ManualClock>::clone(&clock),
+            settings: Settings { history, ..Settings::default() },
+        };
+        let mut client = Client::start(Engine::open(Arc::new(device), options).unwrap(), clock);
+        let free = |client: &Client| client.engine.writer().unwrap().space.free_containers();
+        let target = client.engine.clean_target(client.engine.writer().unwrap());
+        let write = |client: &mut Client, key: u32, seed: u32, len: u32| {
+            client.run(&Op::Write { tree: key % 2, key, seed: seed.into(), len }).unwrap();
+        };
+        // Some containers of which two thirds will die, and large stretches, several to a container.
+        (0..200).for_each(|key| write(&mut client, key, key, 20_000));
+        let mut stretches = 1000;
+        while free(&client) > target + 12 {
+            write(&mut client, stretches, stretches, 60_000);
+            stretches += 1;
+        }
+        client.checkpoint().unwrap();
+        (0..200).filter(|key| key % 3 != 0).for_each(|key| client.run(&Op::Delete { tree: key % 2, key }).unwrap());
+        let mut key = 1000;
+        while free(&client) >= target {
+            write(&mut client, key, key + 1, 60_000);
+            key += 1;
+        }
+        assert!(key + 50 < stretches, "all of it was overwritten");
+        if somebody_waits {
+            client.engine.writer().unwrap().admission.ledger.lock().wanted = Some(Reason::Reclaim);
+        }
+        client.checkpoint().unwrap();
+        assert!(free(&client) > target, "what died was enough");
+        let counts = &client.engine.metrics().cleaner;
+        assert_eq!((counts.victims.get(), counts.moved.get()), (0, 0), "somebody waits: {somebody_waits}");
+        client.verify();
+        client.quiesce_and_check();
+    }
 }
