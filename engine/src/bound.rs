@@ -5,6 +5,7 @@
 
 use crate::engine::Engine;
 use crate::settings::Settings;
+use crate::space::admission::Budget;
 use crate::space::{BACKGROUND_REQUEST_BYTES, Container, Shape, URGENT_DEPTH};
 use crate::state::{TableRow, Unstored, map_memory};
 use envoyfs_layout::batch::{BatchObject, Delta};
@@ -19,13 +20,14 @@ pub struct MemoryBound {
     /// Where each segment that holds something lies, and its page: about 200 bytes each. A segment loses its home when it is cleaned and is known as long as something of it
     /// lives, so there are up to ten times as many as containers after long random overwriting.
     pub segments: u64,
-    /// [`Settings::segment_cache_bytes`], and as much again (at least 128 KiB) while a batch is applied.
+    /// [`Settings::segment_cache_bytes`], and as much again (at least 128 KiB) while a batch is applied. A read-only mount that adopts one keeps the pages of all segments that it changes:
+    /// a whole page for each segment.
     pub pages: u64,
     /// [`Settings::slot_map_bytes`], and what the cleaner moved that no page says yet.
     pub slot_maps: u64,
     /// Records without a block, and the place of each block in the ring.
     pub log: u64,
-    /// [`Settings::in_flight_bytes`], blocks of the log with a write under way, what each stream gathers, and what the background has before the device.
+    /// [`Settings::in_flight_bytes`], a buffer that is split, blocks of the log with a write under way, what each stream gathers, and what the background has before the device.
     pub in_flight: u64,
     /// [`Settings::unpublished_objects`], and twice the nodes of one checkpoint.
     pub unpublished: u64,
@@ -114,6 +116,8 @@ pub(crate) struct Sizes {
     pub(crate) staging_bytes: u64,
     pub(crate) unflushed_bytes: u64,
     pub(crate) buffers: u64,
+    /// Pages that an adopted batch changed cannot be written before their time.
+    pub(crate) read_only: bool,
 }
 
 /// Bytes of a hash table while it grows: the places of both sizes, an eighth of them empty, and a byte each.
@@ -152,10 +156,13 @@ pub(crate) fn memory_bound(settings: &Settings, shape: &Shape, sizes: &Sizes) ->
         containers: containers * row as u64 + 3 * tree_memory(containers, 4),
         segments: tree_memory(sizes.segments, size_of::<(u32, TableRow)>()) + hash_memory(sizes.segments, 64),
         // What is applied to a part may make its pages larger.
-        pages: settings.segment_cache_bytes + 2 * page + page_max,
+        pages: settings.segment_cache_bytes + 2 * page + page_max * if sizes.read_only { sizes.segments + 1 } else { 1 },
         slot_maps: settings.slot_map_bytes + page + page_max,
         log: sizes.staging_bytes + vector_memory(sizes.ring_blocks, 24),
+        // A buffer whose data was split over two containers lives until both halves are written, and only what is not yet is counted as in flight: one a stream, as long as a write does
+        // not take longer than all those that fill the next container.
         in_flight: settings.in_flight_bytes
+            + sizes.streams * extent
             + sizes.unflushed_bytes
             + 2 * (sizes.streams + u64::from(URGENT_DEPTH)) * (chunk + extent),
         unpublished: hash_memory(unpublished, object)
@@ -175,23 +182,29 @@ pub(crate) fn memory_bound(settings: &Settings, shape: &Shape, sizes: &Sizes) ->
 }
 
 impl Engine {
-    /// How much memory this store takes at most with its settings, as it is now: `segments` grows and falls with what lives. Of a read-only mount: `recovery` and what its client
-    /// appends is not bounded, since it writes nothing.
+    /// How much memory this store takes at most with its settings, as it is now: `segments` grows and falls with what lives. Of a read-only mount: what its client appends is not
+    /// bounded, since it is kept; and the log is as long as it can be in front of the segments.
     #[must_use]
     pub fn memory_bound(&self) -> MemoryBound {
+        let block_bytes = u64::from(self.shape.block_bytes.max(1));
         let (ring, staging_bytes, unflushed_bytes) = match &self.writer {
             Some(writer) => writer.wal.memory(),
-            None => (0, 0, 0),
+            None => (self.shape.segments_offset / block_bytes, 0, 0),
+        };
+        let dirty_max = match &self.writer {
+            Some(writer) => writer.admission.budget.dirty_max,
+            None => Budget::new(self.device.geometry().size_bytes, self.shape.segment_bytes).dirty_max,
         };
         let sizes = Sizes {
             segments: self.reader.known() as u64,
             streams: self.writer.as_ref().map_or(0, |writer| writer.space.streams()),
-            dirty_max: self.writer.as_ref().map_or(0, |writer| writer.admission.budget.dirty_max),
+            dirty_max,
             ring_blocks: ring,
-            ring_bytes: ring * u64::from(self.shape.block_bytes),
+            ring_bytes: ring * block_bytes,
             staging_bytes,
             unflushed_bytes,
             buffers: self.device.buffers().arena_bytes() as u64,
+            read_only: self.writer.is_none(),
         };
         memory_bound(&self.options.settings, &self.shape, &sizes)
     }
