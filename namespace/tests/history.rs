@@ -15,24 +15,11 @@ use envoyfs_engine::memory::{MemoryOptions, MemoryStore};
 use envoyfs_layout::Lsn;
 use envoyfs_namespace::api::*;
 use envoyfs_namespace::{Namespace, Options};
+use envoyfs_random::Random;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
-
-struct Random(u64);
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n.max(1) as u64) as usize
-    }
-}
 
 type Data = Rc<RefCell<Vec<u8>>>;
 
@@ -227,13 +214,13 @@ impl History {
     fn new(seed: u64) -> Self {
         let store = Arc::new(MemoryStore::new(MemoryOptions { drops_per_checkpoint: 7, ..MemoryOptions::default() }));
         let ns = open(&store);
-        Self { random: Random(seed), store, ns, tree: Dir::default(), after: Vec::new(), names: 0 }
+        Self { random: Random::new(seed), store, ns, tree: Dir::default(), after: Vec::new(), names: 0 }
     }
 
     fn some_dir(&mut self) -> (Vec<String>, usize) {
         let mut all = Vec::new();
         self.tree.directories(&mut Vec::new(), 0, &mut 0, &mut all);
-        let n = self.random.below(all.len());
+        let n = self.random.index(all.len());
         all.swap_remove(n)
     }
 
@@ -243,7 +230,7 @@ impl History {
             let names: Vec<String> =
                 self.tree.dir(&path).entries.iter().filter(|(_, n)| want(n)).map(|(k, _)| k.clone()).collect();
             if !names.is_empty() {
-                let n = self.random.below(names.len());
+                let n = self.random.index(names.len());
                 return Some((path, realm, names[n].clone()));
             }
         }
@@ -256,12 +243,12 @@ impl History {
     }
 
     fn bytes(&mut self, len: usize) -> Vec<u8> {
-        let start = self.random.next();
+        let start = self.random.number();
         (0..len).map(|i| (start.wrapping_add(i as u64).wrapping_mul(0x9E37_79B9) >> 11) as u8).collect()
     }
 
     fn step(&mut self) {
-        let what = self.random.below(100);
+        let what = self.random.index(100);
         if std::env::var_os("HISTORY_TRACE").is_some() {
             println!("  step {what}, next name n{}", self.names + 1);
         }
@@ -291,8 +278,8 @@ impl History {
             20..=45 => {
                 let Some((path, _, name)) = self.some_entry(|n| matches!(n, Node::File(_))) else { return };
                 let Some(Node::File(data)) = self.tree.dir(&path).entries.get(&name).cloned() else { return };
-                let len = [1, 50, 300, 4096, 5000, 12_288, 40_000][self.random.below(7)];
-                let offset = [0, 1, 4096, 8192, 10_000, data.borrow().len()][self.random.below(6)];
+                let len = [1, 50, 300, 4096, 5000, 12_288, 40_000][self.random.index(7)];
+                let offset = [0, 1, 4096, 8192, 10_000, data.borrow().len()][self.random.index(6)];
                 let bytes = self.bytes(len);
                 let mut full = path.clone();
                 full.push(name);
@@ -308,7 +295,7 @@ impl History {
             46..=50 => {
                 let Some((path, _, name)) = self.some_entry(|n| matches!(n, Node::File(_))) else { return };
                 let Some(Node::File(data)) = self.tree.dir(&path).entries.get(&name).cloned() else { return };
-                let size = [0, 1, 100, 4096, 9000, 30_000][self.random.below(6)];
+                let size = [0, 1, 100, 4096, 9000, 30_000][self.random.index(6)];
                 let mut full = path.clone();
                 full.push(name);
                 let id = resolve(&ns, &full);
@@ -404,8 +391,8 @@ impl History {
         let ns = self.ns.clone();
         let Some((path, realm, name)) = self.some_entry(|_| true) else { return };
         let (to, to_realm) = self.some_dir();
-        let over = self.random.below(3) == 0;
-        let exchange = self.random.below(6) == 0;
+        let over = self.random.index(3) == 0;
+        let exchange = self.random.index(6) == 0;
         let existing = self.tree.dir(&to).entries.keys().next().cloned();
         let new = match existing {
             Some(existing) if over || exchange => existing,
@@ -455,7 +442,7 @@ impl History {
         }
         let to_id = resolve(&ns, &to);
         let new = self.fresh();
-        let from_snapshot = self.random.below(4) == 0;
+        let from_snapshot = self.random.index(4) == 0;
         if from_snapshot {
             let (path, _) = self.some_dir();
             let Some((name, dir)) = self.tree.dir(&path).snapshots.iter().next().map(|(k, v)| (k.clone(), v.clone()))
@@ -470,7 +457,7 @@ impl History {
             ns.forget(made.id, 1);
             ns.forget(id, 1);
             self.tree.dir(&to).entries.insert(new, Node::Fork(dir.deep(&mut HashMap::new())));
-        } else if self.random.below(4) == 0 {
+        } else if self.random.index(4) == 0 {
             if let Some((path, _, name)) = self.some_entry(|n| matches!(n, Node::File(_))) {
                 let Some(Node::File(data)) = self.tree.dir(&path).entries.get(&name).cloned() else { return };
                 let mut full = path.clone();
@@ -512,7 +499,7 @@ impl History {
         }
         let durable = self.store.durable();
         let candidates: Vec<usize> = (0..self.after.len()).filter(|i| self.after[*i].0 >= durable).collect();
-        let Some(chosen) = candidates.get(self.random.below(candidates.len())) else { return };
+        let Some(chosen) = candidates.get(self.random.index(candidates.len())) else { return };
         let (lsn, tree) = (self.after[*chosen].0, self.after[*chosen].1.full());
         self.store = Arc::new(self.store.crash(lsn));
         self.ns = open(&self.store);
@@ -524,7 +511,7 @@ impl History {
         for i in 0..steps {
             self.step();
             self.after.push((self.store_end(), self.tree.full()));
-            match self.random.below(40) {
+            match self.random.index(40) {
                 0 => self.ns.checkpoint().unwrap(),
                 1 => self.ns.sync().unwrap(),
                 2 => self.check(),

@@ -5,7 +5,6 @@
 //! crashes, failed flushes and bad blocks. Everything follows from a seed.
 
 pub mod log;
-mod random;
 pub mod sharing;
 
-pub use random::Random;
+pub use envoyfs_random::Random;

@@ -71,7 +71,7 @@ impl Churn {
         let options =
             envoyfs_namespace::Options { node_cache_bytes: 4 << 20, threads: false, read_only: false, seed: [7; 16] };
         let ns = Namespace::open(Arc::clone(&engine) as Arc<dyn Store>, options).expect("a new store");
-        Churn { clock, engine, ns, random: Random(seed) }
+        Churn { clock, engine, ns, random: Random::new(seed) }
     }
 
     /// Does something, with the checkpoints that it has to wait for.
@@ -100,9 +100,9 @@ impl Churn {
 
     /// One of the things that people do to a clone.
     fn change(&mut self, clone: InodeId) {
-        let file = format!("f{}", self.random.below(FILES));
-        let with = self.random.below(251) as u8;
-        match self.random.below(6) {
+        let file = format!("f{}", self.random.index(FILES));
+        let with = self.random.index(251) as u8;
+        match self.random.index(6) {
             // Half of the first extent, all of it, its end.
             0 => self.write(clone, &file, 4096, 4096, with),
             1 => self.write(clone, &file, 0, 16 << 10, with),
@@ -165,7 +165,7 @@ fn after_a_churn_of_clones_counts_are_exact_and_when_all_are_deleted_no_byte_is_
         let of = match alive.len() {
             0 => source,
             many if churn.random.percent(30) => {
-                let name = format!("c{}", alive[churn.random.below(many)]);
+                let name = format!("c{}", alive[churn.random.index(many)]);
                 churn.done(|ns| ns.lookup(&CX, all, name.as_bytes())).id
             }
             _ => source,
@@ -184,7 +184,7 @@ fn after_a_churn_of_clones_counts_are_exact_and_when_all_are_deleted_no_byte_is_
         }
         // One in five is deleted, any of them.
         if churn.random.percent(20) {
-            let gone = alive.swap_remove(churn.random.below(alive.len()));
+            let gone = alive.swap_remove(churn.random.index(alive.len()));
             churn.done(|ns| ns.delete_tree(&CX, all, format!("c{gone}").as_bytes()));
         }
         most = most.max(alive.len());

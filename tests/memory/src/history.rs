@@ -8,6 +8,7 @@ use envoyfs_engine::format::{FormatOptions, format};
 use envoyfs_engine::hlc::{Clock, ManualClock};
 use envoyfs_engine::metrics::Metrics;
 use envoyfs_engine::{Engine, MemoryBound, Options, Settings, StoreError};
+use envoyfs_random::Random;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +46,8 @@ pub struct Seen {
     pub serving: (u64, u64),
     /// The same while mounting.
     pub mounting: (u64, u64),
+    /// The same while mounting read-only.
+    pub looking: (u64, u64),
     /// The bound's parts when it was largest.
     pub parts: MemoryBound,
     /// What lived right after the first mount.
@@ -71,22 +74,8 @@ pub struct Seen {
     pub full: u64,
 }
 
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound.max(1)
-    }
-    fn small(&mut self, bound: u64) -> u32 {
-        u32::try_from(self.below(bound)).unwrap_or(u32::MAX)
-    }
+fn small(random: &mut Random, bound: u64) -> u32 {
+    u32::try_from(random.below(bound)).unwrap_or(u32::MAX)
 }
 
 /// The part of the peak that is nobody's: metrics, and what the runtime keeps for threads.
@@ -122,6 +111,19 @@ fn metrics(engine: &Engine) -> &Metrics {
     engine.metrics()
 }
 
+/// Mounts it to look at it only, which replays the same and writes nothing.
+fn look(device: &SimulatedDevice, clock: &Arc<ManualClock>, plan: &Plan, seen: &mut Seen) {
+    assert!(live() <= FIXED_BYTES / 2, "{} bytes are left of the mount before", live());
+    forget_peak();
+    let device: Arc<dyn Device> = Arc::new(Uncounted(device.clone()));
+    let clock: Arc<dyn Clock> = Arc::<ManualClock>::clone(clock);
+    let options =
+        Options { read_only: true, threads: false, accept_loss: false, clock, settings: plan.settings.clone() };
+    let engine = count(|| Engine::open(device, options)).expect("it can be looked at");
+    note("mounting to look", &mut seen.looking, peak(), engine.memory_bound().mounting() + FIXED_BYTES);
+    count(|| drop(engine));
+}
+
 fn mount(device: &SimulatedDevice, clock: &Arc<ManualClock>, plan: &Plan, seen: &mut Seen) -> Client {
     assert!(live() <= FIXED_BYTES / 2, "{} bytes are left of the mount before", live());
     forget_peak();
@@ -145,7 +147,7 @@ fn mount(device: &SimulatedDevice, clock: &Arc<ManualClock>, plan: &Plan, seen: 
 pub fn run(plan: &Plan) -> Seen {
     aside(|| {
         let mut seen = Seen::default();
-        let mut random = Random(plan.seed);
+        let mut random = Random::new(plan.seed);
         let clock = Arc::new(ManualClock::new(1_700_000_000_000_000_000));
         let mut device = formatted(plan);
         let mut client = mount(&device, &clock, plan, &mut seen);
@@ -154,16 +156,16 @@ pub fn run(plan: &Plan) -> Seen {
             clock.advance(Duration::from_millis(3));
             forget_peak();
             let checkpoints = client.checkpoints;
-            let (tree, key) = (random.small(plan.trees), random.small(plan.keys));
+            let (tree, key) = (small(&mut random, plan.trees), small(&mut random, plan.keys));
             let is_note = random.below(1000) < plan.notes;
             let op = match random.below(1000) {
                 _ if is_note => Op::Note,
                 0..800 => {
                     let bytes = if random.below(4) == 0 { 512 } else { 4096 };
-                    Op::Put { tree, key, seed: random.next(), bytes: bytes * (1 + random.small(plan.blocks_max)) }
+                    Op::Put { tree, key, seed: random.number(), bytes: bytes * (1 + small(&mut random, plan.blocks_max)) }
                 }
                 800..990 => Op::Delete { tree, key },
-                990..996 => Op::Fork { from: tree, to: random.small(plan.trees) },
+                990..996 => Op::Fork { from: tree, to: small(&mut random, plan.trees) },
                 _ => Op::Drop { tree },
             };
             seen.objects += u64::from(matches!(op, Op::Put { .. }));
@@ -209,6 +211,7 @@ pub fn run(plan: &Plan) -> Seen {
                 } else {
                     device.process_crash()
                 };
+                look(&device, &clock, plan, &mut seen);
                 client = mount(&device, &clock, plan, &mut seen);
             }
         }

@@ -15,8 +15,9 @@ fn main() -> anyhow::Result<()> {
         segment_bytes: 4 << 20,
         settings: Settings { segment_cache_bytes: 4 << 20, slot_map_bytes: 2 << 20, ..Settings::default() },
         steps,
-        trees: 25,
-        keys: 16_000,
+        trees: 80,
+        // One node names all leaves of a tree: about 340 of 16 keys.
+        keys: 5_000,
         blocks_max: 1,
         notes: 0,
         mount_every: steps / 3,

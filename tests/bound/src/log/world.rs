@@ -76,24 +76,24 @@ struct Bound<'a> {
 /// Runs the history of one seed; what is wrong, if something is. Bad sectors only if the configuration has faults.
 pub fn history(config: &Config, seed: u64, counters: &mut Counters) -> Check<()> {
     let config = Config { ops: 160, checkpoints: 60, crashes: 14, quiet: 20, ..*config };
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let mut model = World::format(&config);
     let mut bound = Bound::new(&config, seed, counters)?;
-    let calm = 1 + random.below(6);
+    let calm = 1 + random.index(6);
     let mut step = 0;
     loop {
         let acts = model.acts(&config);
         if acts.is_empty() || bound.over {
             break;
         }
-        let mut act = acts[random.below(acts.len())];
+        let mut act = acts[random.index(acts.len())];
         for _ in 0..calm {
             if matches!(act, Act::PowerLoss | Act::ProcessCrash | Act::FlushFails) {
-                act = acts[random.below(acts.len())];
+                act = acts[random.index(acts.len())];
             }
         }
         let before = phase(&model);
-        let mut choose = |n: usize| random.below(n);
+        let mut choose = |n: usize| random.index(n);
         model
             .step(&config, act, &mut choose, &mut envoyfs_wal_model::world::Counters::default())
             .map_err(|why| format!("step {step}: {act:?}: the model itself: {why}"))?;
@@ -115,7 +115,7 @@ fn phase(model: &World) -> Option<Phase> {
 
 impl<'a> Bound<'a> {
     fn new(config: &'a Config, seed: u64, counters: &'a mut Counters) -> Check<Bound<'a>> {
-        let mut random = Random(seed ^ 0x10C);
+        let mut random = Random::new(seed ^ 0x10C);
         let block = if random.percent(50) { 512 } else { 4096 };
         let slow = random.percent(60);
         let ring_bytes = if config.ring < 9 { 192 << 10 } else { 512 << 10 };
@@ -260,7 +260,7 @@ impl<'a> Bound<'a> {
     fn commit(&mut self) -> Check<()> {
         let end = self.client()?.engine.end();
         // Sometimes only what was appended some time ago.
-        let some = self.history[self.random.below(self.history.len())].0;
+        let some = self.history[self.random.index(self.history.len())].0;
         let wanted = if self.random.percent(30) { some } else { end };
         let committed = self.client()?.engine.commit(wanted);
         if self.alive("commit", committed)?.is_some() {
@@ -317,7 +317,7 @@ impl<'a> Bound<'a> {
         } else if !self.over {
             // The recovery is interrupted.
             self.counters.interrupted += 1;
-            self.device.crash_after(self.random.below(40) as u64);
+            self.device.crash_after(self.random.index(40) as u64);
             let _interrupted = self.mount(false, self.fault.is_some());
         }
         // A process may be killed amid its writes; the device's cache lives on.
@@ -344,7 +344,7 @@ impl<'a> Bound<'a> {
 
     /// The power fails within a group commit or a checkpoint.
     fn crash_in_a_call(&mut self) -> Check<()> {
-        self.device.crash_after(self.random.below(30) as u64);
+        self.device.crash_after(self.random.index(30) as u64);
         if self.random.percent(50) {
             self.commit()?;
         }
@@ -391,8 +391,8 @@ impl<'a> Bound<'a> {
         self.device.inject(match self.random.percent(50) {
             true => Fault::ReadError { offset },
             false => {
-                let mask = 1 << self.random.below(8);
-                Fault::FlipBits { offset: offset + self.random.below(SECTOR as usize) as u64, mask }
+                let mask = 1 << self.random.index(8);
+                Fault::FlipBits { offset: offset + self.random.index(SECTOR as usize) as u64, mask }
             }
         });
     }
@@ -405,7 +405,7 @@ impl<'a> Bound<'a> {
 
     /// Most faults are in the ring, where the rules are: at what the log needs, or just before its head.
     fn some_sector(&mut self, ahead: bool) -> u64 {
-        let (from, bytes) = match self.random.below(20) {
+        let (from, bytes) = match self.random.index(20) {
             0 | 1 => (0, RING_OFFSET),
             2 => (DEVICE_BYTES - 2 * 4096, 2 * 4096),
             3 | 4 => (RING_OFFSET + self.ring_bytes, 2 << 20),
@@ -419,15 +419,15 @@ impl<'a> Bound<'a> {
                     _ if !ahead && !needed.is_empty() && self.random.percent(70) => {
                         // The first two are where the rules differ.
                         let among = if self.random.percent(40) { needed.len().min(2) } else { needed.len() };
-                        needed[self.random.below(among)]
+                        needed[self.random.index(among)]
                     }
-                    true => head + (1 + self.random.below(6) as u64) * block,
-                    false => (head + self.ring_bytes).saturating_sub(self.random.below(40) as u64 * block),
+                    true => head + (1 + self.random.index(6) as u64) * block,
+                    false => (head + self.ring_bytes).saturating_sub(self.random.index(40) as u64 * block),
                 };
                 (RING_OFFSET + (from - RING_OFFSET) % self.ring_bytes, block)
             }
         };
-        from + self.random.below((bytes / SECTOR) as usize) as u64 * SECTOR
+        from + self.random.index((bytes / SECTOR) as usize) as u64 * SECTOR
     }
 
     /// Headers of the blocks of the ring that verify, but for the bad one.

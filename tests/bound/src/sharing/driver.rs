@@ -71,7 +71,7 @@ impl<G: Ground> Driver<G> {
         let end = ns.sync_point();
         let start = Done { step: None, after: OracleVolume::default(), end, certain: true };
         Driver {
-            random: Random(seed ^ 0xB07D),
+            random: Random::new(seed ^ 0xB07D),
             ground,
             ns,
             volume: OracleVolume::default(),
@@ -123,7 +123,7 @@ impl<G: Ground> Driver<G> {
 
     fn between(&mut self) -> Check<()> {
         self.ground.tick(&mut self.random);
-        let what = self.random.below(200);
+        let what = self.random.index(200);
         let result = match what {
             0..=15 => self.sync(),
             16..=29 => self.checkpoint(),

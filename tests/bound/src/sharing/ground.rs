@@ -63,7 +63,7 @@ impl Ground for Memory {
         self.0.clone()
     }
     fn tick(&mut self, random: &mut Random) {
-        self.0.advance_clock(random.below(3_000_000) as i64);
+        self.0.advance_clock(random.index(3_000_000) as i64);
     }
     fn arm(&mut self, _: &mut Random) {}
     fn is_dead(&self) -> bool {
@@ -72,7 +72,7 @@ impl Ground for Memory {
     fn crash(&mut self, random: &mut Random) -> Result<Lsn, String> {
         let mut ends = self.0.record_ends();
         ends.push(self.0.durable());
-        let keep = ends[random.below(ends.len())];
+        let keep = ends[random.index(ends.len())];
         self.0 = Arc::new(self.0.crash(keep));
         Ok(keep)
     }
@@ -134,7 +134,7 @@ impl Ground for Simulated {
         self.engine.clone()
     }
     fn tick(&mut self, random: &mut Random) {
-        self.clock.advance(Duration::from_millis(random.below(10) as u64));
+        self.clock.advance(Duration::from_millis(random.index(10) as u64));
         if random.percent(2) {
             self.clock.advance(Duration::from_millis(1500));
             // A dead device is noticed by the next operation.
@@ -142,7 +142,7 @@ impl Ground for Simulated {
         }
     }
     fn arm(&mut self, random: &mut Random) {
-        self.device.crash_after(random.below(80) as u64);
+        self.device.crash_after(random.index(80) as u64);
     }
     fn is_dead(&self) -> bool {
         self.device.is_crashed()
@@ -150,7 +150,7 @@ impl Ground for Simulated {
     fn crash(&mut self, random: &mut Random) -> Result<Lsn, String> {
         self.device = self.device.crash(random.number());
         while random.percent(30) {
-            self.device.crash_after(random.below(30) as u64);
+            self.device.crash_after(random.index(30) as u64);
             let _interrupted = mount(&self.device, &self.clock);
             self.device = self.device.crash(random.number());
         }

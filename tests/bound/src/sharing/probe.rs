@@ -47,10 +47,10 @@ impl<G: Ground> Driver<G> {
         let volume = self.volume.clone();
         let mut all = vec![];
         directories(&volume.top.root, &mut vec![], &vec![], &mut all);
-        let (path, realm) = all[self.random.below(all.len())].clone();
-        let (other, other_realm) = all[self.random.below(all.len())].clone();
+        let (path, realm) = all[self.random.index(all.len())].clone();
+        let (other, other_realm) = all[self.random.index(all.len())].clone();
         let here = volume.directory(&path);
-        let what = self.random.below(6);
+        let what = self.random.index(6);
         let first = here.iter().next().map(|(name, entry)| (name_text(*name).into_bytes(), entry.clone()));
         let Ok((id, to)) = self.resolve(&path).and_then(|id| Ok((id, self.resolve(&other)?))) else {
             self.give_back();
