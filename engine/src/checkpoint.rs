@@ -1,7 +1,7 @@
 //! Checkpoints: freeze, and publish in an order that leaves the previous one or the new one, wherever power fails.
 //!
 //! ```text
-//! law -> roots twice, drops, batch -> cleaner -> table parts -> all writes done -> system pages -> FLUSH
+//! law -> roots twice, drops, batch -> data and writes so far done -> cleaner -> table parts -> all writes done -> system pages -> FLUSH
 //!   -> CHECKPOINT record -> directory, segment table (slot N mod 2 in A and B) -> FLUSH, record committed
 //!   -> superblocks 0,1 -> FLUSH -> superblocks 2,3 -> FLUSH
 //!   -> readers of before have left -> dead containers and ring space are reused          (INV-13, INV-37)
@@ -12,6 +12,7 @@
 mod pages;
 
 use crate::StoreError;
+use crate::cleaner::Progress;
 use crate::engine::{Engine, Objects, Published, Writer};
 use crate::hlc::next_bound;
 use crate::mutant::{self, Mutant};
@@ -121,6 +122,8 @@ impl Engine {
                 limit: BLOB_BYTES_MAX as u64,
             });
         }
+        // From here on no other thread copies, or loads pages that this changes.
+        let mut cleaning = writer.cleaning.hold();
         let objects = writer.batches.lock().frozen.take().filter(|objects| objects.number == frozen.number);
         let objects = objects.ok_or_else(|| misuse(&"it is not the frozen one"))?;
         let data = objects.unstored.values().filter(|object| object.reference.kind == ReferenceKind::Extent);
@@ -174,18 +177,23 @@ impl Engine {
             parts.push(self.append_own(writer, ReferenceKind::Batch, frozen.hlc, &part.into())?);
         }
 
+        stage.next(&stages.settle);
+        // Nothing of the batch is under way any more when the cleaner may look at it.
+        if !sabotage::on(Rule::CleanedBeforeArrival) {
+            space.settle(|| writer.wal.wait_data(frozen.freeze))?;
+        }
         // What is resolved now no longer pins; what is written from here on lies in containers that are open, or pinned.
         for object in objects.unstored.values() {
             space.unpin(object.reference.oid.segment(), object.pieces);
         }
         stage.next(&stages.clean);
         let mut candidates = self.candidates(space);
-        let mut cleaning = writer.cleaning.hold();
         // What this publication gives back by itself needs no copying.
         let dead = self.dead(&candidates);
-        if self.is_behind(writer, &dead) {
+        if self.is_behind(writer, &cleaning, &dead) {
             self.clean_now(writer, &mut cleaning, &dead)?;
         }
+        let free_then = space.free_containers();
         let mut moves = cleaning.take_moves();
         space.each_stream(|stream| stream.checkpoint(space))?;
         stage.next(&stages.data);
@@ -317,6 +325,7 @@ impl Engine {
         drop(objects);
         writer.unpublished.fetch_sub(named, Ordering::Relaxed);
         self.reader.readers.wait_for_earlier();
+        cleaning.took(free_then.saturating_sub(space.free_containers()));
         releasable.iter().for_each(|container| space.release(*container));
         cleaning.published(&writer.cleaning, &releasable);
         drop(cleaning);
@@ -357,11 +366,12 @@ impl Engine {
     }
 
     /// Whether copying between checkpoints did not keep up.
-    fn is_behind(&self, writer: &Writer, dead: &BTreeSet<u32>) -> bool {
+    fn is_behind(&self, writer: &Writer, cleaning: &Progress, dead: &BTreeSet<u32>) -> bool {
         let wanted = writer.admission.ledger.lock().wanted == Some(Reason::Reclaim);
         let free = writer.free();
         let dead = u32::try_from(dead.len()).unwrap_or(u32::MAX);
-        wanted || free.now.saturating_add(free.coming).saturating_add(dead) < self.clean_target(writer)
+        let target = self.clean_target(writer).saturating_add(cleaning.takes());
+        wanted || free.now.saturating_add(free.coming).saturating_add(dead) < target
     }
 
     /// Those of the candidates in which no object lives.
@@ -377,15 +387,15 @@ impl Engine {
         (floor + (floor / 8).min(1) + 2).min(self.shape.containers)
     }
 
-    /// Containers that nothing writes to any more and nothing unpublished lies in: they may be cleaned, and released once nothing in them lives.
+    /// Containers that are closed, have all their bytes on the device, and hold nothing unpublished: they may be cleaned, and released once nothing in them lives.
     pub(crate) fn candidates(&self, space: &Space) -> Vec<(u32, ContainerState)> {
         let open = space.open_containers();
         let pinned = space.pinned();
         space.with_containers(|containers| {
             let closed = containers.iter().filter(|(number, row)| {
-                let state = !matches!(row.state, ContainerState::Free | ContainerState::Open);
+                let closed = row.is_closed() && (row.settled || sabotage::on(Rule::CleanedBeforeArrival));
                 let pinned = pinned.contains(&row.segment) && !sabotage::on(Rule::PinsIgnored);
-                state && !open.contains(number) && !pinned
+                closed && !open.contains(number) && !pinned
             });
             closed.map(|(number, row)| (number, row.state)).collect()
         })

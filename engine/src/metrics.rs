@@ -125,6 +125,7 @@ groups! {
         freeze_hold: Latency = "Time that a freeze held appends.",
         law: Latency = "Counts: the batch law and its application.",
         drops: Latency = "The drop queue.",
+        settle: Latency = "Waiting for what closed containers hold, before the cleaner looks at it.",
         clean: Latency = "Choosing victims, and copying what lives in them.",
         data: Latency = "Waiting for data and segment writes.",
         pages: Latency = "System pages.",

@@ -61,6 +61,10 @@ rules! {
     PinsIgnored,
     /// Containers are reused while a reader that looked them up before is still reading (INV-13).
     ReaderPinsIgnored,
+    /// Containers are cleaned while what was written to them is under way (INV-14).
+    CleanedBeforeArrival,
+    /// A segment's page that was read while a newer one was written is taken for the newest (INV-07).
+    StalePageTaken,
     /// What the cleaner moved is found at its new place before it is there (INV-14).
     MovesInstalledEarly,
     /// An edge to an object that is stored already does not count (INV-07).

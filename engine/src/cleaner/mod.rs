@@ -58,6 +58,10 @@ pub(crate) struct Progress {
     damaged: BTreeSet<u32>,
     /// This checkpoint took a container that it should have kept.
     deep: bool,
+    /// Bytes copied that were not due yet.
+    ahead: u64,
+    /// Containers that the last publication took after its cleaning, for pages mostly.
+    takes: u32,
 }
 
 struct Job {
@@ -100,6 +104,15 @@ impl Progress {
     /// What was copied and waits to be installed.
     pub(crate) fn take_moves(&mut self) -> Vec<Moved> {
         std::mem::take(&mut self.moves)
+    }
+
+    /// A publication took so many containers after its cleaning.
+    pub(crate) const fn took(&mut self, containers: u32) {
+        self.takes = containers;
+    }
+    /// So many more than the target a publication cleans: writers would have to wait for the next one otherwise.
+    pub(crate) const fn takes(&self) -> u32 {
+        self.takes
     }
 
     /// Whether a container is no victim now: its survivors are on their way, or it holds some that are, or they cannot be read.
@@ -173,10 +186,10 @@ impl Engine {
         free.coming > floor / 8 && free.now <= floor + floor / 8 + 1
     }
 
-    /// Containers still to be gained beside the dead ones, and the largest live share that a victim may have.
-    fn debt(&self, writer: &Writer, dead: u32) -> (u32, u32) {
+    /// Containers still to be gained beside the dead ones, and `takes` beyond the target; and the largest live share that a victim may have.
+    fn debt(&self, writer: &Writer, dead: u32, takes: u32) -> (u32, u32) {
         let ahead = writer.space.free_containers().saturating_add(writer.cleaning.coming()).saturating_add(dead);
-        let target = self.clean_target(writer);
+        let target = self.clean_target(writer).saturating_add(takes);
         let units = self.shape.units();
         let debt = target.saturating_sub(ahead);
         self.metrics.cleaner.debt.set(debt.into());
@@ -193,7 +206,8 @@ impl Engine {
     fn clean(&self, writer: &Writer, progress: &mut Progress, pace: Pace, dead: u32) -> Result<bool> {
         let (mut worked, mut owed) = (false, 0_u64);
         loop {
-            let (debt, live_max) = self.debt(writer, dead);
+            let takes = if pace == Pace::Hurry { progress.takes } else { 0 };
+            let (debt, live_max) = self.debt(writer, dead, takes);
             // What was copied is remembered until the next publication.
             if debt == 0 || progress.moves.len() as u64 >= self.options.settings.moves_max(self.shape.units()) {
                 writer.cleaning.credit.store(0, Ordering::Relaxed);
@@ -209,7 +223,9 @@ impl Engine {
                 Pace::Paced => {
                     if owed == 0 {
                         let credit = writer.cleaning.credit.swap(0, Ordering::Relaxed);
-                        owed = due(credit, job.live, self.shape.units(), debt, self.clean_target(writer));
+                        let due = due(credit, job.live, self.shape.units(), debt, self.clean_target(writer));
+                        owed = due.saturating_sub(progress.ahead);
+                        progress.ahead = progress.ahead.saturating_sub(due);
                     }
                     if owed == 0 {
                         return Ok(worked);
@@ -222,6 +238,10 @@ impl Engine {
                 return Ok(worked);
             }
             worked = true;
+            if pace == Pace::Paced {
+                // A row is copied whole.
+                progress.ahead += copied.saturating_sub(owed);
+            }
             owed = owed.saturating_sub(copied);
             if pace == Pace::Paced && owed == 0 {
                 return Ok(true);
@@ -299,8 +319,9 @@ impl Engine {
         let mut left = bytes / u64::from(UNIT);
         while let Some(piece) = job.pieces.pop() {
             left = left.saturating_sub(piece.units.into());
+            let together = job.pieces.last().is_some_and(|next| pieces::share_a_row(&job.table, &piece, next));
             batch.push(piece);
-            if left == 0 {
+            if left == 0 && !together {
                 break;
             }
         }

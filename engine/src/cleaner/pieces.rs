@@ -1,11 +1,12 @@
-//! What lives in a victim: found through its own table, read in large reads or many at once, verified row by row.
+//! What lives in a victim: found through its own table, read in large reads or many at once, verified row by row. A piece is copied only if every row that it is part of
+//! verifies: a checksum made of what was merely read would make good what is rotten.
 
 use crate::device::open_reads;
 use crate::engine::Engine;
 use crate::space::{BACKGROUND_DEPTH, BACKGROUND_REQUEST_BYTES, Container, Space, check};
 use crate::state::State;
 use envoyfs_layout::UNIT;
-use envoyfs_layout::checksum::crc32c;
+use envoyfs_layout::checksum::{crc32c, crc32c_pieces};
 use envoyfs_layout::directory_page::ContainerState;
 use envoyfs_layout::segment::{TablePart, TableRow};
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,6 +58,10 @@ impl Engine {
             return None;
         }
         let state = self.state.lock();
+        if segments.iter().any(|number| state.place_wanted(*number).is_some()) {
+            tracing::error!(container, "pages of segments went while the cleaner looked at them");
+            return None;
+        }
         for number in segments {
             pieces_in(&state, number, container, &mut pieces);
         }
@@ -65,7 +70,7 @@ impl Engine {
         Some((table, pieces))
     }
 
-    /// Rows of a container's table; parts that cannot be read are left out, their objects are then copied unverified (their references still verify them).
+    /// Rows of a container's table; parts that cannot be read are left out, and their objects stay where they are.
     fn table_of(&self, container: u32, last_part: u32) -> Table {
         let mut rows = BTreeMap::new();
         let mut part = last_part;
@@ -90,15 +95,16 @@ impl Engine {
         TablePart::decode(&bytes).ok()
     }
 
-    /// Reads pieces of a victim; leaves out what cannot be read or does not verify, and says so.
+    /// Reads pieces of a victim, and the rows that they are part of to their ends: leaves out what cannot be read, and what no row shows to be what was written, and says so.
     pub(super) fn read_pieces(&self, space: &Space, container: u32, table: &Table, pieces: &[Piece]) -> Vec<Copied> {
         // Reads and writes of the background do not add up before the device.
         space.make_way(0);
         let _reading = self.reader.readers.enter();
         let urgent = space.is_urgent();
-        let runs = runs(pieces, if urgent { URGENT_RUN_UNITS } else { PIECE_UNITS });
-        let bytes = match self.read_runs(container, &runs, if urgent { URGENT_DEPTH } else { BACKGROUND_DEPTH }) {
-            Ok(bytes) => bytes,
+        let wanted = pieces.iter().map(|piece| whole_rows(table, piece));
+        let runs = runs(wanted, if urgent { URGENT_RUN_UNITS } else { PIECE_UNITS });
+        let read = match self.read_runs(container, &runs, if urgent { URGENT_DEPTH } else { BACKGROUND_DEPTH }) {
+            Ok(bytes) => Read { runs, bytes },
             Err(error) => {
                 tracing::error!(container, %error, "the cleaner cannot read");
                 self.metrics.cleaner.unreadable.increment();
@@ -107,28 +113,30 @@ impl Engine {
         };
         let mut copies = Vec::with_capacity(pieces.len());
         for piece in pieces {
-            let at = runs.partition_point(|run| run.end <= piece.unit);
-            let run = runs.get(at).zip(bytes.get(at));
-            let found = run.and_then(|(run, bytes)| {
-                let start = (piece.unit - run.start) as usize * UNIT as usize;
-                bytes.as_ref()?.get(start..start + piece.units as usize * UNIT as usize)
-            });
-            let Some(found) = found else {
+            let rows = rows_over(table, piece);
+            let (Some(found), false) = (read.of(piece.unit..piece.unit + piece.units), is_any_unreadable(&read, &rows))
+            else {
                 self.metrics.cleaner.unreadable.increment();
                 tracing::error!(container, unit = piece.unit, "the cleaner leaves what it cannot read");
                 continue;
             };
-            let rows = rows_inside(table, piece);
-            if let Some(error) = rows.iter().find_map(|row| verify(row, piece, found).err()) {
+            if covered(&rows, piece) < piece.units {
+                self.metrics.cleaner.damaged.increment();
+                tracing::error!(
+                    container,
+                    unit = piece.unit,
+                    "the cleaner leaves what the container's table does not name"
+                );
+                continue;
+            }
+            if let Some(error) = rows.iter().find_map(|row| verify(row, &read).err()) {
                 self.metrics.cleaner.damaged.increment();
                 tracing::error!(container, unit = piece.unit, %error, "the cleaner leaves what does not verify");
                 continue;
             }
-            copies.push(Copied {
-                piece: *piece,
-                bytes: found.into(),
-                rows: rows_to_keep(&rows, piece, found, self.shape.volume),
-            });
+            let bytes: std::sync::Arc<[u8]> = found.concat().into();
+            let rows = rows_to_keep(&rows, piece, &bytes, self.shape.volume);
+            copies.push(Copied { piece: *piece, bytes, rows });
         }
         copies
     }
@@ -192,37 +200,105 @@ fn pieces_in(state: &State, number: u32, victim: u32, pieces: &mut Vec<Piece>) {
     }
 }
 
-/// Reads that cover the pieces, in order; small gaps are read along.
-fn runs(pieces: &[Piece], units_max: u32) -> Vec<Range<u32>> {
-    let mut ranges: Vec<Range<u32>> = pieces.iter().map(|piece| piece.unit..piece.unit + piece.units).collect();
+/// Reads that cover these ranges, in order, none longer than `units_max`; small gaps are read along.
+fn runs(ranges: impl Iterator<Item = Range<u32>>, units_max: u32) -> Vec<Range<u32>> {
+    let mut ranges: Vec<Range<u32>> = ranges.collect();
     ranges.sort_unstable_by_key(|range| range.start);
     let mut runs: Vec<Range<u32>> = Vec::new();
-    for range in ranges {
-        match runs.last_mut() {
-            Some(run) if range.start <= run.end + GAP_UNITS && range.end - run.start <= units_max => {
-                run.end = run.end.max(range.end);
+    for mut range in ranges {
+        // What the run before covers already.
+        let before = runs.last().map_or(0, |run| run.end);
+        range.start = range.start.max(before);
+        while range.start < range.end {
+            match runs.last_mut() {
+                Some(run) if range.start <= run.end + GAP_UNITS && range.start - run.start < units_max => {
+                    run.end = range.end.min(run.start + units_max);
+                    range.start = run.end;
+                }
+                _ => {
+                    runs.push(range.start..range.end.min(range.start + units_max));
+                    range.start = range.start.saturating_add(units_max);
+                }
             }
-            _ => runs.push(range),
         }
     }
     runs
 }
 
-fn rows_inside<'a>(table: &'a Table, piece: &Piece) -> Vec<&'a TableRow> {
+/// What was read: runs in order, and the bytes of each that could be read.
+struct Read {
+    runs: Vec<Range<u32>>,
+    bytes: Vec<Option<Vec<u8>>>,
+}
+
+impl Read {
+    /// The bytes of these units, in parts that lie side by side; nothing if one of them could not be read.
+    fn of(&self, units: Range<u32>) -> Option<Vec<&[u8]>> {
+        let (mut parts, mut at) = (Vec::new(), units.start);
+        let first = self.runs.partition_point(|run| run.end <= units.start);
+        for (run, bytes) in self.runs.iter().zip(&self.bytes).skip(first) {
+            if at >= units.end {
+                break;
+            }
+            let start = at.checked_sub(run.start)? as usize * UNIT as usize;
+            let end = (run.end.min(units.end) - run.start) as usize * UNIT as usize;
+            parts.push(bytes.as_ref()?.get(start..end)?);
+            at = run.end;
+        }
+        (at >= units.end).then_some(parts)
+    }
+}
+
+/// Rows that a piece is part of, or that are parts of it.
+fn rows_over<'a>(table: &'a Table, piece: &Piece) -> Vec<&'a TableRow> {
+    let before = table.range(..piece.unit).next_back().map(|(_, row)| row);
+    let before = before.filter(|row| row.offset_units + row.units() > piece.unit);
+    before.into_iter().chain(table.range(piece.unit..piece.unit + piece.units).map(|(_, row)| row)).collect()
+}
+
+/// The piece with the rest of the rows that it is part of: only a whole row verifies.
+fn whole_rows(table: &Table, piece: &Piece) -> Range<u32> {
+    let rows = rows_over(table, piece);
+    let start = rows.first().map_or(piece.unit, |row| row.offset_units.min(piece.unit));
     let end = piece.unit + piece.units;
-    table.range(piece.unit..end).map(|(_, row)| row).filter(|row| row.offset_units + row.units() <= end).collect()
+    start..rows.last().map_or(end, |row| (row.offset_units + row.units()).max(end))
 }
 
-fn verify(row: &TableRow, piece: &Piece, bytes: &[u8]) -> Result<(), envoyfs_layout::LayoutError> {
-    let start = (row.offset_units - piece.unit) as usize * UNIT as usize;
-    let stored = bytes.get(start..start + row.stored_bytes as usize).unwrap_or_default();
-    check("object named by a segment's table", row.crc, crc32c(stored))
+/// Whether two pieces, the second behind the first, are parts of one row: read together, it is read once.
+pub(super) fn share_a_row(table: &Table, first: &Piece, second: &Piece) -> bool {
+    whole_rows(table, first).end > second.unit
 }
 
-/// Rows of the copy: those of the source where they cover it, so that what was verified stays verifiable; else one for the whole.
+fn is_any_unreadable(read: &Read, rows: &[&TableRow]) -> bool {
+    rows.iter().any(|row| read.of(row.offset_units..row.offset_units + row.units()).is_none())
+}
+
+/// How many of the piece's units the rows are about.
+fn covered(rows: &[&TableRow], piece: &Piece) -> u32 {
+    let end = piece.unit + piece.units;
+    let of =
+        |row: &TableRow| (row.offset_units + row.units()).min(end).saturating_sub(row.offset_units.max(piece.unit));
+    rows.iter().map(|row| of(row)).sum()
+}
+
+fn verify(row: &TableRow, read: &Read) -> Result<(), envoyfs_layout::LayoutError> {
+    let parts = read.of(row.offset_units..row.offset_units + row.units()).unwrap_or_default();
+    let mut left = row.stored_bytes as usize;
+    let stored: Vec<&[u8]> = parts
+        .into_iter()
+        .map(|part| {
+            let taken = part.get(..left.min(part.len())).unwrap_or_default();
+            left -= taken.len();
+            taken
+        })
+        .collect();
+    check("object named by a segment's table", row.crc, crc32c_pieces(&stored))
+}
+
+/// Rows of the copy: those of the source where it is made of whole ones; else one for the piece, whose bytes were verified with the rows that they are part of.
 fn rows_to_keep(rows: &[&TableRow], piece: &Piece, bytes: &[u8], volume: u16) -> Vec<TableRow> {
-    let covered: u32 = rows.iter().map(|row| row.units()).sum();
-    if covered == piece.units {
+    let end = piece.unit + piece.units;
+    if rows.iter().all(|row| row.offset_units >= piece.unit && row.offset_units + row.units() <= end) {
         return rows.iter().map(|row| TableRow { offset_units: row.offset_units - piece.unit, ..**row }).collect();
     }
     let first = rows.first();

@@ -216,8 +216,7 @@ impl Engine {
             if ledger.wanted.is_some() {
                 return ledger.wanted;
             }
-            // What has no record yet is not taken by a checkpoint: for it alone one would follow the other.
-            if ledger.current > 0 && ledger.current + ledger.pending > writer.admission.budget.dirty_max / 2 {
+            if ledger.is_batch_full(&writer.admission.budget) {
                 return Some(Reason::Log);
             }
             if ledger.is_half_used(&writer.admission.budget, free) {

@@ -192,6 +192,13 @@ impl Ledger {
         Ok(())
     }
 
+    /// Whether so much is dirty that a checkpoint is due: three quarters of D + P, since the more overwrites meet a node before it is written, the fewer nodes and pages are. The rest is for
+    /// operations until it freezes. What has no record yet is not taken by a checkpoint: for it alone one would follow the other.
+    #[must_use]
+    pub const fn is_batch_full(&self, budget: &Budget) -> bool {
+        self.current > 0 && self.current + self.pending > budget.dirty_max / 4 * 3
+    }
+
     /// Whether half of the room is used up, by enough data that a checkpoint is worth it: what died meanwhile comes back before anybody has to wait for it. A store with little room
     /// makes its checkpoints when somebody waits, and so not twice as many of them.
     #[must_use]

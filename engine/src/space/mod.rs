@@ -110,6 +110,8 @@ pub struct Container {
     pub heat: Heat,
     /// Containers opened before it was closed; the cleaner's clock. 0: before this mount.
     pub closed_at: u64,
+    /// It is closed, and all that was written to it has arrived: it can be read, cleaned and reused ([`Space::settle`]).
+    pub settled: bool,
 }
 
 impl Container {
@@ -124,7 +126,14 @@ impl Container {
         birth_high: Hlc::ZERO,
         heat: Heat::UNKNOWN,
         closed_at: 0,
+        settled: false,
     };
+
+    /// Whether nothing will be appended to it any more.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        !matches!(self.state, ContainerState::Free | ContainerState::Open)
+    }
 }
 
 impl From<&ContainerRow> for Container {
@@ -138,6 +147,8 @@ impl From<&ContainerRow> for Container {
             birth_low: row.birth_low,
             birth_high: row.birth_high,
             heat: Heat::of_code(row.flags >> ContainerRow::HEAT_SHIFT),
+            // Who wrote the table had waited for everything before.
+            settled: !matches!(row.state, ContainerState::Free | ContainerState::Open),
             ..Self::FREE
         }
     }
@@ -419,6 +430,25 @@ impl Space {
         Ok(())
     }
 
+    /// Waits until everything that was written to containers closed by now has arrived: data by `wait_data`, the rest here. Only these are cleaned or released: of any other the device may not
+    /// hold yet what counts as written, and a late write could still come to it.
+    pub fn settle(&self, wait_data: impl FnOnce() -> Result<()>) -> Result<()> {
+        let closed = |row: &Container| row.is_closed() && !row.settled;
+        let closed: Vec<(u32, u32)> = self.with_containers(|all| {
+            all.iter().filter(|(_, row)| closed(row)).map(|(number, row)| (number, row.segment)).collect()
+        });
+        wait_data()?;
+        self.wait_writes()?;
+        let mut containers = self.containers.lock();
+        for (number, segment) in closed {
+            let row = containers.get(number).copied();
+            if let Some(row) = row.filter(|row| row.is_closed() && row.segment == segment) {
+                containers.set(number, Container { settled: true, ..row });
+            }
+        }
+        Ok(())
+    }
+
     /// Writes a data object at once; readable at once. `buffer` holds the bytes padded to a block, from `start` on; `row` makes the table row's contents for so many bytes of it, fewer than all only if `wish` allows.
     pub fn write_data(
         self: &Arc<Self>,
@@ -537,6 +567,7 @@ impl Space {
             birth_low: if births { open.birth_low } else { Hlc::ZERO },
             birth_high: open.birth_high,
             closed_at: if state.is_some() { self.openings() } else { 0 },
+            settled: false,
             ..row
         };
         containers.set(open.container, row);

@@ -243,6 +243,12 @@ impl State {
         self.dirty.insert(number);
     }
 
+    /// Where the page of a segment is to be read; nothing if it is in memory, or nobody knows the segment.
+    #[must_use]
+    pub fn place_wanted(&self, number: u32) -> Option<Place> {
+        self.table.get(&number).filter(|_| !self.loaded.contains_key(&number)).map(|row| row.page)
+    }
+
     /// A page was read.
     pub fn load(&mut self, page: &SegmentPage) {
         if self.table.contains_key(&page.segment) && !self.loaded.contains_key(&page.segment) {

@@ -1,9 +1,11 @@
 //! Reads the pages that a step needs before it runs, outside the state's lock.
 //!
-//! Only the holder of the checkpoint (or recovery) changes and trims the state, so what was loaded stays until it is used.
+//! Only the holder of the checkpoint (or recovery) changes and trims the state, so what it loaded stays until it uses it. Others (cleaner, mark, checks) may find that what they loaded is
+//! gone again. A page that was read while a publication wrote a newer one is not taken: the place it was read from is not the segment's any more.
 
 use super::{Row, Stack, State};
 use crate::StoreError;
+use crate::sabotage::{self, Rule};
 use crate::space::Reader;
 use crate::store::Result;
 use crate::sync::Mutex;
@@ -27,14 +29,21 @@ impl Pager<'_> {
     /// # Errors
     /// A page cannot be read or is not what it should be: names the segment and the place.
     pub fn load(&self, wanted: &BTreeSet<u32>) -> Result<()> {
-        let missing = self.state.lock().missing(wanted);
-        for (number, place) in missing {
+        let mut missing = self.state.lock().missing(wanted);
+        missing.reverse();
+        while let Some((number, place)) = missing.pop() {
             let page = if place.is_none() {
-                SegmentPage { segment: number, ..SegmentPage::default() }
+                Ok(SegmentPage { segment: number, ..SegmentPage::default() })
             } else {
-                segment_page(self.reader, number, &place)?
+                segment_page(self.reader, number, &place)
             };
-            self.state.lock().load(&page);
+            let mut state = self.state.lock();
+            match (state.place_wanted(number), page) {
+                // Read, changed, or written elsewhere meanwhile: what was read is not the segment's page any more, and need not even be one.
+                (Some(now), _) if now != place && !sabotage::on(Rule::StalePageTaken) => missing.push((number, now)),
+                (Some(_), page) => state.load(&page?),
+                (None, _) => {}
+            }
         }
         Ok(())
     }

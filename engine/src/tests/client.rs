@@ -115,13 +115,17 @@ pub struct Building {
 }
 
 pub fn small_format(device: &dyn Device) {
+    format_with_segments(device, 256 << 10);
+}
+
+pub fn format_with_segments(device: &dyn Device, segment_bytes: u32) {
     let options = FormatOptions {
         label: "test".into(),
         uuid: [7; 16],
         seed: [9; 16],
         now_ns: 1_700_000_000_000_000_000,
         wal_bytes: Some(1 << 20),
-        segment_bytes: Some(256 << 10),
+        segment_bytes: Some(segment_bytes),
         force: false,
         small: true,
     };
@@ -664,8 +668,13 @@ pub fn clock() -> Arc<ManualClock> {
 
 /// A formatted device and a client on it.
 pub fn fresh(mib: u64, block: u32, seed: u64) -> (SimulatedDevice, Client) {
+    fresh_with_segments(mib, block, seed, 256 << 10)
+}
+
+/// With segments of another size, and so extents of up to a quarter of it.
+pub fn fresh_with_segments(mib: u64, block: u32, seed: u64, segment_bytes: u32) -> (SimulatedDevice, Client) {
     let device = SimulatedDevice::new(mib << 20, block, seed);
-    small_format(&device);
+    format_with_segments(&device, segment_bytes);
     let clock = clock();
     let engine = open(&device, &clock).unwrap();
     assert!(device.geometry().size_bytes > 0);

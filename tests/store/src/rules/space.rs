@@ -1,7 +1,7 @@
 //! Containers: who keeps them, and counts.
 
 use crate::StoreError;
-use crate::bench::Bench;
+use crate::bench::{Bench, Region};
 use crate::client::{Client, Op};
 use crate::device::Device;
 use crate::mini::Mini;
@@ -87,6 +87,91 @@ pub fn a_reader_keeps_what_it_has_looked_up() {
     });
 }
 
+/// INV-14: a container that was filled and closed in the batch that is published, with little left in it that lives, is just what a store that is short of space cleans. What lives there may
+/// still be on its way to the device.
+pub fn what_is_under_way_is_not_cleaned() {
+    let bench = Bench::of(16, false);
+    let mini = bench.mount();
+    // Full containers, and room for five more before writers wait: nothing else is worth cleaning.
+    for key in 0_u64.. {
+        if mini.engine.occupancy().free <= 14 * (256 << 10) {
+            break;
+        }
+        with_checkpoints(&mini, || mini.put(key, 60 << 10)).unwrap();
+    }
+    mini.checkpoint().unwrap();
+    mini.checkpoint().unwrap();
+    // All of it is one batch: of every four objects one lives.
+    bench.device.hold_writes({
+        let regions = Bench::on(bench.simulated.image(), false);
+        move |offset| regions.region(offset) == Region::Segments
+    });
+    for key in 1000_u64.. {
+        if mini.put(key, 60 << 10).is_err() {
+            break;
+        }
+        if key % 4 != 0 && mini.delete(key).is_err() {
+            break;
+        }
+    }
+    assert!(mini.keys().iter().filter(|key| **key >= 1000).count() > 1, "hardly anything was written");
+    std::thread::scope(|scope| {
+        let checkpoint = scope.spawn(|| mini.checkpoint());
+        // It must not get anywhere; a broken one has the time to.
+        let (_never, timer) = channel::<()>();
+        let _ = timer.recv_timeout(Duration::from_millis(700));
+        bench.device.release();
+        checkpoint.join().unwrap().unwrap();
+    });
+    assert_eq!(mini.engine.metrics().cleaner.damaged.get(), 0, "it was looked at before it had arrived");
+    mini.verify();
+    mini.checkpoint().unwrap();
+    mini.verify();
+    assert!(mini.engine.metrics().cleaner.moved.get() > 0, "nothing was moved");
+}
+
+/// INV-07: with hardly any memory for pages, a publication reads a segment's page, changes it, writes it elsewhere and forgets it, all while another thread reads the old one.
+pub fn a_page_that_is_replaced_while_it_is_read_is_read_again() {
+    let bench = Bench::new();
+    let settings = envoyfs_engine::Settings { segment_cache_bytes: 0, ..envoyfs_engine::Settings::default() };
+    let options = envoyfs_engine::Options { settings, ..crate::mini::options(&bench.clock) };
+    let device: Arc<dyn Device> = Arc::clone(&bench.device) as Arc<dyn Device>;
+    let mini = Mini::open_with(device, &bench.clock, options).unwrap();
+    for key in 0..4 {
+        mini.put(key, 20 << 10).unwrap();
+    }
+    // The second forgets what the first wrote.
+    mini.checkpoint().unwrap();
+    mini.put(100, 60 << 10).unwrap();
+    mini.checkpoint().unwrap();
+    let segments = [mini.file(1).reference.oid.segment()].into();
+    let (reached, at_the_device) = channel();
+    let (go_on, wait) = channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let (reached, name) = (std::sync::Mutex::new(reached), "loader");
+    // The first read of the page is done when the publication begins, and taken when it is over.
+    bench.device.look(move |call| {
+        if matches!(call, Call::Read(..)) && std::thread::current().name() == Some(name) {
+            let _ = reached.lock().unwrap().send(());
+            let _ = wait.lock().unwrap().recv();
+        }
+    });
+    std::thread::scope(|scope| {
+        let loader = std::thread::Builder::new().name(name.into());
+        let loader = loader.spawn_scoped(scope, || mini.engine.load_segments(&segments)).unwrap();
+        at_the_device.recv().unwrap();
+        mini.delete(1).unwrap();
+        mini.checkpoint().unwrap();
+        drop(go_on);
+        loader.join().unwrap().unwrap();
+    });
+    bench.device.look_away();
+    mini.delete(2).unwrap();
+    mini.checkpoint().unwrap();
+    assert_eq!(mini.engine.check_space(), Vec::<String>::new());
+    mini.verify();
+}
+
 /// INV-14: the copies are found only when they are on the device.
 pub fn what_the_cleaner_moves_can_be_read_all_the_time() {
     let bench = Bench::of(16, false);
@@ -100,10 +185,13 @@ pub fn what_the_cleaner_moves_can_be_read_all_the_time() {
     mini.checkpoint().unwrap();
     (1000..).find(|key| mini.put(*key, 60 << 10).is_err());
     let before = mini.engine.metrics().cleaner.moved.get();
+    let victims = mini.engine.metrics().cleaner.victims.get();
     std::thread::scope(|scope| {
+        // From the first copy on: what was written before has to arrive before the cleaner looks at it.
         bench.device.hold_writes({
             let regions = Bench::on(bench.simulated.image(), false);
-            move |offset| regions.region(offset) == crate::bench::Region::Segments
+            let engine = Arc::clone(&mini.engine);
+            move |offset| regions.region(offset) == Region::Segments && engine.metrics().cleaner.victims.get() > victims
         });
         let checkpoint = scope.spawn(|| {
             mini.checkpoint().unwrap();
