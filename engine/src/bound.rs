@@ -140,7 +140,7 @@ pub(crate) fn memory_bound(settings: &Settings, shape: &Shape, sizes: &Sizes) ->
     let containers = u64::from(shape.containers);
     let extent = u64::from(shape.segment_bytes / 4).min(1 << 20);
     let chunk = u64::from(BACKGROUND_REQUEST_BYTES.min(shape.segment_bytes));
-    // Row, live units, the sets of free and of releasable containers; the table as rows and as bytes, and the one that it follows.
+    // Row, live units, the sets of free and of releasable containers; the table that is published and the next one, as rows and as bytes, of which a copy is made to be written.
     let row = size_of::<Container>() + 4 + 2 * size_of::<ContainerRow>() + 2 * ROW_BYTES;
     let page = settings.page_part_bytes();
     // A page that does not fit is taken alone.
@@ -156,7 +156,9 @@ pub(crate) fn memory_bound(settings: &Settings, shape: &Shape, sizes: &Sizes) ->
         containers: containers * row as u64 + 3 * tree_memory(containers, 4),
         segments: tree_memory(sizes.segments, size_of::<(u32, TableRow)>()) + hash_memory(sizes.segments, 64),
         // What is applied to a part may make its pages larger.
-        pages: settings.segment_cache_bytes + 2 * page + page_max * if sizes.read_only { sizes.segments + 1 } else { 1 },
+        pages: settings.segment_cache_bytes
+            + 2 * page
+            + page_max * if sizes.read_only { sizes.segments + 1 } else { 1 },
         slot_maps: settings.slot_map_bytes + page + page_max,
         log: sizes.staging_bytes + vector_memory(sizes.ring_blocks, 24),
         // A buffer whose data was split over two containers lives until both halves are written, and only what is not yet is counted as in flight: one a stream, as long as a write does

@@ -281,7 +281,7 @@ impl Engine {
         if sabotage::on(Rule::RingReusedEarly) {
             writer.wal.published(&start);
         }
-        superblock::write_directory(&*self.device, &mut next, &mut directory)?;
+        superblock::write_directory(&*self.device, &mut next, &mut directory, &mut published.table)?;
         // Not `commit`: the record may be durable through somebody else's group, whose flush began before the directory was written.
         if sabotage::on(Rule::CommitInsteadOfBarrier) {
             writer.wal.commit(record.end)?;
@@ -392,7 +392,7 @@ impl Engine {
         let open = space.open_containers();
         let pinned = space.pinned();
         space.with_containers(|containers| {
-            let closed = containers.iter().filter(|(number, row)| {
+            let closed = containers.used().filter(|(number, row)| {
                 let closed = row.is_closed() && (row.settled || sabotage::on(Rule::CleanedBeforeArrival));
                 let pinned = pinned.contains(&row.segment) && !sabotage::on(Rule::PinsIgnored);
                 closed && !open.contains(number) && !pinned

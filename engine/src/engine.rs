@@ -33,6 +33,7 @@ use crate::space::admission::{Budget, Free};
 use crate::space::{Reader, Shape, Space};
 use crate::state::State;
 use crate::store::{Replayed, Result, Roots};
+use crate::superblock::PublishedTable;
 use crate::sync::atomic::{AtomicBool, AtomicU64};
 use crate::sync::{Condvar, Mutex};
 use crate::unsaved::Unsaved;
@@ -69,6 +70,7 @@ impl Default for Options {
 pub(crate) struct Published {
     pub(crate) superblock: Superblock,
     pub(crate) entry: VolumeEntry,
+    pub(crate) table: PublishedTable,
     /// The client's counted references in it.
     pub(crate) roots: Vec<Reference>,
 }

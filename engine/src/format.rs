@@ -13,10 +13,12 @@ use crate::device::{AlignedBuf, Calibration, Device, Write, WriteCache, calibrat
 use crate::hlc::{Clock, wall_hlc};
 use crate::space::admission::Budget;
 use crate::store::Result;
+use crate::superblock::PublishedTable;
 use crate::{signature, superblock};
 use envoyfs_layout::Hlc;
 use envoyfs_layout::directory_page::{
-    Bounds, ContainerRow, Place, PublishedCheckpoint, Role, StartPosition, Totals, VolumeDirectory, VolumeEntry,
+    Bounds, ContainerRow, DirectoryPage, Place, PublishedCheckpoint, Role, StartPosition, Totals, VolumeDirectory,
+    VolumeEntry,
 };
 use envoyfs_layout::superblock::{Barrier, Superblock};
 use std::sync::Arc;
@@ -171,7 +173,7 @@ impl Regions {
         let end = size - 2 * 4096;
         let align = segment.min(MIB);
         let fits = |containers: u64| {
-            let slot = VolumeDirectory::bytes(u32::try_from(containers).ok()?).next_multiple_of(4096);
+            let slot = DirectoryPage::slot_bytes(u32::try_from(containers).ok()?).next_multiple_of(4096);
             let segments_offset = (area_a + 2 * slot).next_multiple_of(align);
             let area_b = segments_offset.checked_add(containers.checked_mul(segment)?)?;
             (area_b + 2 * slot <= end).then_some((slot, segments_offset, area_b))
@@ -281,7 +283,7 @@ pub fn format_calibrated(
         None => None,
     };
     superblock.barrier = calibration.map_or(Barrier::Flush, |calibration| calibration.barrier);
-    superblock::write_directory(device, &mut superblock, &mut directory)?;
+    superblock::write_directory(device, &mut superblock, &mut directory, &mut PublishedTable::default())?;
     superblock::format(device, &superblock)?;
     Ok(Made {
         size: regions.size,

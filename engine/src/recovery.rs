@@ -6,8 +6,8 @@
 //!   -> publish checkpoint, generation and cut: directory, FLUSH, superblock       (INV-20: before anything is served)
 //!   -> records after the freeze go to the client
 //! ```
-//! A crash anywhere here leaves what was published; running it again finds the same (INV-21). A read-only mount writes nothing. The time it takes depends on the log and
-//! the number of segments, not on files or snapshots.
+//! A crash anywhere here leaves what was published; running it again finds the same (INV-21). A read-only mount writes nothing. The time it takes depends on the log and,
+//! little, on the number of segments (64 bytes each are read), not on files or snapshots.
 
 mod adopt;
 
@@ -25,14 +25,14 @@ use crate::space::{
 };
 use crate::state::{Fragment, Pager, State};
 use crate::store::{DataObject, Replayed, Result, Roots};
-use crate::superblock::{self, OpenError};
+use crate::superblock::{self, OpenError, PublishedTable};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::wal::recovery::{Adopted, Found, FoundRecord, Judge, scan};
 use crate::wal::{Config, RingGeometry, Wal, publish_cut};
 use envoyfs_layout::batch::Batch;
 use envoyfs_layout::checksum::{self, crc32c};
-use envoyfs_layout::directory_page::{ContainerState, VolumeDirectory, VolumeEntry};
+use envoyfs_layout::directory_page::{ContainerRow, ContainerState, VolumeDirectory, VolumeEntry};
 use envoyfs_layout::roots::RootsObject;
 use envoyfs_layout::segment::{SegmentHeader, TableRow};
 use envoyfs_layout::superblock::{Barrier, Superblock};
@@ -54,11 +54,12 @@ struct Start {
 /// A writable mount before it has published anything.
 struct Begun {
     entry: VolumeEntry,
+    table: PublishedTable,
     budget: Budget,
     wal: Arc<Wal>,
     space: Arc<Space>,
     next: Superblock,
-    /// Units used in each container, as the published table has it.
+    /// Units used in each container that is being filled, as the published table has it.
     published_rows: BTreeMap<u32, u32>,
     unserved: bool,
     hlc_bound: Hlc,
@@ -138,10 +139,10 @@ impl Engine {
         if why.is_empty() {
             superblock::repair(&*device, &opened)?;
         }
-        let directory = superblock::read_directory(&*device, &superblock).map_err(refused)?;
+        let (entry, table) = superblock::read_published(&*device, &superblock).map_err(refused)?;
         let shape = Shape {
             seed: superblock.seed,
-            volume: directory.entry.volume,
+            volume: entry.volume,
             segment_bytes: superblock.segment_bytes,
             containers: superblock.containers,
             segments_offset: superblock.segments_offset,
@@ -149,15 +150,15 @@ impl Engine {
         };
         let slot_map_bytes = options.settings.slot_map_bytes;
         let reader = Arc::new(Reader::new(Arc::clone(&device), shape.clone(), Arc::clone(&metrics), slot_map_bytes));
-        let state = Mutex::new(State::of_directory(&directory));
+        let state = Mutex::new(State::of_table(&entry, table.rows(), superblock.containers));
         let pager = Pager { state: &state, reader: &reader };
-        if let Err(error) = pager.lists(&directory.entry) {
+        if let Err(error) = pager.lists(&entry) {
             note(&mut why, format!("{error}; fsck.envoyfs -y can repair it"));
         }
-        show_locations(&reader, &directory, &state.lock());
-        let ring = RingGeometry::of(&superblock, &directory.entry);
+        show_locations(&reader, table.rows(), &state.lock());
+        let ring = RingGeometry::of(&superblock, &entry);
         stage.next(&metrics.recovery.scan);
-        let mut found = scan(&*device, &ring, &directory.entry, &mut Placements { reader: &reader })?;
+        let mut found = scan(&*device, &ring, &entry, &mut Placements { reader: &reader })?;
         found.adopted = found.adopted.filter(|_| adopts);
         metrics.recovery.records.add(found.records.len() as u64);
         stage.next(&metrics.recovery.adopt);
@@ -169,11 +170,11 @@ impl Engine {
                 why = format!("{corruption}; mount it with -o accept_loss to go on without them");
             }
         }
-        let mut containers = Containers::new(directory.table.iter().map(Container::from).collect());
+        let mut containers = Containers::new(table.rows().iter().map(Container::from).collect(), superblock.containers);
         place_found(&reader, &mut containers, &found)?;
-        let start = adopt::start(&reader, &directory.entry, &found)?;
+        let start = adopt::start(&reader, &entry, &found)?;
         let recovered = Roots { references: start.roots.references.clone(), blob: start.roots.blob.clone() };
-        let replay = replay(&mut found, &directory.entry, start.adopted.as_ref());
+        let replay = replay(&mut found, &entry, start.adopted.as_ref());
         metrics.recovery.replayed.add(replay.len() as u64);
         metrics.recovery.adopted.add(u64::from(start.adopted.is_some()));
         let end = found.cut.lsn;
@@ -194,14 +195,17 @@ impl Engine {
             stalled: AtomicBool::new(false),
             unsaved: crate::unsaved::Unsaved::default(),
             end,
-            checkpoint: start.adopted.as_ref().map_or(directory.entry.checkpoint.number, |adopted| adopted.body.number),
+            checkpoint: start.adopted.as_ref().map_or(entry.checkpoint.number, |adopted| adopted.body.number),
             mounted: Vec::new(),
             #[cfg(test)]
             after_install: Mutex::default(),
         };
-        let rows: Vec<Container> = containers.iter().map(|(_, row)| *row).collect();
+        let rows = |containers: &Containers| containers.used().map(|(_, row)| *row).collect();
+        if !engine.read_only.is_empty() {
+            engine.mounted = rows(&containers);
+        }
         let mut begun = match engine.read_only.as_str() {
-            "" => Some(engine.begin(superblock, directory.entry, containers, &ring, &found, &start)?),
+            "" => Some(engine.begin((superblock, entry, table), containers, &ring, &found, &start)?),
             _ => None,
         };
         if let Err(error) = engine.adopt(&start, begun.as_ref().map(|begun| &*begun.space)) {
@@ -209,13 +213,18 @@ impl Engine {
                 StoreError::Refused(_) => return Err(error),
                 error => note(&mut engine.read_only, error.to_string()),
             }
-            begun = None;
+            if let Some(begun) = begun.take() {
+                engine.mounted = begun.space.with_containers(rows);
+            }
         }
-        let relocated = engine.adopt_relocations(&rows, &found)?;
+        let segment_in = |container: u32| match &begun {
+            Some(begun) => begun.space.with_containers(|rows| rows.get(container).map_or(0, |row| row.segment)),
+            None => engine.mounted.get(container as usize).map_or(0, |row| row.segment),
+        };
+        let relocated = engine.adopt_relocations(&segment_in, &found)?;
         stage.next(&metrics.recovery.take_over);
-        match begun {
-            Some(begun) => engine.writer = Some(engine.take_over(begun, &found, &start, &relocated)?),
-            None => engine.mounted = rows,
+        if let Some(begun) = begun {
+            engine.writer = Some(engine.take_over(begun, &found, &start, &relocated)?);
         }
         stage.stop();
         whole.stop();
@@ -225,8 +234,7 @@ impl Engine {
     /// What is needed to write: log, space, and what the next publication will say. Nothing is written.
     fn begin(
         &self,
-        superblock: Superblock,
-        mut entry: VolumeEntry,
+        (superblock, mut entry, table): (Superblock, VolumeEntry, PublishedTable),
         containers: Containers,
         ring: &RingGeometry,
         found: &Found,
@@ -238,7 +246,8 @@ impl Engine {
         if behind {
             tracing::warn!("the clock is behind what the store has seen; time goes on from there");
         }
-        let published_rows = containers.iter().map(|(number, row)| (number, row.used_units)).collect();
+        let open = containers.used().filter(|(_, row)| row.state == ContainerState::Open);
+        let published_rows = open.map(|(number, row)| (number, row.used_units)).collect();
         let next_mount = publish_cut(&mut entry, found, start.adopted.as_ref())?;
         if let Some(adopted) = &start.adopted {
             entry.roots = Some(adopted.body.roots);
@@ -265,7 +274,7 @@ impl Engine {
         let space = Space::new(device, reader, Arc::clone(&wal), containers, numbers, in_flight);
         let unserved = next_mount.checkpoint_before_serving && !sabotage::on(Rule::ServesWithFullCuts);
         let hlc_bound = superblock.hlc_bound;
-        Ok(Begun { entry, budget, wal, space: Arc::new(space), next, published_rows, unserved, hlc_bound })
+        Ok(Begun { entry, table, budget, wal, space: Arc::new(space), next, published_rows, unserved, hlc_bound })
     }
 
     /// Publishes what recovery found and makes the store writable.
@@ -276,7 +285,17 @@ impl Engine {
         start: &Start,
         relocated: &[(Relocation, TableRow)],
     ) -> Result<Writer> {
-        let Begun { mut entry, mut budget, wal, space, mut next, published_rows, unserved, hlc_bound } = begun;
+        let Begun {
+            mut entry,
+            table: mut published_table,
+            mut budget,
+            wal,
+            space,
+            mut next,
+            published_rows,
+            unserved,
+            hlc_bound,
+        } = begun;
         // The log's reserve stays that of the store's size: what is replayed was admitted under other settings, perhaps.
         budget.dirty_max = budget.dirty_max.min(self.options.settings.dirty_bytes);
         for (relocation, _) in relocated {
@@ -298,15 +317,15 @@ impl Engine {
             table(&space, &state, &BTreeSet::new())
         };
         let mut directory = VolumeDirectory { sequence: 0, entry, table: rows };
-        superblock::write_directory(&*self.device, &mut next, &mut directory)?;
+        superblock::write_directory(&*self.device, &mut next, &mut directory, &mut published_table)?;
         self.device.flush()?;
         superblock::publish(&*self.device, &next)?;
 
         wal.raise_hlc_bound(next.hlc_bound);
         counters.raise(&directory.entry.bounds);
         space.numbers.segment_bound.store(directory.entry.bounds.segment, Ordering::SeqCst);
-        let published =
-            Published { superblock: next, entry: directory.entry, roots: self.recovered.references.clone() };
+        let (entry, roots) = (directory.entry, self.recovered.references.clone());
+        let published = Published { superblock: next, entry, table: published_table, roots };
         let batches = Batches { current: Objects { number: number + 1, ..Objects::default() }, ..Batches::default() };
         let writer = Writer::new(wal, space, batches, published, counters, budget, self.options.threads)?;
         // After a long replay too: the next crash need not replay it again.
@@ -335,7 +354,7 @@ impl Engine {
     ) -> Result<()> {
         let open: Vec<(u32, Container)> = space.with_containers(|containers| {
             containers
-                .iter()
+                .used()
                 .filter(|(_, row)| row.state == ContainerState::Open)
                 .map(|(number, row)| (number, *row))
                 .collect()
@@ -433,10 +452,9 @@ fn note(why: &mut String, reason: String) {
 }
 
 /// Tells readers where segments lie. Pages are read when somebody needs them.
-fn show_locations(reader: &Reader, directory: &VolumeDirectory, state: &State) {
-    for (number, row) in (0_u32..).zip(&directory.table).filter(|(_, row)| row.segment != 0) {
-        reader.set_home(row.segment, Some(number));
-    }
+fn show_locations(reader: &Reader, rows: &[ContainerRow], state: &State) {
+    reader
+        .set_homes((0_u32..).zip(rows).filter(|(_, row)| row.segment != 0).map(|(number, row)| (row.segment, number)));
     for (number, row) in state.table().iter().filter(|(_, row)| row.slot_map) {
         reader.set_page(*number, row.page, true);
     }

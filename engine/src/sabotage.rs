@@ -47,6 +47,8 @@ rules! {
     SuperblockPairsTogether,
     /// The directory is written to the slot that the ruling superblock names (INV-20).
     DirectorySlotInUse,
+    /// A whole segment table is written to the slot of the one in use (INV-20).
+    TableSlotInUse,
     /// A CHECKPOINT record is appended before its nodes, batch and pages are flushed (INV-17).
     NoFlushBeforeCheckpointRecord,
     /// Before the superblock, the record is committed, but no barrier covers the directory (INV-17).

@@ -3,6 +3,7 @@
 //! Four copies, each a block of 4096 bytes with its own position and checksum. The engine's `superblock` module says how they are written, opened and repaired
 //! (INV-23); here are only the bytes. A copy is never changed in place without its peer being good: see DESIGN 5.
 
+use crate::directory_page::DirectoryPage;
 use crate::fields::{Structure, structure};
 use crate::{Hlc, LayoutError, checksum};
 use zerocopy::little_endian::{U32, U64};
@@ -353,6 +354,8 @@ impl Superblock {
             "segments offset",
             self.segments_offset,
         )?;
+        let slot_bytes = DirectoryPage::slot_bytes(self.containers);
+        require(self.area_slot_bytes >= slot_bytes, "area slot bytes", self.area_slot_bytes)?;
         let containers_bytes = u64::from(self.containers).saturating_mul(self.segment_bytes.into());
         require(
             aligned(self.area_b) && self.area_b >= end(self.segments_offset, containers_bytes),
@@ -383,6 +386,14 @@ impl Superblock {
     #[must_use]
     pub const fn slot_positions(&self) -> [u64; 2] {
         let at = self.area_slot_bytes.saturating_mul(self.system_slot as u64);
+        [self.area_a.saturating_add(at), self.area_b.saturating_add(at)]
+    }
+
+    /// Byte offset of the whole segment table in a system slot, in area A and in area B.
+    #[must_use]
+    pub const fn table_positions(&self, slot: u8) -> [u64; 2] {
+        let at = self.area_slot_bytes.saturating_mul(slot as u64);
+        let at = at.saturating_add(DirectoryPage::bytes_max(self.containers));
         [self.area_a.saturating_add(at), self.area_b.saturating_add(at)]
     }
 

@@ -4,8 +4,8 @@
 
 use envoyfs_layout::batch::{Batch, BatchObject, BatchRange, Delta, Drop, HistoryStep, Repair, RepairAction};
 use envoyfs_layout::directory_page::{
-    Bounds, ContainerRow, ContainerState, Cut, Place, PublishedCheckpoint, Role, StartPosition, Totals as StoreTotals,
-    VolumeDirectory, VolumeEntry,
+    Bounds, ContainerRow, ContainerState, Cut, DirectoryPage, Place, PublishedCheckpoint, Role, StartPosition,
+    TableBase, Totals as StoreTotals, VolumeEntry,
 };
 use envoyfs_layout::fields::{self, Structure};
 use envoyfs_layout::node::{NodeBuilder, Owner, TreeKind};
@@ -96,7 +96,7 @@ fn row() -> ContainerRow {
     }
 }
 
-/// The directory with its table: header, entry, and at the end one row.
+/// The page of a directory: header, entry, and at the end one row.
 fn directory() -> Vec<u8> {
     let cut = |n: u32| Cut {
         generation: 5 + n,
@@ -105,7 +105,7 @@ fn directory() -> Vec<u8> {
         sequence: 0x3132 + u64::from(n),
         offset: 0x41,
     };
-    let directory = VolumeDirectory {
+    let directory = DirectoryPage {
         sequence: 0x0102_0304_0506_0708,
         entry: VolumeEntry {
             volume: 0x0102,
@@ -144,7 +144,9 @@ fn directory() -> Vec<u8> {
                 deferred_units: 7,
             },
         },
-        table: vec![row()],
+        containers: 0x0102_0304,
+        base: TableBase { slot: 1, sequence: 0x0102_0304_0506, rows: 0x0102_0303, crc: 0x8182_8384 },
+        changed: vec![(0x0001_0203, row())],
     };
     directory.encode(&SEED).0
 }
@@ -171,7 +173,7 @@ fn examples() -> BTreeMap<&'static str, Vec<u8>> {
     add("volume directory header", 0, &directory);
     add("volume entry", 64, &directory);
     add("recovery cut", 64 + 168, &directory);
-    add("segment table row", directory.len() - 128, &directory);
+    add("segment table row", directory.len() - 64, &directory);
     add("place", 64 + 488, &directory);
 
     let header = SegmentHeader {

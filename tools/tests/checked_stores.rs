@@ -11,7 +11,7 @@ use common::{Images, fsck, unchanged};
 use envoyfs_engine::device::{OpenMode, UringDevice};
 use envoyfs_engine::hlc::SystemClock;
 use envoyfs_engine::{Engine, Options as EngineOptions, Settings};
-use envoyfs_layout::directory_page::VolumeDirectory;
+use envoyfs_layout::directory_page::DirectoryPage;
 use envoyfs_layout::superblock::Superblock;
 use envoyfs_namespace::api::*;
 use envoyfs_namespace::{Namespace, Options};
@@ -289,8 +289,9 @@ fn roots_ranges(path: &str) -> [std::ops::Range<u64>; 2] {
     let bytes = std::fs::read(path).unwrap();
     let superblock = Superblock::decode(&bytes, 0).unwrap();
     let at = usize::try_from(superblock.slot_positions()[0]).unwrap();
-    let page = &bytes[at..at + superblock.directory_bytes as usize];
-    let directory = VolumeDirectory::decode(page, &superblock.seed, superblock.directory_crc).unwrap();
+    let page = DirectoryPage::decode(&bytes[at..], &superblock.seed, superblock.directory_crc).unwrap();
+    let table = usize::try_from(superblock.table_positions(page.base.slot)[0]).unwrap();
+    let directory = page.over(&bytes[table..], &superblock.seed, superblock.containers).unwrap();
     [directory.entry.roots, directory.entry.roots_twin].map(|reference| {
         let (oid, length) = (reference.unwrap().oid, u64::from(reference.unwrap().stored_bytes));
         let home = directory.table.iter().position(|row| row.segment == oid.segment()).unwrap();

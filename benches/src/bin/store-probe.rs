@@ -41,6 +41,9 @@ enum Probe {
         objects: u64,
         #[arg(long, default_value_t = 5)]
         rounds: u32,
+        /// Nearly every container is in use: their rows say so.
+        #[arg(long)]
+        full: bool,
     },
     /// Bytes written a synced record and a synced 4 KiB.
     Written {
@@ -62,7 +65,7 @@ fn main() -> anyhow::Result<()> {
         Probe::Drop { device, trees } => probe::drop_queue(&device, trees)?,
         Probe::Recovery { device, engine: true } => probe::recovery_of_engine(&device)?,
         Probe::Recovery { device, engine: false } => probe::recovery(&device)?,
-        Probe::Mount { device, objects, rounds } => probe::mount(&device, objects, rounds)?,
+        Probe::Mount { device, objects, rounds, full } => probe::mount(&device, objects, rounds, full)?,
         Probe::Written { device, operations } => probe::written(&device, operations)?,
         Probe::Memory { device, seconds } => probe::memory(&device, seconds)?,
     };

@@ -233,7 +233,7 @@ impl Engine {
         let open = space.open_containers();
         let units = self.shape.units();
         let all: Vec<u32> = space.with_containers(|containers| {
-            let system = containers.iter().filter(|(n, row)| row.state == ContainerState::System && !open.contains(n));
+            let system = containers.used().filter(|(n, row)| row.state == ContainerState::System && !open.contains(n));
             system.map(|(number, _)| number).collect()
         });
         let state = self.state.lock();

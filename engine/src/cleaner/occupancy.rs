@@ -57,7 +57,7 @@ impl Engine {
         let (open, now) = (writer.space.open_containers(), writer.space.openings());
         let state = self.state.lock();
         writer.space.with_containers(|containers| {
-            let closed = containers.iter().filter(|(number, row)| {
+            let closed = containers.used().filter(|(number, row)| {
                 matches!(row.state, ContainerState::Sealed | ContainerState::Survivors) && !open.contains(number)
             });
             closed

@@ -45,9 +45,9 @@ pub use recording::{CrashImages, Recording, RecordingDevice, SectorFate};
 pub use simulated::{
     Counters, Effect, Fault, Fired, LatencyModel, On, RequestKind, Rule, Served, SimulatedDevice, VirtualClock, When,
 };
-pub use ticket::{Completion, Ticket};
 #[cfg(test)]
 pub(crate) use ticket::Drive;
+pub use ticket::{Completion, Ticket};
 pub use uring::{OpenMode, UringDevice};
 
 use std::ops::Range;

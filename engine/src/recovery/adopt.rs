@@ -8,7 +8,7 @@ use crate::StoreError;
 use crate::engine::Engine;
 use crate::history::history_row;
 use crate::sabotage::{self, Rule};
-use crate::space::{Container, Reader, Relocation, Space, install_relocations};
+use crate::space::{Reader, Relocation, Space, install_relocations};
 use crate::state::{Fragment, StateError};
 use crate::store::Result;
 use crate::wal::recovery::{Adopted, Found};
@@ -120,7 +120,7 @@ impl Engine {
     /// Puts what the log says was written elsewhere into the slot maps, as far as it is of use. Returns those that records name, with their rows in the table of the container.
     pub(super) fn adopt_relocations(
         &self,
-        containers: &[Container],
+        segment_in: &dyn Fn(u32) -> u32,
         found: &Found,
     ) -> Result<Vec<(Relocation, TableRow)>> {
         let (mut named, pager) = (Vec::new(), self.pager());
@@ -140,7 +140,7 @@ impl Engine {
                 })
             });
             let to = Fragment { units, container, offset_units };
-            let pinned = containers.get(container as usize).map_or(0, |row| row.segment);
+            let pinned = segment_in(container);
             let relocation = Relocation { segment, slot, to, pinned };
             pager.load(&BTreeSet::from([segment]))?;
             let range = slot..slot.saturating_add(units);

@@ -3,7 +3,7 @@
 //! Owns the order of writes. Everything goes to containers that were free and that the log does not name, then:
 //!
 //! ```text
-//! objects, system pages, table parts, footers -> FLUSH -> directory N + 1 (other slot of A and B) -> FLUSH -> superblocks 0, 1 -> FLUSH -> 2, 3 -> FLUSH
+//! objects, system pages, table parts, footers -> FLUSH -> directory N + 1, whole table (other slots of A and B) -> FLUSH -> superblocks 0, 1 -> FLUSH -> 2, 3 -> FLUSH
 //! ```
 //! If power fails before the superblocks, the store is what it was; afterwards, what was published. Nothing that the version before names is overwritten, so any number of
 //! interrupted repairs leaves the same evidence for the next.
@@ -14,7 +14,7 @@ pub use writer::{Filled, OfflineWriter};
 
 use crate::StoreError;
 use crate::device::Device;
-use crate::superblock::{publish, write_directory};
+use crate::superblock::{publish, read_published, write_directory};
 use envoyfs_layout::Lsn;
 use envoyfs_layout::directory_page::{ContainerRow, PublishedCheckpoint, StartPosition, VolumeDirectory, VolumeEntry};
 use envoyfs_layout::superblock::Superblock;
@@ -31,8 +31,11 @@ pub fn publish_directory(
 ) -> Result<Superblock, StoreError> {
     let mut next = superblock.next();
     let mut directory = VolumeDirectory { sequence: 0, entry, table };
+    // Whole, so that both copies are new. What cannot be read is no evidence: then any slot will do.
+    let mut before = read_published(device, superblock).map(|(_, table)| table).unwrap_or_default();
+    before.renew();
     device.flush()?;
-    write_directory(device, &mut next, &mut directory)?;
+    write_directory(device, &mut next, &mut directory, &mut before)?;
     device.flush()?;
     publish(device, &next)?;
     Ok(next)

@@ -5,6 +5,7 @@
 
 pub mod admission;
 mod by_heat;
+mod containers;
 pub mod heat;
 mod in_flight;
 mod reader;
@@ -15,6 +16,7 @@ mod relocation;
 mod stream;
 mod under_way;
 
+pub use containers::{Container, Containers};
 pub use in_flight::bytes_of;
 pub use reader::{Reader, Run, Shape, check, check_blocks};
 pub(crate) use relocation::{Relocation, install_relocations};
@@ -86,112 +88,6 @@ impl StreamKind {
             1 => Self::Data,
             _ => Self::Payload,
         }
-    }
-}
-
-/// A container as it is now.
-#[derive(Clone, Copy, Debug)]
-pub struct Container {
-    /// State.
-    pub state: ContainerState,
-    /// Stream code.
-    pub stream: u8,
-    /// Segment that has its home here.
-    pub segment: u32,
-    /// Units written.
-    pub used_units: u32,
-    /// Last table part.
-    pub last_part: u32,
-    /// Smallest birth.
-    pub birth_low: Hlc,
-    /// Largest birth.
-    pub birth_high: Hlc,
-    /// How soon what lies in it is expected to die.
-    pub heat: Heat,
-    /// Containers opened before it was closed; the cleaner's clock. 0: before this mount.
-    pub closed_at: u64,
-    /// It is closed, and all that was written to it has arrived: it can be read, cleaned and reused ([`Space::settle`]).
-    pub settled: bool,
-}
-
-impl Container {
-    /// Nothing in it.
-    pub const FREE: Self = Self {
-        state: ContainerState::Free,
-        stream: 0,
-        segment: 0,
-        used_units: 0,
-        last_part: 0,
-        birth_low: Hlc::ZERO,
-        birth_high: Hlc::ZERO,
-        heat: Heat::UNKNOWN,
-        closed_at: 0,
-        settled: false,
-    };
-
-    /// Whether nothing will be appended to it any more.
-    #[must_use]
-    pub fn is_closed(&self) -> bool {
-        !matches!(self.state, ContainerState::Free | ContainerState::Open)
-    }
-}
-
-impl From<&ContainerRow> for Container {
-    fn from(row: &ContainerRow) -> Self {
-        Self {
-            state: row.state,
-            stream: row.stream,
-            segment: row.segment,
-            used_units: row.used_units,
-            last_part: row.last_part,
-            birth_low: row.birth_low,
-            birth_high: row.birth_high,
-            heat: Heat::of_code(row.flags >> ContainerRow::HEAT_SHIFT),
-            // Who wrote the table had waited for everything before.
-            settled: !matches!(row.state, ContainerState::Free | ContainerState::Open),
-            ..Self::FREE
-        }
-    }
-}
-
-/// Containers by number, and which are free.
-#[derive(Debug, Default)]
-pub struct Containers {
-    rows: Vec<Container>,
-    free: BTreeSet<u32>,
-}
-
-impl Containers {
-    /// As the segment table says.
-    #[must_use]
-    pub fn new(rows: Vec<Container>) -> Self {
-        let free = (0_u32..).zip(&rows).filter(|(_, row)| row.state == ContainerState::Free).map(|(n, _)| n).collect();
-        Self { rows, free }
-    }
-    /// One of them.
-    #[must_use]
-    pub fn get(&self, container: u32) -> Option<&Container> {
-        self.rows.get(container as usize)
-    }
-    /// Sets one of them.
-    pub fn set(&mut self, container: u32, row: Container) {
-        if let Some(place) = self.rows.get_mut(container as usize) {
-            *place = row;
-            if row.state == ContainerState::Free {
-                self.free.insert(container);
-            } else {
-                self.free.remove(&container);
-            }
-        }
-    }
-    /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = (u32, &Container)> {
-        (0_u32..).zip(&self.rows)
-    }
-    /// How many are free.
-    #[must_use]
-    pub fn free(&self) -> u32 {
-        u32::try_from(self.free.len()).unwrap_or(u32::MAX)
     }
 }
 
@@ -519,7 +415,7 @@ impl Space {
         if free <= floor {
             return Err(no_space());
         }
-        let container = *containers.free.first().ok_or_else(no_space)?;
+        let container = containers.first_free().ok_or_else(no_space)?;
         let opening = self.numbers.opening.fetch_add(1, Ordering::SeqCst);
         let segment = if kind.has_segments() {
             let number = self.numbers.segment.fetch_add(1, Ordering::SeqCst);
@@ -598,28 +494,38 @@ impl Space {
         self.metrics().streams.containers_free.set(containers.free().into());
     }
 
-    /// The segment table as a checkpoint publishes it.
+    /// The segment table as a checkpoint publishes it; containers behind its last row are free.
     pub fn table(&self, state: &State) -> Vec<ContainerRow> {
         let containers = self.containers.lock();
-        containers
-            .iter()
-            .map(|(number, row)| {
-                let segment = state.table().get(&row.segment).filter(|segment| segment.home == Some(number));
-                ContainerRow {
-                    state: row.state,
-                    stream: row.stream,
-                    flags: if segment.is_some_and(|segment| segment.slot_map) { ContainerRow::SLOT_MAP } else { 0 }
-                        | row.heat.code() << ContainerRow::HEAT_SHIFT,
-                    volume: self.shape().volume,
-                    segment: row.segment,
-                    used_units: row.used_units.max(state.live_in(number)),
-                    live_units: state.live_in(number),
-                    last_part: row.last_part,
-                    birth_low: row.birth_low,
-                    birth_high: row.birth_high,
-                    metadata: segment.map(|segment| segment.page).unwrap_or_default(),
-                }
-            })
-            .collect()
+        let mut table: Vec<ContainerRow> =
+            containers.used().map(|(number, row)| self.row(row, state.live_in(number))).collect();
+        for (number, segment) in state.table() {
+            let home = segment.home.and_then(|home| table.get_mut(usize::try_from(home).ok()?));
+            if let Some(row) = home.filter(|row| row.segment == *number) {
+                row.metadata = segment.page;
+                row.flags |= if segment.slot_map { ContainerRow::SLOT_MAP } else { 0 };
+            }
+        }
+        table
+    }
+
+    /// A row without what is known of the segment.
+    fn row(&self, row: &Container, live_units: u32) -> ContainerRow {
+        if row.state == ContainerState::Free && live_units == 0 {
+            return ContainerRow::FREE;
+        }
+        ContainerRow {
+            state: row.state,
+            stream: row.stream,
+            flags: row.heat.code() << ContainerRow::HEAT_SHIFT,
+            volume: self.shape().volume,
+            segment: row.segment,
+            used_units: row.used_units.max(live_units),
+            live_units,
+            last_part: row.last_part,
+            birth_low: row.birth_low,
+            birth_high: row.birth_high,
+            metadata: envoyfs_layout::directory_page::Place::NONE,
+        }
     }
 }

@@ -173,6 +173,15 @@ impl Reader {
         self.locations.write().entry(segment).or_default().home = home;
     }
 
+    /// As [`Reader::set_home`], for all (segment, container) of a segment table.
+    pub fn set_homes(&self, homes: impl Iterator<Item = (u32, u32)> + Clone) {
+        let mut locations = self.locations.write();
+        locations.reserve(homes.clone().count());
+        for (segment, container) in homes {
+            locations.entry(segment).or_default().home = Some(container);
+        }
+    }
+
     /// Says what moved out of a segment, before a page says so: stays in memory until [`Reader::set_page`].
     pub fn set_moved(&self, segment: u32, moved: SlotMap) {
         let mut locations = self.locations.write();

@@ -1,11 +1,12 @@
 //! Giving a store another identity: that of a copied image is taken, so it gets one of its own (DESIGN 6).
 //!
-//! A publication like any other: the volume directory as it is into the slot that nothing names, flush, then the superblock that differs in nothing else. Nothing in the store
+//! A publication like any other: the volume directory as it is into slots that nothing names, flush, then the superblock that differs in nothing else. Nothing in the store
 //! is checked against the identity, so log, pages and segments stay as they are. If power fails at any moment, the store has the old identity or the new one, and is
 //! otherwise the same.
 
-use super::{OpenError, Opened, open, publish, read_directory, repair, write_directory};
+use super::{OpenError, Opened, open, publish, read_published, repair, write_directory};
 use crate::device::Device;
+use envoyfs_layout::directory_page::VolumeDirectory;
 
 /// Makes `identity` the store's; returns the superblock that rules then. The device is held exclusively: nobody has it mounted.
 ///
@@ -18,11 +19,12 @@ pub fn set_identity(device: &dyn Device, identity: [u8; 16]) -> Result<Opened, O
     if let Some(why) = opened.read_only {
         return Err(OpenError::OnlyRead { device: device.label(), why });
     }
-    let mut directory = read_directory(device, &opened.superblock)?;
+    let (entry, mut table) = read_published(device, &opened.superblock)?;
+    let mut directory = VolumeDirectory { sequence: 0, entry, table: table.rows().to_vec() };
     repair(device, &opened)?;
     let mut next = opened.superblock.next();
     next.identity = identity;
-    write_directory(device, &mut next, &mut directory)?;
+    write_directory(device, &mut next, &mut directory, &mut table)?;
     device.flush()?;
     publish(device, &next)?;
     open(device)

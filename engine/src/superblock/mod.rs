@@ -3,15 +3,17 @@
 //! Owns the order of writes that makes a publication atomic. Version N:
 //!
 //! ```text
-//! caller: directory N -> slot N mod 2 of areas A and B (write_directory), everything it names, FLUSH
+//! caller: directory N -> slot N mod 2 of areas A and B, perhaps a whole table (write_directory), everything it names, FLUSH
 //! publish: superblocks 0, 1 -> FLUSH (N rules) -> superblocks 2, 3 -> FLUSH -> only now is anything of N - 1 reused
 //! ```
 //! If power fails before the first flush, N - 1 rules, whatever is torn; after it, N. Opening repairs what it finds before anything else is written, and
 //! never touches a good copy. A failed write or flush in here poisons the store: the caller tells [`crate::wal::Wal::poison`].
 
+mod directory;
 mod identity;
 mod rule;
 
+pub use directory::{PublishedTable, read_directory, read_published, write_directory};
 pub use identity::set_identity;
 pub use rule::{Copies, choose, repairs};
 
@@ -19,9 +21,7 @@ use crate::device::{AlignedBuf, Device, DeviceError, Write};
 use crate::sabotage::{self, Rule};
 use crate::signature;
 use envoyfs_layout::LayoutError;
-use envoyfs_layout::directory_page::VolumeDirectory;
 use envoyfs_layout::superblock::{BYTES, COPIES, Superblock, incompatible};
-use std::sync::Arc;
 
 /// Why a store does not open, and what to do about it.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -150,18 +150,6 @@ fn read(device: &dyn Device, offset: u64, bytes: usize) -> Result<Option<Aligned
     }
 }
 
-/// A region larger than one IO should be.
-fn read_region(device: &dyn Device, offset: u64, bytes: u64) -> Result<Option<Vec<u8>>, DeviceError> {
-    let mut whole = Vec::new();
-    while (whole.len() as u64) < bytes {
-        let at = whole.len() as u64;
-        let piece = usize::try_from((bytes - at).min(1 << 20)).unwrap_or(1 << 20);
-        let Some(buf) = read(device, offset.saturating_add(at), piece)? else { return Ok(None) };
-        whole.extend_from_slice(buf.as_slice());
-    }
-    Ok(Some(whole))
-}
-
 /// Reads all four copies and decides. Writes nothing. Flush the device first: the newest copies may still be in its cache (INV-20).
 ///
 /// # Errors
@@ -269,64 +257,6 @@ fn write_copies(device: &dyn Device, superblock: &Superblock, members: &[usize])
             device.submit(Write::whole(position, buf))
         })
         .collect();
-    tickets.iter().try_for_each(|ticket| ticket.wait())
-}
-
-/// The volume directory that a superblock names: from area A, else from B.
-///
-/// # Errors
-/// Both copies are damaged.
-pub fn read_directory(device: &dyn Device, superblock: &Superblock) -> Result<VolumeDirectory, OpenError> {
-    let at = superblock.slot_positions();
-    let mut last = LayoutError::Short { structure: "volume directory", expected: 4096, found: 0 };
-    for position in at {
-        let Some(bytes) = read_region(device, position, superblock.directory_bytes.into())? else { continue };
-        match VolumeDirectory::decode(&bytes, &superblock.seed, superblock.directory_crc) {
-            Ok(directory) => return Ok(directory),
-            Err(error) => last = error,
-        }
-    }
-    Err(OpenError::Directory { device: device.label(), at, source: last })
-}
-
-/// Writes `directory` as the one that `next` will name: sets its sequence, and checksum and length in `next`; both areas; waits for the writes, does *not*
-/// flush: the caller's barrier covers them, and must before [`publish`]. `next` comes from [`Superblock::next`], so its slot is not the one in use.
-///
-/// # Errors
-/// The directory does not fit its slot, or whatever the device says.
-pub fn write_directory(
-    device: &dyn Device,
-    next: &mut Superblock,
-    directory: &mut VolumeDirectory,
-) -> Result<(), DeviceError> {
-    if sabotage::on(Rule::DirectorySlotInUse) {
-        next.system_slot = 0;
-    }
-    directory.sequence = next.sequence;
-    let (bytes, crc) = directory.encode(&next.seed);
-    let short = DeviceError::ShortDevice {
-        operation: crate::device::Operation::Write,
-        offset: next.area_a,
-        length: bytes.len() as u64,
-        size: next.area_slot_bytes,
-    };
-    let Ok(length) = u32::try_from(bytes.len()) else { return Err(short) };
-    if u64::from(length) > next.area_slot_bytes {
-        return Err(short);
-    }
-    next.directory_crc = crc;
-    next.directory_bytes = length;
-    let mut tickets = Vec::new();
-    for (index, piece) in bytes.chunks(1 << 20).enumerate() {
-        let mut buf = buffer(piece.len());
-        let (filled, _) = buf.as_mut_slice().split_at_mut(piece.len());
-        filled.copy_from_slice(piece);
-        let buf = Arc::new(buf);
-        let at = (index as u64) << 20;
-        for area in next.slot_positions() {
-            tickets.push(device.submit(Write::whole(area.saturating_add(at), Arc::clone(&buf))));
-        }
-    }
     tickets.iter().try_for_each(|ticket| ticket.wait())
 }
 

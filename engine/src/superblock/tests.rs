@@ -1,12 +1,13 @@
 use super::*;
 use crate::device::{Fault, SimulatedDevice};
+use envoyfs_layout::directory_page::VolumeDirectory;
 use envoyfs_layout::directory_page::{
     Bounds, ContainerRow, Place, PublishedCheckpoint, Role, StartPosition, Totals, VolumeEntry,
 };
 use envoyfs_layout::superblock::{Barrier, LABEL_BYTES};
 use envoyfs_layout::{Hlc, Lsn};
 
-fn first() -> Superblock {
+pub(super) fn first() -> Superblock {
     Superblock {
         sequence: 1,
         predecessor: 0,
@@ -39,7 +40,7 @@ fn first() -> Superblock {
     }
 }
 
-fn directory() -> VolumeDirectory {
+pub(super) fn directory() -> VolumeDirectory {
     VolumeDirectory {
         sequence: 0,
         entry: VolumeEntry {
@@ -74,7 +75,7 @@ fn store() -> (SimulatedDevice, Superblock) {
     let device = SimulatedDevice::new(4 << 20, 4096, 1);
     let mut superblock = first();
     let mut directory = directory();
-    write_directory(&device, &mut superblock, &mut directory).unwrap();
+    write_directory(&device, &mut superblock, &mut directory, &mut PublishedTable::default()).unwrap();
     format(&device, &superblock).unwrap();
     (device, superblock)
 }
@@ -83,7 +84,7 @@ fn publish_next(device: &SimulatedDevice, current: &Superblock, number: u64) -> 
     let mut next = current.next();
     let mut directory = directory();
     directory.entry.checkpoint.number = number;
-    write_directory(device, &mut next, &mut directory)?;
+    write_directory(device, &mut next, &mut directory, &mut PublishedTable::default())?;
     device.flush()?;
     publish(device, &next)?;
     Ok(next)
@@ -146,7 +147,7 @@ fn three_of_four_copies_may_be_lost_after_a_publication() {
 fn one_bad_copy_of_the_directory_is_survived_and_two_are_named() {
     let (device, superblock) = store();
     let [a, b] = superblock.slot_positions();
-    device.inject(Fault::FlipBits { offset: a + 4097, mask: 1 });
+    device.inject(Fault::FlipBits { offset: a + 400, mask: 1 });
     assert!(read_directory(&device, &superblock).is_ok());
     device.inject(Fault::ReadError { offset: b });
     let error = read_directory(&device, &superblock).unwrap_err().to_string();

@@ -1,7 +1,7 @@
 //! A row of the segment table: one container.
 
 use super::place::RawPlace;
-use super::{Place, ROW_BYTES, field, zeros};
+use super::{Place, ROW_BYTES, field};
 use crate::fields::{Structure, structure};
 use crate::{Hlc, LayoutError};
 use zerocopy::little_endian::{U16, U32, U64};
@@ -69,11 +69,14 @@ struct RawRow {
     birth_low: U64,
     birth_high: U64,
     metadata: RawPlace,
-    reserved: [u8; 72],
+    /// Number of the container.
+    container: U32,
+    reserved: U32,
 }
 
 const _: () = assert!(size_of::<RawRow>() == ROW_BYTES);
 const _: () = assert!(std::mem::offset_of!(RawRow, metadata) == 40);
+const _: () = assert!(std::mem::offset_of!(RawRow, container) == 56);
 
 impl ContainerRow {
     /// Units of the segment lie elsewhere: its page has moved fragments, which a reader needs.
@@ -96,9 +99,9 @@ impl ContainerRow {
         metadata: Place::NONE,
     };
 
-    /// Bytes on disk.
+    /// Bytes on disk, as the row of this container.
     #[must_use]
-    pub fn encode(&self) -> [u8; ROW_BYTES] {
+    pub fn encode(&self, container: u32) -> [u8; ROW_BYTES] {
         let raw = RawRow {
             state: self.state as u8,
             stream: self.stream,
@@ -112,16 +115,17 @@ impl ContainerRow {
             birth_low: self.birth_low.0.into(),
             birth_high: self.birth_high.0.into(),
             metadata: self.metadata.raw(),
-            reserved: [0; 72],
+            container: container.into(),
+            reserved: 0.into(),
         };
         zerocopy::transmute!(raw)
     }
 
-    /// From bytes on disk.
+    /// From bytes on disk: the container's number and its row.
     ///
     /// # Errors
     /// Too few bytes, an unknown state, or reserved bytes in use.
-    pub fn decode(bytes: &[u8]) -> Result<Self, LayoutError> {
+    pub fn decode(bytes: &[u8]) -> Result<(u32, Self), LayoutError> {
         let short = LayoutError::Short { structure: ROW, expected: ROW_BYTES, found: bytes.len() };
         let (raw, _) = RawRow::read_from_prefix(bytes).map_err(|_| short)?;
         let state = match raw.state {
@@ -132,13 +136,13 @@ impl ContainerRow {
             4 => ContainerState::Survivors,
             other => return Err(LayoutError::Unknown { structure: ROW, what: "state", found: other.into() }),
         };
-        if raw.reserved_0.get() != 0 || !zeros(&raw.reserved) {
+        if raw.reserved_0.get() != 0 || raw.reserved.get() != 0 {
             return field(ROW, "reserved", 1);
         }
         if raw.live_units.get() > raw.used_units.get() {
             return field(ROW, "live units", raw.live_units.get().into());
         }
-        Ok(Self {
+        let row = Self {
             state,
             stream: raw.stream,
             flags: raw.flags.get(),
@@ -150,7 +154,8 @@ impl ContainerRow {
             birth_low: Hlc(raw.birth_low.get()),
             birth_high: Hlc(raw.birth_high.get()),
             metadata: raw.metadata.into(),
-        })
+        };
+        Ok((raw.container.get(), row))
     }
 }
 
@@ -170,6 +175,7 @@ pub(super) const LAYOUT: Structure = structure!(
         birth_low,
         birth_high,
         metadata,
+        container,
         reserved
     }
 );

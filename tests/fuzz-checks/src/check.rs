@@ -2,7 +2,7 @@
 
 use crate::seal;
 use envoyfs_layout::batch::{Batch, PART_BYTES_MAX};
-use envoyfs_layout::directory_page::VolumeDirectory;
+use envoyfs_layout::directory_page::{ContainerRow, DirectoryPage, ROW_BYTES, SegmentTable, TableBase};
 use envoyfs_layout::key::{self, DirectoryKey, LinkKey, RealmKey};
 use envoyfs_layout::node::{NodeBuilder, NodeView, edges};
 use envoyfs_layout::operation::Operation;
@@ -65,15 +65,32 @@ pub fn superblock(bytes: &[u8]) {
 
 pub fn volume_directory(bytes: &[u8]) {
     let (sealed, crc) = seal::volume_directory(bytes, &SEED);
-    let _ = VolumeDirectory::decode(bytes, &SEED, 0);
-    let Ok(found) = VolumeDirectory::decode(&sealed, &SEED, crc) else { return };
+    let _ = DirectoryPage::decode(bytes, &SEED, 0);
+    segment_table(bytes);
+    let Ok(found) = DirectoryPage::decode(&sealed, &SEED, crc) else { return };
     let (again, again_crc) = found.encode(&SEED);
     same(&again, &sealed[..again.len()]);
     assert_eq!(again_crc, crc);
-    assert!(VolumeDirectory::decode(&again, &SEED, crc).as_ref() == Ok(&found));
+    assert!(DirectoryPage::decode(&again, &SEED, crc).as_ref() == Ok(&found));
     for sequence in [0, 1, found.entry.start.sequence, u64::MAX] {
         let _ = found.entry.generation_at(sequence);
     }
+}
+
+/// The whole rows that there are, as a table.
+fn segment_table(bytes: &[u8]) {
+    let rows = u32::try_from(bytes.len() / ROW_BYTES).unwrap_or(0);
+    let (bytes, _) = bytes.split_at(rows as usize * ROW_BYTES);
+    let mut base = TableBase { slot: 1, sequence: 7, rows, crc: 0 };
+    let _ = SegmentTable::decode(bytes, &SEED, &base);
+    base.crc = seal::segment_table(bytes, &SEED, 1, 7);
+    let Ok(table) = SegmentTable::decode(bytes, &SEED, &base) else { return };
+    let again = SegmentTable::encode(&table, &SEED, 1, 7);
+    // Free rows at the end are not written.
+    same(&again.bytes, &bytes[..again.bytes.len()]);
+    assert!(table.iter().skip(again.base.rows as usize).all(|row| *row == ContainerRow::FREE));
+    let read = SegmentTable::decode(&again.bytes, &SEED, &again.base);
+    assert_eq!(read.as_deref(), Ok(&table[..again.base.rows as usize]));
 }
 
 pub fn log_block(bytes: &[u8]) {

@@ -34,11 +34,17 @@ pub fn superblock(bytes: &[u8], position: u64) -> Vec<u8> {
 /// Returns also the checksum that a superblock would name.
 pub fn volume_directory(bytes: &[u8], seed: &[u8; 16]) -> (Vec<u8>, u32) {
     let mut out = bytes.to_vec();
-    let whole = 4096_usize.saturating_add(u32_at(bytes, 24));
+    let whole = 2112_usize.saturating_add(u32_at(bytes, 28).saturating_mul(64));
     let slot = u64::from(bytes.get(16).copied().unwrap_or(0) % 2);
     put(&mut out, 8, |bytes| seeded(seed, slot, head(bytes, whole)));
     let crc = u32_at(&out, 8);
     (out, u32::try_from(crc).unwrap_or(0))
+}
+
+/// The checksum of a whole segment table, for the page that names it.
+pub fn segment_table(bytes: &[u8], seed: &[u8; 16], slot: u64, sequence: u64) -> u32 {
+    let before = [seed.as_slice(), &slot.to_le_bytes(), &sequence.to_le_bytes()].concat();
+    crc32c(&[before.as_slice(), bytes].concat())
 }
 
 /// A block of the log, or a header or footer of a segment: the whole of it, seeded.

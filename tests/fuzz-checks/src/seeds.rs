@@ -5,8 +5,8 @@ use envoyfs_layout::batch::{
     Batch, BatchObject, BatchRange, Delta, Drop, HistoryStep, PART_BYTES_MAX, Repair, RepairAction,
 };
 use envoyfs_layout::directory_page::{
-    Bounds, ContainerRow, ContainerState, Cut, Place, PublishedCheckpoint, Role, StartPosition, Totals as VolumeTotals,
-    VolumeDirectory, VolumeEntry,
+    Bounds, ContainerRow, ContainerState, Cut, DirectoryPage, Place, PublishedCheckpoint, Role, SegmentTable,
+    StartPosition, TableBase, Totals as VolumeTotals, VolumeEntry,
 };
 use envoyfs_layout::key::{self, DirectoryKey, LinkKey, RealmItemKind, RealmKey};
 use envoyfs_layout::node::{NodeBuilder, Owner, TreeKind};
@@ -139,10 +139,14 @@ pub fn volume_directory() -> Seeds {
         metadata: Place { container: 1, units: 9, stored_bytes: 512, crc: 6 },
         ..ContainerRow::FREE
     };
-    let directory = VolumeDirectory { sequence: 4, entry: volume_entry(), table: vec![row, ContainerRow::FREE] };
+    let base = TableBase { slot: 1, sequence: 3, rows: 2, crc: 8 };
+    let changed = vec![(1, row), (3, ContainerRow::FREE)];
+    let page = DirectoryPage { sequence: 4, entry: volume_entry(), containers: 4, base, changed };
     let fresh = VolumeEntry { roots: None, roots_twin: None, cuts: Vec::new(), ..volume_entry() };
-    let fresh = VolumeDirectory { sequence: 1, entry: fresh, table: Vec::new() };
-    vec![directory.encode(&SEED).0, fresh.encode(&SEED).0]
+    let base = TableBase { sequence: 1, ..TableBase::default() };
+    let fresh = DirectoryPage { sequence: 1, entry: fresh, containers: 4, base, changed: Vec::new() };
+    let table = SegmentTable::encode(&[row, ContainerRow::FREE, row], &SEED, 1, 7).bytes;
+    vec![page.encode(&SEED).0, fresh.encode(&SEED).0, table]
 }
 
 fn records() -> Seeds {

@@ -162,7 +162,12 @@ pub fn run(plan: &Plan) -> Seen {
                 _ if is_note => Op::Note,
                 0..800 => {
                     let bytes = if random.below(4) == 0 { 512 } else { 4096 };
-                    Op::Put { tree, key, seed: random.number(), bytes: bytes * (1 + small(&mut random, plan.blocks_max)) }
+                    Op::Put {
+                        tree,
+                        key,
+                        seed: random.number(),
+                        bytes: bytes * (1 + small(&mut random, plan.blocks_max)),
+                    }
                 }
                 800..990 => Op::Delete { tree, key },
                 990..996 => Op::Fork { from: tree, to: small(&mut random, plan.trees) },

@@ -8,6 +8,7 @@ use crate::hlc::ManualClock;
 use crate::mini::Mini;
 use crate::scripted::ScriptedDevice;
 use envoyfs_engine::superblock;
+use envoyfs_layout::directory_page::DirectoryPage;
 use envoyfs_layout::superblock::Superblock;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -85,6 +86,14 @@ impl Bench {
         } else {
             Region::Directory
         }
+    }
+
+    /// Is it in one of the four places of a whole segment table?
+    #[must_use]
+    pub fn is_table(&self, offset: u64) -> bool {
+        let room = self.superblock.area_slot_bytes - DirectoryPage::bytes_max(self.superblock.containers);
+        let at = [0, 1].map(|slot| self.superblock.table_positions(slot));
+        at.into_iter().flatten().any(|at| (at..at + room).contains(&offset))
     }
 
     /// Positions of the copies of the superblock.

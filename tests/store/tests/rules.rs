@@ -39,6 +39,7 @@ tests! {
     a_repair_leaves_good_copies_alone
     a_publication_never_has_all_copies_at_risk
     a_publication_leaves_the_directory_in_use_alone
+    a_publication_leaves_the_segment_table_in_use_alone
     a_checkpoint_record_is_durable_only_after_what_it_names
     a_superblock_is_durable_only_after_its_directory
     records_between_freeze_and_publication_are_replayed

@@ -10,7 +10,7 @@ use super::report::Report;
 use super::space::Space;
 use anyhow::{Result, bail};
 use envoyfs_engine::superblock::{self, OpenError, Opened};
-use envoyfs_layout::directory_page::{ContainerRow, ContainerState, Place, VolumeDirectory};
+use envoyfs_layout::directory_page::{ContainerRow, ContainerState, DirectoryPage, Place, VolumeDirectory};
 use envoyfs_layout::superblock::Superblock;
 use envoyfs_layout::system_page::{ListPage, OrphanedSegment, SegmentPage};
 use envoyfs_layout::{LayoutError, Reference, checksum};
@@ -70,22 +70,39 @@ pub fn open(disk: &Disk, report: &mut Report) -> Result<Option<Opened>> {
 
 /// The volume directory, with findings about its copies. `None`: a fatal finding was added.
 pub fn directory(disk: &Disk, superblock: &Superblock, report: &mut Report) -> Option<VolumeDirectory> {
+    let (seed, containers) = (&superblock.seed, superblock.containers);
+    let pages = superblock.slot_positions();
+    let page = copies(disk, pages, superblock.directory_bytes.into(), "volume directory", report, |bytes| {
+        DirectoryPage::decode(bytes, seed, superblock.directory_crc)
+    })?;
+    let tables = superblock.table_positions(page.base.slot);
+    copies(disk, tables, page.base.bytes(), "segment table", report, |bytes| page.clone().over(bytes, seed, containers))
+}
+
+/// What the copies of a part of the directory say, with findings about those that are damaged.
+fn copies<T>(
+    disk: &Disk,
+    at: [u64; 2],
+    length: u64,
+    what: &str,
+    report: &mut Report,
+    decode: impl Fn(&[u8]) -> Result<T, LayoutError>,
+) -> Option<T> {
     let mut good = None;
-    for position in superblock.slot_positions() {
-        let mut bytes = vec![0; superblock.directory_bytes as usize];
+    for position in at {
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
         let decoded = match disk.read_at(position, &mut bytes) {
-            Ok(()) => VolumeDirectory::decode(&bytes, &superblock.seed, superblock.directory_crc)
-                .map_err(|error| error.to_string()),
+            Ok(()) => decode(&bytes).map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
         match decoded {
-            Ok(directory) => good = good.or(Some(directory)),
-            Err(error) => report.add(findings::DIRECTORY_COPY, format_args!("volume directory at {position}"), error),
+            Ok(decoded) => good = good.or(Some(decoded)),
+            Err(error) => report.add(findings::DIRECTORY_COPY, format_args!("{what} at {position}"), error),
         }
     }
     if good.is_none() {
-        let [a, b] = superblock.slot_positions();
-        report.add(findings::NO_DIRECTORY, "volume directory", format_args!("at {a} and {b}"));
+        let [a, b] = at;
+        report.add(findings::NO_DIRECTORY, what, format_args!("at {a} and {b}"));
     }
     good
 }

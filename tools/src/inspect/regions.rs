@@ -1,7 +1,7 @@
 //! `inspect superblock` and `inspect roots`: what a mount starts from.
 
 use super::describe;
-use super::store::{Copy, Store};
+use super::store::{Copy, Found, Store};
 use super::tree::{Fields, Tree, error};
 use anyhow::Result;
 use envoyfs_layout::roots::RootsObject;
@@ -90,10 +90,13 @@ fn uuid(bytes: [u8; 16]) -> Tree {
 }
 
 fn geometry(store: &Store, superblock: &Superblock) -> Fields {
-    let directories = store.directories.iter().map(|(position, found)| {
-        let state = found.as_ref().map_or_else(Clone::clone, |()| "whole".to_string());
-        Tree::Map(vec![("offset", (*position).into()), ("state", state.into())])
-    });
+    let copies = |copies: &[Found]| {
+        let copies = copies.iter().map(|(position, found)| {
+            let state = found.as_ref().map_or_else(Clone::clone, |()| "whole".to_string());
+            Tree::Map(vec![("offset", (*position).into()), ("state", state.into())])
+        });
+        Tree::List(copies.collect())
+    };
     let formatted = u64::try_from(superblock.format_ns / 1_000_000).unwrap_or(0);
     vec![
         ("label", superblock.label().into()),
@@ -116,7 +119,8 @@ fn geometry(store: &Store, superblock: &Superblock) -> Fields {
         ("read_only_features", Tree::Hex(superblock.read_only_compatible)),
         ("incompatible_features", Tree::Hex(superblock.incompatible)),
         ("directory_slot", u64::from(superblock.system_slot).into()),
-        ("directory_copies", Tree::List(directories.collect())),
+        ("directory_copies", copies(&store.directories)),
+        ("table_copies", copies(&store.tables)),
     ]
 }
 

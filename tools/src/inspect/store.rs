@@ -7,11 +7,11 @@ use super::log::LogReader;
 use anyhow::{Context as _, Result, bail};
 use envoyfs_engine::signature;
 use envoyfs_engine::superblock::{Copies, choose};
-use envoyfs_layout::directory_page::{ContainerRow, Place, VolumeDirectory};
+use envoyfs_layout::directory_page::{ContainerRow, DirectoryPage, Place, VolumeDirectory};
 use envoyfs_layout::superblock::{BYTES, COPIES, Superblock};
 use envoyfs_layout::system_page::{ListPage, SegmentPage};
 use envoyfs_layout::wal::kind;
-use envoyfs_layout::{Oid, UNIT, checksum};
+use envoyfs_layout::{LayoutError, Oid, UNIT, checksum};
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{File, OpenOptions};
@@ -84,6 +84,25 @@ pub struct Segment {
     pub page: Option<SegmentPage>,
 }
 
+/// Where a copy lies, and what is wrong with it.
+pub type Found = (u64, Result<(), String>);
+
+/// What the first whole copy says, and how each of them is.
+fn copies<T>(
+    source: &Source,
+    at: [u64; 2],
+    length: u64,
+    decode: impl Fn(&[u8]) -> Result<T, LayoutError>,
+) -> (Option<T>, Vec<Found>) {
+    let mut good = None;
+    let found = at.map(|position| {
+        let read = source.read(position, length);
+        let decoded = read.and_then(|bytes| decode(&bytes).map_err(|error| error.to_string()));
+        (position, decoded.map(|decoded| good = good.take().or(Some(decoded))))
+    });
+    (good, found.to_vec())
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Store {
@@ -94,7 +113,9 @@ pub struct Store {
     /// The one that rules; none if no copy is whole.
     pub superblock: Option<Superblock>,
     /// What each copy of the volume directory held: its place, and what is wrong.
-    pub directories: Vec<(u64, Result<(), String>)>,
+    pub directories: Vec<Found>,
+    /// Where whole segment tables lie, and whether they verify.
+    pub tables: Vec<Found>,
     directory: Option<VolumeDirectory>,
     segments: OnceCell<BTreeMap<u32, Segment>>,
     placed: OnceCell<BTreeMap<u32, u32>>,
@@ -113,6 +134,7 @@ impl Store {
             copies: Vec::new(),
             superblock: None,
             directories: Vec::new(),
+            tables: Vec::new(),
             directory: None,
             segments: OnceCell::new(),
             placed: OnceCell::new(),
@@ -131,9 +153,9 @@ impl Store {
                 store.problem(format!("superblock at {}: {error}", copy.position));
             }
         }
-        for (position, found) in &store.directories {
-            if let Err(error) = found {
-                store.problem(format!("volume directory at {position}: {error}"));
+        for (what, found) in [("volume directory", &store.directories), ("segment table", &store.tables)] {
+            for (position, error) in found.iter().filter_map(|(at, found)| Some((at, found.as_ref().err()?))) {
+                store.problem(format!("{what} at {position}: {error}"));
             }
         }
         Ok(store)
@@ -145,17 +167,18 @@ impl Store {
             self.copies = read_copies(&self.source);
             self.superblock = choose(&self.table()).cloned();
             self.directories.clear();
+            self.tables.clear();
             self.directory = None;
             let Some(superblock) = &self.superblock else { return };
-            for position in superblock.slot_positions() {
-                let found = self.source.read(position, superblock.directory_bytes.into()).and_then(|bytes| {
-                    VolumeDirectory::decode(&bytes, &superblock.seed, superblock.directory_crc)
-                        .map_err(|error| error.to_string())
-                });
-                let found = found.map(|directory| {
-                    self.directory.get_or_insert(directory);
-                });
-                self.directories.push((position, found));
+            let (seed, containers) = (superblock.seed, superblock.containers);
+            let (pages, crc) = (superblock.slot_positions(), superblock.directory_crc);
+            let decode = |bytes: &[u8]| DirectoryPage::decode(bytes, &seed, crc);
+            let (page, found) = copies(&self.source, pages, superblock.directory_bytes.into(), decode);
+            self.directories = found;
+            if let Some(page) = page {
+                let decode = |bytes: &[u8]| page.clone().over(bytes, &seed, containers);
+                let tables = superblock.table_positions(page.base.slot);
+                (self.directory, self.tables) = copies(&self.source, tables, page.base.bytes(), decode);
             }
             // A publication in between, not damage, if the superblock is another one by now.
             let again = choose(&table_of(&read_copies(&self.source))).cloned();

@@ -7,7 +7,7 @@ use envoyfs_engine::format::{FormatOptions, format};
 use envoyfs_engine::hlc::ManualClock;
 use envoyfs_engine::{Engine, Options as EngineOptions};
 use envoyfs_layout::checksum::crc32c;
-use envoyfs_layout::directory_page::VolumeDirectory;
+use envoyfs_layout::directory_page::{DirectoryPage, SegmentTable, TableBase, VolumeDirectory};
 use envoyfs_layout::node::{NodeBuilder, NodeHeader, NodeView};
 use envoyfs_layout::roots::RootsObject;
 use envoyfs_layout::superblock::Superblock;
@@ -288,6 +288,7 @@ pub struct Surgeon {
     pub image: DeviceImage,
     pub superblock: Superblock,
     pub directory: VolumeDirectory,
+    pub base: TableBase,
 }
 
 impl Surgeon {
@@ -298,8 +299,12 @@ impl Surgeon {
         let superblock = Superblock::decode(&bytes, 0).unwrap();
         let mut bytes = vec![0; superblock.directory_bytes as usize];
         image.read(superblock.slot_positions()[0], &mut bytes);
-        let directory = VolumeDirectory::decode(&bytes, &superblock.seed, superblock.directory_crc).unwrap();
-        Self { image, superblock, directory }
+        let page = DirectoryPage::decode(&bytes, &superblock.seed, superblock.directory_crc).unwrap();
+        let base = page.base;
+        let mut bytes = vec![0; usize::try_from(base.bytes()).unwrap()];
+        image.read(superblock.table_positions(base.slot)[0], &mut bytes);
+        let directory = page.over(&bytes, &superblock.seed, superblock.containers).unwrap();
+        Self { image, superblock, directory, base }
     }
 
     pub fn offset(&self, container: u32, unit: u32) -> u64 {
@@ -442,8 +447,22 @@ impl Surgeon {
 
     /// Writes the directory over the one that rules, and all superblocks.
     pub fn publish(&mut self) {
-        let (bytes, crc) = self.directory.encode(&self.superblock.seed);
+        let seed = &self.superblock.seed;
+        let table = SegmentTable::encode(&self.directory.table, seed, self.base.slot, self.base.sequence);
+        self.base = table.base;
+        for at in self.superblock.table_positions(table.base.slot) {
+            self.image.write(at, &table.bytes);
+        }
+        let page = DirectoryPage {
+            sequence: self.directory.sequence,
+            entry: self.directory.entry.clone(),
+            containers: self.superblock.containers,
+            base: table.base,
+            changed: Vec::new(),
+        };
+        let (bytes, crc) = page.encode(seed);
         self.superblock.directory_crc = crc;
+        self.superblock.directory_bytes = u32::try_from(bytes.len()).unwrap();
         for at in self.superblock.slot_positions() {
             self.image.write(at, &bytes);
         }

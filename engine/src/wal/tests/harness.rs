@@ -3,7 +3,7 @@
 use crate::device::{AlignedBuf, Device, SimulatedDevice, Ticket, Write};
 use crate::hlc::{HlcSource, ManualClock, next_bound};
 use crate::store::{DataObject, Result};
-use crate::superblock;
+use crate::superblock::{self, PublishedTable};
 use crate::wal::recovery::{Found, FoundRecord, Judge, scan};
 use crate::wal::{Config, FreezePoint, LogRoom, NewRecord, Position, RingGeometry, Wal, advance_start, publish_cut};
 use envoyfs_layout::directory_page::{
@@ -148,7 +148,7 @@ pub fn make_of(size: u64, ring_blocks: u64, seed: u64) -> SimulatedDevice {
         totals: Totals::default(),
     };
     let mut directory = VolumeDirectory { sequence: 0, entry, table: vec![ContainerRow::FREE] };
-    superblock::write_directory(&device, &mut first, &mut directory).unwrap();
+    superblock::write_directory(&device, &mut first, &mut directory, &mut PublishedTable::default()).unwrap();
     superblock::format(&device, &first).unwrap();
     device
 }
@@ -240,7 +240,7 @@ fn recover(device: SimulatedDevice, wall_ns: i64, durable_writes: bool, accept_l
     let next = publish_cut(&mut directory.entry, &found, found.adopted.as_ref()).expect("the cut list has room");
     let mut superblock = opened.superblock.next();
     superblock.hlc_bound = next_bound(wall_ns, found.max_hlc);
-    superblock::write_directory(&device, &mut superblock, &mut directory)?;
+    superblock::write_directory(&device, &mut superblock, &mut directory, &mut PublishedTable::default())?;
     device.flush()?;
     superblock::publish(&device, &superblock)?;
     let clock = Arc::new(ManualClock::new(wall_ns));
@@ -384,7 +384,7 @@ impl Mounted {
         directory.entry.checkpoint_hlc = freeze.hlc;
         advance_start(&mut directory.entry, start);
         let mut superblock = self.superblock.next();
-        superblock::write_directory(&self.device, &mut superblock, &mut directory)?;
+        superblock::write_directory(&self.device, &mut superblock, &mut directory, &mut PublishedTable::default())?;
         self.wal.barrier()?;
         oracle.acknowledge(record.end);
         superblock::publish(&self.device, &superblock)?;

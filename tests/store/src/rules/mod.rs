@@ -39,6 +39,7 @@ scenarios! {
     RepairAllAtOnce: a_repair_leaves_good_copies_alone,
     SuperblockPairsTogether: a_publication_never_has_all_copies_at_risk,
     DirectorySlotInUse: a_publication_leaves_the_directory_in_use_alone,
+    TableSlotInUse: a_publication_leaves_the_segment_table_in_use_alone,
     NoFlushBeforeCheckpointRecord: a_checkpoint_record_is_durable_only_after_what_it_names,
     CommitInsteadOfBarrier: a_superblock_is_durable_only_after_its_directory,
     StartAtCheckpointRecord: records_between_freeze_and_publication_are_replayed,

@@ -110,6 +110,22 @@ pub fn a_publication_leaves_the_directory_in_use_alone() {
     }
 }
 
+/// INV-20: most rows of so small a store change, so that a whole table is written.
+pub fn a_publication_leaves_the_segment_table_in_use_alone() {
+    let (bench, _mini, cuts) = checkpointed();
+    let mut tables = 0;
+    for position in cuts {
+        tables += bench.at_risk(position).into_iter().filter(|at| bench.is_table(*at)).count();
+        let image = bench.cut_at(position, |region| match region {
+            Region::Superblock => SectorFate::Gone,
+            Region::Directory => SectorFate::Kept,
+            _ => SectorFate::Gone,
+        });
+        assert_eq!(recover(&image).keys(), KEYS, "cut at {position}");
+    }
+    assert!(tables > 0, "no whole table was written");
+}
+
 /// INV-17: however much of the checkpoint's own objects survives, from its end on.
 pub fn a_checkpoint_record_is_durable_only_after_what_it_names() {
     let (bench, _mini, cuts) = checkpointed();
