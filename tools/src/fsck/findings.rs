@@ -132,7 +132,7 @@ kinds! {
     /// A footer.
     CONTAINER_FOOTER = 106 Warning Preen "the footer of a container is damaged or differs from its table", "written again; only a rebuild needs it";
     /// A part of a table.
-    TABLE_PART = 107 Note Nothing "a part of the table of a container is damaged", "none: nothing is found by it; a rebuild may have to do without what it lists";
+    TABLE_PART = 107 Note Nothing "a part of the table of a container is damaged", "none: nothing is found by it, and rows of what is dead are known to nobody; it goes when the container is used again, a rebuild before that may have to do without";
     // 200-299: log.
     /// Records wait for replay.
     LOG_DIRTY = 200 Note Mount "the log holds records since the checkpoint", "replayed; by a repair too, before it changes anything";
@@ -157,9 +157,9 @@ kinds! {
     /// An object's place cannot be found.
     UNRESOLVED = 400 Error Yes "an object lies in no segment of the store", "what refers to it is cut";
     /// A node's bytes do not verify.
-    NODE_CHECKSUM = 401 Error Yes "the checksum of a node does not match", "what is below it is cut; a directory becomes empty, a file keeps its other parts";
+    NODE_CHECKSUM = 401 Error Yes "the checksum of a node does not match", "what is below it is cut; a directory becomes empty, a file keeps its other parts; directories below it are put into lost+found";
     /// A node does not parse.
-    NODE_FORMAT = 402 Error Yes "a node does not follow the format", "what is below it is cut; a directory becomes empty, a file keeps its other parts";
+    NODE_FORMAT = 402 Error Yes "a node does not follow the format", "what is below it is cut; a directory becomes empty, a file keeps its other parts; directories below it are put into lost+found";
     /// INV-02.
     BIRTH_ORDER = 403 Error Preen "an object is younger than the node that refers to it (INV-02)", "the parent's birth is raised";
     /// A tree is not a search tree.

@@ -21,6 +21,7 @@ pub mod interrupt;
 mod items;
 mod links;
 mod log;
+mod lost;
 pub mod rebuild;
 mod regions;
 pub mod repair;

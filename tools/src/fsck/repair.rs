@@ -17,7 +17,7 @@ use super::findings::{self, By, Finding, Kind, Severity};
 use super::report::Report;
 use super::rewrite::Rewriter;
 use super::source::Source;
-use super::{Options, containers, interrupt, log, regions};
+use super::{Options, containers, interrupt, log, lost, regions};
 use anyhow::{Context as _, Result};
 use envoyfs_engine::hlc::{Clock, SystemClock};
 use envoyfs_engine::repair::OfflineWriter;
@@ -123,7 +123,9 @@ pub fn repair_disk(disk: &Disk, settings: &Settings) -> Result<Report> {
                 }
             }
             Step::Trees => {
-                trees(disk, &mut examined, settings, plan == Plan::TreesFirst)?;
+                let loses = report.findings.iter().any(lost::loses);
+                let lost = if loses { lost::find(disk, &mut examined, settings.options) } else { Vec::new() };
+                trees(disk, &mut examined, settings, plan == Plan::TreesFirst, lost)?;
                 plan = Plan::Replay;
                 failures += 1;
             }
@@ -239,7 +241,13 @@ fn replay_from(disk: &Disk, settings: &Settings, published: bool) -> std::result
 }
 
 /// Writes the trees anew where they are damaged, without what is damaged. With `keep_log` the log stays and is replayed on them later; else it is over.
-fn trees(disk: &Disk, examined: &mut Examined, settings: &Settings, keep_log: bool) -> Result<()> {
+fn trees(
+    disk: &Disk,
+    examined: &mut Examined,
+    settings: &Settings,
+    keep_log: bool,
+    lost: Vec<lost::Lost>,
+) -> Result<()> {
     let superblock = examined.superblock.clone();
     let entry = &examined.directory.entry;
     let (volume, mut bounds) = (entry.volume, entry.bounds);
@@ -247,7 +255,7 @@ fn trees(disk: &Disk, examined: &mut Examined, settings: &Settings, keep_log: bo
     let free = free_containers(examined);
     let writer = OfflineWriter::new(disk.device(), &superblock, volume, free, next_segment);
     let Some(roots) = examined.roots.take() else { return Ok(()) };
-    let mut rewriter = Rewriter::new(disk, examined, writer, settings);
+    let mut rewriter = Rewriter::new(disk, examined, writer, settings).with_lost(lost);
     let new = rewriter.roots(&roots)?;
     let (writer, inode) = rewriter.done();
     bounds.segment = bounds.segment.max(u64::from(writer.next_segment()) + 1);

@@ -4,14 +4,18 @@
 //! again, and a node whose items are all as before keeps its object. So nobody has to say which nodes are affected. A node that several trees share is written once.
 //! A new node keeps the birth of the old one, so that nothing below it looks younger, or more exclusive, than it is (INV-02, INV-05).
 //!
-//! Nothing of it counts before [`super::account::publish`]. Memory: a bit a unit of the segments of nodes, 150 bytes a node that is written anew or lost, and the items of the largest
+//! What items become is in `items`, names for what lost its own in `lost_found`. Nothing of it counts before [`super::account::publish`]. Memory: a bit a unit of the segments of nodes, 150 bytes a node that is written anew or lost, and the items of the largest
 //! directory that must be sorted again. (A node that stays is remembered by a bit. Met again below another parent, it is read again and not followed: what it amounts to stands in it.)
+
+mod items;
+mod lost_found;
 
 use super::data::BadBlocks;
 use super::disk::Disk;
 use super::examine::Examined;
-use super::items::{self, name_hash};
+use super::items::{hash_key, name_hash};
 use super::links::{Disagreement, RealmRoots};
+use super::lost::Lost;
 use super::repair::Settings;
 use super::roots::Roots;
 use super::space::Space;
@@ -20,12 +24,9 @@ use super::walk::{interior, summary};
 use super::{interrupt, tree};
 use anyhow::{Result, anyhow, bail};
 use envoyfs_engine::repair::OfflineWriter;
-use envoyfs_layout::key::{self, DirectoryKey, LinkKey, RealmItemKind, RealmKey};
-use envoyfs_layout::node::{NODE_BYTES_MAX, NodeHeader, NodeView, Owner, TreeKind};
-use envoyfs_layout::{
-    BLOCK, Body, ClientRoots, DirectoryAttributes, Entry, Hlc, Inode, LinkEntry, Oid, RealmEntry, Reference,
-    ReferenceKind, Slice, SnapshotItem, TerritoryRecord, Totals, checksum, flags,
-};
+use envoyfs_layout::key::DirectoryKey;
+use envoyfs_layout::node::{NODE_BYTES_MAX, NodeView, Owner, TreeKind};
+use envoyfs_layout::{ClientRoots, Hlc, Oid, Reference, ReferenceKind, Slice, checksum, flags};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use tree::{Built, Item, Packer};
 
@@ -50,6 +51,9 @@ pub struct Rewriter<'a, 'w> {
     trees: HashMap<Memo, Option<Built>>,
     /// Top directories that got names for lost files, by what they would be without.
     named: HashMap<Memo, Built>,
+    /// What gets a name in the top directory of the view, and the share time of these names: later than any birth below.
+    lost: Vec<Lost>,
+    share: Hlc,
     /// Nodes that stay as they are, whatever the realm.
     same: BTreeMap<u32, Units>,
     /// The tree being written must be sorted again.
@@ -57,6 +61,9 @@ pub struct Rewriter<'a, 'w> {
     /// End of the last slice of the extents tree being written; none while items are gathered in any order.
     slices_end: Option<u64>,
 }
+
+/// The context of what hung below a lost node: which realm it belongs to is not known, so links lead nowhere.
+const LOST: u32 = u32::MAX;
 
 /// A node, taken for one of this kind, in a realm with this context.
 type Memo = (Oid, TreeKind, u32);
@@ -91,10 +98,18 @@ impl<'a, 'w> Rewriter<'a, 'w> {
             nodes: HashMap::new(),
             trees: HashMap::new(),
             named: HashMap::new(),
+            lost: Vec::new(),
+            share: examined.directory.entry.checkpoint_hlc,
             same: BTreeMap::new(),
             disorder: false,
             slices_end: Some(0),
         }
+    }
+
+    /// Gives what hung below lost nodes a name.
+    #[must_use]
+    pub fn with_lost(self, lost: Vec<Lost>) -> Self {
+        Self { lost, ..self }
     }
 
     /// The writer, and the next inode number.
@@ -238,7 +253,7 @@ impl<'a, 'w> Rewriter<'a, 'w> {
         }
         let mut changed = anew || header.birth != reference.birth;
         let mut items: Vec<Item> = Vec::with_capacity(header.item_count.into());
-        let hash_key = down.hash_key.or_else(|| items::hash_key(view));
+        let hash_key = down.hash_key.or_else(|| hash_key(view));
         let keys: Vec<&[u8]> = view.items().map(|item| item.key).collect();
         let ascending = keys.windows(2).all(|pair| matches!(pair, [a, b] if a < b));
         let above = down.from.is_none_or(|from| keys.first().is_none_or(|key| from <= *key));
@@ -298,9 +313,9 @@ impl<'a, 'w> Rewriter<'a, 'w> {
         let (header, blob) = (*view.header(), view.root_blob().to_vec());
         let mut all = Vec::new();
         self.slices_end = None;
-        self.gather(root, Down { hash_key: items::hash_key(&view), ..down }, &mut all)?;
+        self.gather(root, Down { hash_key: hash_key(&view), ..down }, &mut all)?;
         if down.kind == TreeKind::Directory
-            && let Some(hash_key) = items::hash_key(&view)
+            && let Some(hash_key) = hash_key(&view)
         {
             file_again(&hash_key, &mut all);
         }
@@ -337,279 +352,6 @@ impl<'a, 'w> Rewriter<'a, 'w> {
             }
         }
         Ok(())
-    }
-
-    /// The parts of a slice that can be kept.
-    fn slices(&mut self, old: &Item) -> Result<Vec<Item>> {
-        let Ok(slice) = Slice::decode(&old.value) else { return Ok(Vec::new()) };
-        let ([extent], Ok(())) = (old.references.as_slice(), key::check_extent(&old.key, &slice)) else {
-            return Ok(Vec::new());
-        };
-        if let Some(end) = &mut self.slices_end {
-            if slice.file_block < *end {
-                return Ok(Vec::new());
-            }
-            *end = slice.end_block();
-        }
-        let pieces = self.pieces(&slice, extent).into_iter();
-        let item =
-            |piece: Slice| Item::leaf(TreeKind::Extents, key::extent(piece.file_block), piece.encode()?, vec![*extent]);
-        pieces.map(item).collect()
-    }
-
-    /// An item of a leaf as it must be; none if it cannot be kept. Slices are [`Rewriter::slices`].
-    fn item(&mut self, node: Oid, header: &NodeHeader, old: &Item, down: Down<'_>) -> Result<Option<Item>> {
-        match header.tree {
-            TreeKind::Directory => self.name(node, old, down),
-            TreeKind::Links => {
-                let (Ok(key), Ok(mut inode)) = (LinkKey::decode(&old.key), Inode::decode(&old.value, &old.references))
-                else {
-                    return Ok(None);
-                };
-                let counts = self.disagreement(down.context).map(|found| &found.counts);
-                if let Some(names) = counts.and_then(|counts| counts.get(&key)) {
-                    // Without any it gets one in the top directory.
-                    inode.nlink = (*names).max(1);
-                }
-                if inode.number != key.inode {
-                    return Ok(None);
-                }
-                self.body(&mut inode, header.owner)?;
-                let (value, references) = inode.encode()?;
-                Item::leaf(header.tree, old.key.clone(), value, references).map(Some)
-            }
-            TreeKind::Extents => Ok(None),
-            TreeKind::RealmTable => self.realm_item(header.owner, old),
-            TreeKind::TerritoryTable => {
-                let number = key::decode_territory(&old.key);
-                let Ok(mut record) = TerritoryRecord::decode(&old.value, &old.references) else { return Ok(None) };
-                if number != Ok(record.territory) {
-                    return Ok(None);
-                }
-                if let Some(view) = record.view {
-                    record.view = Some(self.realm(&view)?);
-                }
-                let (value, references) = record.encode()?;
-                Item::leaf(header.tree, old.key.clone(), value, references).map(Some)
-            }
-        }
-    }
-
-    fn disagreement(&self, context: u32) -> Option<&'a Disagreement> {
-        let (roots, _) = self.contexts.iter().find(|(_, number)| **number == context)?;
-        self.links.get(roots)
-    }
-
-    fn name(&mut self, node: Oid, old: &Item, down: Down<'_>) -> Result<Option<Item>> {
-        let Ok(name) = DirectoryKey::decode(&old.key) else { return Ok(None) };
-        let Ok(mut entry) = Entry::decode(&old.value, &old.references) else { return Ok(None) };
-        let filed_wrong = down.hash_key.is_some_and(|hash_key| name_hash(&hash_key, &name.name) != name.hash);
-        self.disorder |= filed_wrong;
-        let renumber = self.twice.contains(&(node, old.key.clone()));
-        match &mut entry {
-            Entry::File(inode) | Entry::Symlink(inode) | Entry::Special(inode) => {
-                inode.nlink = 1;
-                if renumber {
-                    inode.number = self.inode_number();
-                }
-                let owner = Owner { realm: 0, inode: inode.number };
-                self.body(inode, owner)?;
-            }
-            Entry::Directory(directory) => {
-                if renumber {
-                    directory.number = self.inode_number();
-                }
-                let built = self.directory(&directory.root, directory.number, down.context)?;
-                (directory.root, directory.totals) = (built.reference, built.totals);
-            }
-            Entry::Realm(realm) => *realm = self.realm(realm)?,
-            Entry::Link(link) => {
-                let key = LinkKey { shard: link.shard, inode: link.inode };
-                if self.disagreement(down.context).is_some_and(|found| found.missing.contains(&key)) {
-                    return Ok(None);
-                }
-            }
-        }
-        let (value, references) = entry.encode()?;
-        Item::leaf(TreeKind::Directory, old.key.clone(), value, references).map(Some)
-    }
-
-    fn inode_number(&mut self) -> u64 {
-        let number = self.next_inode.max(1);
-        self.next_inode = number + 1;
-        number
-    }
-
-    /// A directory's tree; an empty one in its place if its root is lost.
-    fn directory(&mut self, root: &Reference, number: u64, context: u32) -> Result<Built> {
-        if let Some(built) = self.tree(root, TreeKind::Directory, context)? {
-            return Ok(built);
-        }
-        let mut hash_key = self.seed;
-        for (byte, number) in hash_key.iter_mut().zip(number.to_le_bytes()) {
-            *byte ^= number;
-        }
-        let attributes = DirectoryAttributes { mode: 0o040_700, hash_key, ..DirectoryAttributes::default() };
-        let owner = Owner { realm: 0, inode: number };
-        let built = self.packer.empty(TreeKind::Directory, owner, root.birth, &attributes.encode()?)?;
-        let context = context_of(root, TreeKind::Directory, context);
-        self.trees.insert((root.oid, TreeKind::Directory, context), Some(built));
-        Ok(built)
-    }
-
-    fn realm(&mut self, old: &RealmEntry) -> Result<RealmEntry> {
-        let roots = (old.root.oid, old.links.map(|links| links.oid));
-        let context = self.contexts.get(&roots).copied().unwrap_or(0);
-        let mut realm = *old;
-        let mut built = self.directory(&old.root, old.number, context)?;
-        if let Some(named) = self.name_lost_files(old, context, &built)? {
-            built = named;
-        }
-        (realm.root, realm.totals) = (built.reference, built.totals);
-        if let Some(links) = &old.links {
-            let built = self.tree(links, TreeKind::Links, context)?.filter(|built| built.items > 0);
-            realm.links = built.map(|built| built.reference);
-            realm.links_totals = built.map_or(Totals::ZERO, |built| built.totals);
-        }
-        Ok(realm)
-    }
-
-    /// Files in a link table that no name leads to any more, since a directory was lost: each gets one in the top directory of the realm, as e2fsck does it.
-    fn name_lost_files(&mut self, old: &RealmEntry, context: u32, top: &Built) -> Result<Option<Built>> {
-        let counts = self.disagreement(context).into_iter().flat_map(|found| &found.counts);
-        let lost: Vec<LinkKey> = counts.filter(|(_, names)| **names == 0).map(|(key, _)| *key).collect();
-        // An empty directory was made for a top that is lost; that has another place. The next check finds these files again.
-        if lost.is_empty() || self.read(&old.root).is_none() {
-            return Ok(None);
-        }
-        let memo = (top.reference.oid, TreeKind::Directory, context);
-        if let Some(known) = self.named.get(&memo) {
-            return Ok(Some(*known));
-        }
-        let Some(bytes) = self.read(&old.root) else { return Ok(None) };
-        let Ok(view) = NodeView::parse(&bytes) else { return Ok(None) };
-        let Some(hash_key) = items::hash_key(&view) else { return Ok(None) };
-        let (header, blob) = (*view.header(), view.root_blob().to_vec());
-        let down =
-            Down { kind: TreeKind::Directory, context, hash_key: Some(hash_key), level: None, from: None, to: None };
-        let mut all = Vec::new();
-        self.gather(&old.root, down, &mut all)?;
-        for LinkKey { shard, inode } in lost {
-            let name = format!("lost+found #{inode}").into_bytes();
-            let key = DirectoryKey { hash: name_hash(&hash_key, &name), collision: 0, name };
-            let entry = Entry::Link(LinkEntry { shard, inode, mode: 0o100_600 });
-            let (value, references) = entry.encode()?;
-            all.push(Item::leaf(TreeKind::Directory, key.encode(), value, references)?);
-        }
-        file_again(&hash_key, &mut all);
-        all.sort_by(|a, b| a.key.cmp(&b.key));
-        all.dedup_by(|later, first| later.key == first.key);
-        let birth = all.iter().flat_map(|item| &item.references).map(|r| r.birth).fold(header.birth, Hlc::max);
-        let built = self.packer.tree(TreeKind::Directory, header.owner, birth, &blob, all)?;
-        self.named.insert(memo, built);
-        Ok(Some(built))
-    }
-
-    fn realm_item(&mut self, owner: Owner, old: &Item) -> Result<Option<Item>> {
-        let Ok(key) = RealmKey::decode(&old.key) else { return Ok(None) };
-        let (value, references) = match key.kind {
-            RealmItemKind::Record => match envoyfs_layout::RealmRecord::decode(&old.value) {
-                Ok(mut record) => {
-                    if let Some((snapshots, orphans)) = self.realm_items.get(&key.realm) {
-                        (record.snapshots, record.orphans) = (*snapshots, *orphans);
-                    }
-                    (record.encode()?, Vec::new())
-                }
-                Err(_) => return Ok(None),
-            },
-            RealmItemKind::Snapshot => {
-                let Ok(mut item) = SnapshotItem::decode(&old.value, &old.references) else { return Ok(None) };
-                item.realm = self.realm(&item.realm)?;
-                item.encode()?
-            }
-            RealmItemKind::Orphan => {
-                let Ok(mut inode) = Inode::decode(&old.value, &old.references) else { return Ok(None) };
-                self.body(&mut inode, owner)?;
-                inode.encode()?
-            }
-        };
-        Item::leaf(TreeKind::RealmTable, old.key.clone(), value, references).map(Some)
-    }
-
-    /// A file keeps what can be read of it.
-    fn body(&mut self, inode: &mut Inode, owner: Owner) -> Result<()> {
-        match &inode.body {
-            Body::None | Body::Inline { .. } => {}
-            Body::Slices(slices) => {
-                let mut end = 0;
-                let mut kept = Vec::new();
-                for (slice, extent) in slices {
-                    if slice.file_block < end {
-                        continue;
-                    }
-                    end = slice.end_block();
-                    kept.extend(self.pieces(slice, extent).into_iter().map(|piece| (piece, *extent)));
-                }
-                inode.body = self.body_of(kept, owner)?;
-            }
-            Body::Tree { root, .. } => {
-                let root = *root;
-                let built = self.tree(&root, TreeKind::Extents, 0)?;
-                inode.body = match built.filter(|built| built.items > 0) {
-                    Some(built) => Body::Tree { root: built.reference, bytes: built.totals.bytes },
-                    None => Body::None,
-                };
-            }
-        }
-        Ok(())
-    }
-
-    fn body_of(&mut self, slices: Vec<(Slice, Reference)>, owner: Owner) -> Result<Body> {
-        if slices.is_empty() {
-            return Ok(Body::None);
-        }
-        if slices.len() <= envoyfs_layout::inode::INLINE_SLICES_MAX {
-            return Ok(Body::Slices(slices));
-        }
-        let birth = slices.iter().map(|(_, extent)| extent.birth).max().unwrap_or(Hlc::ZERO);
-        let items = slices.into_iter().map(|(slice, extent)| {
-            Item::leaf(TreeKind::Extents, key::extent(slice.file_block), slice.encode()?, vec![extent])
-        });
-        let built = self.packer.tree(TreeKind::Extents, owner, birth, &[], items.collect::<Result<_>>()?)?;
-        Ok(Body::Tree { root: built.reference, bytes: built.totals.bytes })
-    }
-
-    /// The parts of a slice that can be read.
-    fn pieces(&self, slice: &Slice, extent: &Reference) -> Vec<Slice> {
-        if extent.kind != ReferenceKind::Extent || slice.units().end > extent.units() {
-            return Vec::new();
-        }
-        let mut out: Vec<Slice> = Vec::new();
-        let mut open = false;
-        for (index, crc) in slice.crcs.iter().enumerate() {
-            if self.bad.of(slice, extent, index).is_some() {
-                open = false;
-                continue;
-            }
-            let at = u32::try_from(index).unwrap_or(u32::MAX);
-            let bytes = if index + 1 == slice.crcs.len() { slice.last_block_bytes } else { BLOCK };
-            match out.last_mut().filter(|_| open) {
-                Some(piece) => {
-                    piece.blocks += 1;
-                    piece.last_block_bytes = bytes;
-                    piece.crcs.push(*crc);
-                }
-                None => out.push(Slice {
-                    file_block: slice.file_block + u64::from(at),
-                    blocks: 1,
-                    extent_block: slice.extent_block + at,
-                    last_block_bytes: bytes,
-                    crcs: vec![*crc],
-                }),
-            }
-            open = true;
-        }
-        out
     }
 }
 

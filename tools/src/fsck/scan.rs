@@ -53,7 +53,7 @@ pub struct Scanned {
     pub last_part: u32,
     /// First unit that nothing is known to use.
     pub used_units: u32,
-    /// Of what lies in it: what was born in another segment, and roots objects.
+    /// What lies in it; from [`container`] only what was born in another segment, and roots objects.
     pub rows: Vec<TableRow>,
     /// Smallest and largest birth of what lies in it.
     pub births: Option<(Hlc, Hlc)>,
@@ -63,6 +63,16 @@ pub struct Scanned {
 
 /// Reads a container's header, footer and table. None if neither header nor footer verify.
 pub fn container(disk: &Disk, superblock: &Superblock, container: u32) -> Option<Scanned> {
+    let mut out = with_all_rows(disk, superblock, container)?;
+    // In its home an object is found by its id.
+    let segment = out.segment;
+    out.rows.retain(|row| row.oid.segment() != segment || row.kind == ReferenceKind::Roots);
+    out.rows.shrink_to_fit();
+    Some(out)
+}
+
+/// As [`container`], with the rows of all that lies in it.
+pub fn with_all_rows(disk: &Disk, superblock: &Superblock, container: u32) -> Option<Scanned> {
     let units = superblock.segment_bytes / UNIT;
     let at = |unit: u32| {
         superblock.segments_offset
@@ -136,8 +146,5 @@ pub fn container(disk: &Disk, superblock: &Superblock, container: u32) -> Option
             out.births = Some((low.min(row.birth), high.max(row.birth)));
         }
     }
-    // In its home an object is found by its id.
-    out.rows.retain(|row| row.oid.segment() != segment || row.kind == ReferenceKind::Roots);
-    out.rows.shrink_to_fit();
     Some(out)
 }

@@ -420,6 +420,18 @@ impl Space {
         })
     }
 
+    /// Units of this pass that the store has as live and that nothing leads to, by segment. Of segments whose page could not be read nothing is known.
+    pub fn unreached(&self) -> impl Iterator<Item = (u32, Vec<Range<u32>>)> {
+        let known = self.segments.range(self.range.clone()).filter(|(_, segment)| !segment.unknown);
+        known.filter_map(|(number, segment)| {
+            let mut live = Units::of(&segment.page.live);
+            for other in [&Units::of(&segment.page.deferred), &segment.used, &segment.reached] {
+                live.subtract(other);
+            }
+            Some((*number, live.runs())).filter(|(_, runs)| !runs.is_empty())
+        })
+    }
+
     /// Compares counts and liveness with what was found. `complete`: every node was read, so that what was not reached is unreachable.
     /// `dropped` objects have no reference any more, and their edges still count.
     pub fn compare(&self, volume: u16, complete: bool, dropped: &dyn Fn(Oid) -> bool, report: &mut Report) {

@@ -1,18 +1,7 @@
 //! Every finding of the register is provoked, put right by what the register says, and gone in a second run (INV-34); what the other test files do not provoke is here. A finding without
 //! such a test fails [`every_finding_is_provoked_by_a_test`], so no number can be added without one.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::cast_possible_truncation,
-    reason = "a test may panic"
-)]
-
-#[path = "../../namespace/tests/common/mod.rs"]
-mod common;
-mod fsck_bench;
-
-use common::{CX, Random};
+use crate::common::{CX, Random};
+use crate::fsck_bench::*;
 use envoyfs_engine::MarkOptions;
 use envoyfs_engine::device::{DeviceImage, Fault, SimulatedDevice};
 use envoyfs_layout::directory_page::ContainerState;
@@ -23,19 +12,17 @@ use envoyfs_layout::superblock::Superblock;
 use envoyfs_layout::{Body, Entry, Oid, RealmRecord, Reference, Slice};
 use envoyfs_namespace::api::*;
 use envoyfs_tools::fsck::findings::{self, By, Kind};
-use fsck_bench::*;
 use std::ops::ControlFlow;
 
 /// Damage that nothing mends, and what cannot be provoked by a test of one store. Each has its reason.
 const WITHOUT: &[(u16, &str)] = &[];
 
 /// Where tests provoke findings: a call with `findings::NAME` in it.
-const SOURCES: &[&str] =
-    &[include_str!("fsck_findings.rs"), include_str!("fsck_repair.rs"), include_str!("fsck_beside.rs")];
+const SOURCES: &[&str] = &[include_str!("findings.rs"), include_str!("repair.rs"), include_str!("beside.rs")];
 
 #[test]
 fn every_finding_is_provoked_by_a_test() {
-    let register = include_str!("../src/fsck/findings.rs");
+    let register = include_str!("../../src/fsck/findings.rs");
     let mut missing = Vec::new();
     for kind in findings::ALL {
         // `NAME = 105 Warning ...` in the register.
@@ -126,6 +113,15 @@ fn volume_directory_and_segment_table() {
     assert_eq!(is_mended(&surgeon.device(), findings::DIRECTORY_COPY), expected);
     surgeon.flip(b + 300);
     assert_eq!(is_mended(&surgeon.device(), findings::NO_DIRECTORY), expected);
+    // Either copy: a mount looks at the second one only if the first is damaged.
+    for copy in [0, 1] {
+        let mut surgeon = Surgeon::new(&device);
+        let at = surgeon.superblock.table_positions(surgeon.base.slot);
+        surgeon.flip(at[copy] + 20);
+        assert_eq!(is_mended(&surgeon.device(), findings::DIRECTORY_COPY), expected);
+        surgeon.flip(at[1 - copy] + 70);
+        assert_eq!(is_mended(&surgeon.device(), findings::NO_DIRECTORY), expected);
+    }
 
     let mut surgeon = Surgeon::new(&device);
     let free =

@@ -1,18 +1,7 @@
 //! Every kind of inconsistency, made through the layout's own encoders: found by its number, repaired, and gone in a second run (INV-34). What was not damaged is as before.
 //!
 //! Shows also: a repair that a power cut interrupts at any write leaves a store that a second repair brings to the same.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::cast_possible_truncation,
-    reason = "a test may panic"
-)]
-
-#[path = "../../namespace/tests/common/mod.rs"]
-mod common;
-mod fsck_bench;
-
+use crate::fsck_bench::*;
 use envoyfs_engine::device::SimulatedDevice;
 use envoyfs_layout::directory_page::Place;
 use envoyfs_layout::inode::Inode;
@@ -22,7 +11,6 @@ use envoyfs_layout::system_page::ListPage;
 use envoyfs_layout::{Body, Entry, Hlc, Totals, flags};
 use envoyfs_namespace::api::*;
 use envoyfs_tools::fsck::findings::{self, Kind, Severity};
-use fsck_bench::*;
 
 /// The damaged store has this finding; `-p` (or `-y`) repairs it; then it is clean, mounts, and has this tree.
 fn is_repaired(device: &SimulatedDevice, kind: &Kind, all: bool) -> Tree {
@@ -387,7 +375,7 @@ fn a_file_whose_names_were_all_below_a_lost_directory_gets_one_in_the_top_direct
     let mounted = mount(&device);
     let deep = mounted.directory(mounted.directory(InodeId::ROOT, "a"), "deep");
     let file = mounted.file(deep, "one", &[9; 9000]);
-    mounted.act(|| mounted.ns.link(&common::CX, file, deep, b"two"));
+    mounted.act(|| mounted.ns.link(&crate::common::CX, file, deep, b"two"));
     mounted.file(deep, "single", &[7; 5000]);
     mounted.file(InodeId::ROOT, "stays", &[5; 5000]);
     mounted.close();

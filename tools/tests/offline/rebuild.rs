@@ -1,17 +1,6 @@
 //! Every index wiped: the store is made again from its segments, and everything is there, byte for byte; what the log held too, as long as its blocks are there.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::cast_possible_truncation,
-    reason = "a test may panic"
-)]
-
-#[path = "../../namespace/tests/common/mod.rs"]
-mod common;
-mod fsck_bench;
-
-use common::Random;
+use crate::common::Random;
+use crate::fsck_bench::*;
 use envoyfs_engine::device::SimulatedDevice;
 use envoyfs_layout::UNIT;
 use envoyfs_layout::directory_page::ContainerState;
@@ -20,7 +9,6 @@ use envoyfs_namespace::api::*;
 use envoyfs_tools::fsck::disk::Disk;
 use envoyfs_tools::fsck::rebuild::rebuild_disk;
 use envoyfs_tools::fsck::report::Report;
-use fsck_bench::*;
 use std::sync::Arc;
 
 /// Zeroes all superblocks, both system areas and every system container; with `log` also the ring.

@@ -1,18 +1,7 @@
 //! Checkpoints beside the published one: damage that only a retained checkpoint, or one that the log holds unpublished, would meet is found, told and mended; nothing of what
 //! is published is lost by it. And a root node that cannot be read is read from its copy.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::cast_possible_truncation,
-    reason = "a test may panic"
-)]
-
-#[path = "../../namespace/tests/common/mod.rs"]
-mod common;
-mod fsck_bench;
-
-use common::Random;
+use crate::common::Random;
+use crate::fsck_bench::*;
 use envoyfs_engine::HistoryPolicy;
 use envoyfs_engine::device::{Fault, SimulatedDevice};
 use envoyfs_layout::directory_page::Place;
@@ -23,7 +12,6 @@ use envoyfs_layout::system_page::{HistoryRow, ListPage};
 use envoyfs_layout::{Oid, Reference, ReferenceKind, checksum::crc32c};
 use envoyfs_namespace::api::*;
 use envoyfs_tools::fsck::findings::{self, Severity};
-use fsck_bench::*;
 use std::collections::BTreeMap;
 
 /// Everything below (and at) the roots in a roots object.
@@ -154,7 +142,7 @@ fn with_history() -> SimulatedDevice {
     populate(&mounted);
     mounted.file(InodeId::ROOT, "dying", &Random(3).bytes(20_000));
     mounted.ns.checkpoint().unwrap();
-    mounted.ns.unlink(&common::CX, InodeId::ROOT, b"dying").unwrap();
+    mounted.ns.unlink(&crate::common::CX, InodeId::ROOT, b"dying").unwrap();
     mounted.close();
     let report = check(&device);
     assert!(report.is_clean(), "{report}");

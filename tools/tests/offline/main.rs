@@ -1,0 +1,19 @@
+//! Checking, repairing and rebuilding stores that are not mounted, on the simulated device. [`fsck_bench`] has what these share.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a test may panic"
+)]
+
+mod beside;
+#[path = "../../../namespace/tests/common/mod.rs"]
+mod common;
+mod findings;
+#[path = "../fsck_bench/mod.rs"]
+mod fsck_bench;
+mod lost;
+mod mark;
+mod rebuild;
+mod repair;
