@@ -421,10 +421,9 @@ impl Engine {
         Ok(())
     }
 
-    /// Segment numbers reserved from the next publication on: more than can be opened before the one after it.
+    /// Segment numbers reserved from the next publication on.
     pub(crate) fn segment_bound(&self, space: &Space) -> u64 {
-        let next = space.numbers.segment.load(Ordering::SeqCst);
-        u64::from(next) + 2 * u64::from(self.shape.containers) + 16
+        space.numbers.reserve(self.shape.containers)
     }
 }
 

@@ -34,7 +34,7 @@ use crate::space::{Reader, Shape, Space};
 use crate::state::State;
 use crate::store::{Replayed, Result, Roots};
 use crate::superblock::PublishedTable;
-use crate::sync::atomic::{AtomicBool, AtomicU64};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Condvar, Mutex};
 use crate::unsaved::Unsaved;
 use crate::wal::{Committer, Wal};
@@ -202,7 +202,7 @@ impl Engine {
         &self.read_only
     }
 
-    /// Ends the mount: everything appended is durable and a watermark says so. The client makes its last checkpoint before.
+    /// Ends the mount: everything appended is durable and a watermark says so. The client makes its last checkpoint before; afterwards nothing is appended or acknowledged.
     pub fn close(&self) -> Result<()> {
         let Some(writer) = &self.writer else { return Ok(()) };
         let closed = writer.wal.commit(writer.wal.end());
@@ -210,7 +210,11 @@ impl Engine {
         closed?;
         // A header or a table may wait for company that does not come any more.
         writer.space.wait_writes()?;
-        writer.wal.close()
+        writer.wal.close(|| {
+            let superblock = writer.published.lock().superblock.sequence;
+            let segment = writer.space.numbers.segment.load(Ordering::SeqCst);
+            (superblock, writer.counters.next(segment.into()))
+        })
     }
 
     /// Fills `into` from an object that only a read-only mount's memory holds; false if there is none.

@@ -72,6 +72,14 @@ pub enum StoreError {
     /// The store cannot be opened as asked; says what to do.
     #[error("{0}")]
     Refused(String),
+    /// All numbers of a kind were handed out in the life of the store; none is given twice (INV-16).
+    #[error(
+        "the store has used up its {what}: it can be read, but takes nothing more that needs one; copy what it holds to a new store"
+    )]
+    UsedUp {
+        /// Which.
+        what: &'static str,
+    },
     /// The call does not wait, or cannot since the store runs without threads, and needs a checkpoint: make one, or see that somebody does, then ask again.
     #[error("{what} has to wait for a checkpoint")]
     WouldWait {

@@ -13,7 +13,7 @@ mod adopt;
 
 use crate::StoreError;
 use crate::checkpoint::{describe, max_bounds, table};
-use crate::device::{Device, MeteredDevice, warn_if_changed};
+use crate::device::{Device, DeviceError, MeteredDevice, Operation, warn_if_changed};
 use crate::engine::{Batches, Counters, Engine, Objects, Options, Published, Writer};
 use crate::hlc::{HlcSource, next_bound};
 use crate::metrics::Metrics;
@@ -32,17 +32,20 @@ use crate::wal::recovery::{Adopted, Found, FoundRecord, Judge, scan};
 use crate::wal::{Config, RingGeometry, Wal, publish_cut};
 use envoyfs_layout::batch::Batch;
 use envoyfs_layout::checksum::{self, crc32c};
-use envoyfs_layout::directory_page::{ContainerRow, ContainerState, VolumeDirectory, VolumeEntry};
+use envoyfs_layout::directory_page::{Bounds, ContainerRow, ContainerState, VolumeDirectory, VolumeEntry};
 use envoyfs_layout::roots::RootsObject;
 use envoyfs_layout::segment::{SegmentHeader, TableRow};
 use envoyfs_layout::superblock::{Barrier, Superblock};
-use envoyfs_layout::wal::{CheckpointBody, Relocated, SegmentOpened, SegmentPlaced, kind};
+use envoyfs_layout::wal::{CheckpointBody, Closed, Relocated, SegmentOpened, SegmentPlaced, kind};
 use envoyfs_layout::{Hlc, Oid, Reference, ReferenceKind, UNIT};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Batch parts that a CHECKPOINT record is expected to name at most when ring room is reserved for it.
 const BATCH_PARTS: usize = 64;
+
+/// A stamp from here on leaves no room for the bound ahead of it, nor for those after it.
+const MILLISECONDS_END: u64 = 1 << 47;
 
 /// The checkpoint that the mount starts from.
 struct Start {
@@ -63,6 +66,8 @@ struct Begun {
     published_rows: BTreeMap<u32, u32>,
     unserved: bool,
     hlc_bound: Hlc,
+    /// The first numbers that were not handed out.
+    first: Bounds,
 }
 
 struct Placements<'a> {
@@ -118,7 +123,22 @@ impl Engine {
         Self::open_from(device, options, false)
     }
 
+    /// A device that does not take the writes of a recovery, at a single place perhaps, can still be read: nothing that was published is lost by them.
     fn open_from(device: Arc<dyn Device>, options: Options, adopts: bool) -> Result<Self> {
+        let reads = Options { read_only: true, ..options.clone() };
+        let writes = !options.read_only;
+        match Self::open_as(Arc::clone(&device), options, adopts, "it was mounted read-only") {
+            Err(StoreError::Device(error @ DeviceError::Io { operation: Operation::Write | Operation::Flush, .. }))
+                if writes =>
+            {
+                tracing::warn!(%error, "it cannot be written");
+                Self::open_as(device, reads, adopts, &format!("it cannot be written: {error}"))
+            }
+            opened => opened,
+        }
+    }
+
+    fn open_as(device: Arc<dyn Device>, options: Options, adopts: bool, asked: &str) -> Result<Self> {
         let metrics = Metrics::new(Arc::clone(&options.clock));
         let device: Arc<dyn Device> = Arc::new(MeteredDevice::new(device, Arc::clone(&metrics)));
         let whole = metrics.time(&metrics.recovery.total);
@@ -134,7 +154,7 @@ impl Engine {
         warn_if_changed(&*device, superblock.device_cache);
         let mut why = opened.read_only.clone().unwrap_or_default();
         if options.read_only {
-            why = "it was mounted read-only".into();
+            why = asked.into();
         }
         if why.is_empty() {
             superblock::repair(&*device, &opened)?;
@@ -169,6 +189,17 @@ impl Engine {
             } else if why.is_empty() {
                 why = format!("{corruption}; mount it with -o accept_loss to go on without them");
             }
+        }
+        let stamp = found.max_hlc.max(entry.checkpoint_hlc).max(superblock.hlc_bound);
+        if stamp.milliseconds() >= MILLISECONDS_END {
+            note(
+                &mut why,
+                format!("its clock stands at {} ms since 1970, where time stamps end", stamp.milliseconds()),
+            );
+        }
+        let first = first_numbers(&entry.bounds, &found, superblock.sequence);
+        if Numbers::chunks_left(first.segment, shape.containers) == 0 {
+            note(&mut why, StoreError::UsedUp { what: "segment numbers" }.to_string());
         }
         let mut containers = Containers::new(table.rows().iter().map(Container::from).collect(), superblock.containers);
         place_found(&reader, &mut containers, &found)?;
@@ -242,7 +273,8 @@ impl Engine {
     ) -> Result<Begun> {
         let clock = Arc::clone(&self.options.clock);
         let seen = found.max_hlc.max(entry.checkpoint_hlc);
-        let (hlc, behind) = HlcSource::after_recovery(clock.wall_ns(), seen, superblock.hlc_bound, found.closed);
+        let closed = found.closed.is_some();
+        let (hlc, behind) = HlcSource::after_recovery(clock.wall_ns(), seen, superblock.hlc_bound, closed);
         if behind {
             tracing::warn!("the clock is behind what the store has seen; time goes on from there");
         }
@@ -263,9 +295,10 @@ impl Engine {
             found.resume(&entry, hlc),
             Arc::clone(&self.metrics),
         );
+        let first = first_numbers(&entry.bounds, found, superblock.sequence);
         let next = superblock.next();
         let numbers = Numbers {
-            segment: AtomicU32::new(u32::try_from(entry.bounds.segment.max(1)).unwrap_or(u32::MAX)),
+            segment: AtomicU32::new(u32::try_from(first.segment.max(1)).unwrap_or(u32::MAX)),
             segment_bound: AtomicU64::new(0),
             opening: AtomicU64::new(next.sequence << 20),
         };
@@ -274,7 +307,18 @@ impl Engine {
         let space = Space::new(device, reader, Arc::clone(&wal), containers, numbers, in_flight);
         let unserved = next_mount.checkpoint_before_serving && !sabotage::on(Rule::ServesWithFullCuts);
         let hlc_bound = superblock.hlc_bound;
-        Ok(Begun { entry, table, budget, wal, space: Arc::new(space), next, published_rows, unserved, hlc_bound })
+        Ok(Begun {
+            entry,
+            table,
+            budget,
+            wal,
+            space: Arc::new(space),
+            next,
+            published_rows,
+            unserved,
+            hlc_bound,
+            first,
+        })
     }
 
     /// Publishes what recovery found and makes the store writable.
@@ -295,6 +339,7 @@ impl Engine {
             published_rows,
             unserved,
             hlc_bound,
+            first,
         } = begun;
         // The log's reserve stays that of the store's size: what is replayed was admitted under other settings, perhaps.
         budget.dirty_max = budget.dirty_max.min(self.options.settings.dirty_bytes);
@@ -306,7 +351,7 @@ impl Engine {
 
         self.write_pages(&space)?;
         self.device.flush()?;
-        let counters = Counters::start(&entry.bounds);
+        let counters = Counters::start(&first);
         entry.bounds = counters.reserve(self.segment_bound(&space));
         let number = entry.checkpoint.number;
         next.hlc_bound = next_bound(self.options.clock.wall_ns(), wal.last_hlc()).max(hlc_bound);
@@ -362,8 +407,13 @@ impl Engine {
         for (container, row) in open {
             let covered = published.get(&container).copied().unwrap_or(0).max(HEADER_UNITS);
             let mut rows: BTreeMap<u32, TableRow> = BTreeMap::new();
+            let units = self.shape.units();
+            let fits = |oid: Oid, stored_bytes: u32| u32::from(oid.slot()) + stored_bytes.div_ceil(UNIT) <= units;
             let mut add = |oid: Oid, birth: Hlc, stored_bytes: u32, crc: u32, kind: ReferenceKind| {
                 let offset_units = u32::from(oid.slot());
+                if !fits(oid, stored_bytes) {
+                    return;
+                }
                 rows.entry(offset_units).or_insert(TableRow {
                     oid,
                     birth,
@@ -386,7 +436,7 @@ impl Engine {
                     add(part.oid, part.birth, part.stored_bytes, part.crc, ReferenceKind::Batch);
                 }
             }
-            for object in start.batch.new.iter().filter(|object| here(object.oid)) {
+            for object in start.batch.new.iter().filter(|it| here(it.oid) && fits(it.oid, it.stored_bytes)) {
                 let mut bytes = vec![0; object.stored_bytes as usize];
                 // What cannot be read now is left out of the table; its readers will say what is wrong with it.
                 if self.reader.read_device(container, object.oid.slot().into(), &mut bytes).is_ok() {
@@ -441,6 +491,22 @@ fn config(ring: RingGeometry, entry: &VolumeEntry, budget: &Budget, durable_writ
         checkpoint_blocks: 3 * segments + body,
         seal_blocks: 0,
         durable_writes,
+    }
+}
+
+/// The first numbers that were not handed out: what the last mount said when it ended in order, unless somebody published since; else the durable bounds (INV-16).
+fn first_numbers(bounds: &Bounds, found: &Found, superblock: u64) -> Bounds {
+    let believed = |closed: &&Closed| closed.superblock == superblock || sabotage::on(Rule::ClosedNumbersBelieved);
+    found.closed.as_ref().filter(believed).map_or(*bounds, |closed| min_bounds(*bounds, closed.next))
+}
+
+fn min_bounds(a: Bounds, b: Bounds) -> Bounds {
+    Bounds {
+        segment: a.segment.min(b.segment),
+        inode: a.inode.min(b.inode),
+        realm: a.realm.min(b.realm),
+        territory: a.territory.min(b.territory),
+        pin: a.pin.min(b.pin),
     }
 }
 

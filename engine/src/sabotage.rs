@@ -89,6 +89,10 @@ rules! {
     LossKeepsRecord,
     /// Clients are served although the list of cuts is full (INV-38).
     ServesWithFullCuts,
+    /// After the end of a mount, records are still acknowledged (INV-19).
+    AcknowledgesAfterClose,
+    /// The numbers that a log was closed with are believed although others were handed out since (INV-16).
+    ClosedNumbersBelieved,
     /// What dies under a retained checkpoint is free at once (INV-31).
     DeathsNotDeferred,
     /// The newest retained checkpoint is left out of the page that lists them (INV-31).

@@ -271,7 +271,9 @@ fn examples() -> BTreeMap<&'static str, Vec<u8>> {
     let relocated =
         Relocated { number: 0x0102_0304, slot: 0x0506, units: 0x1112, container: 0x2122_2324, offset_units: 0x3132 };
     add("RELOCATED body", 0, &relocated.encode());
-    add("CLOSED body", 0, &Closed { hlc: Hlc(0x0102_0304_0506_0708) }.encode());
+    let next = Bounds { segment: 1, inode: 2, realm: 3, territory: 4, pin: 5 };
+    let closed = Closed { hlc: Hlc(0x0102_0304_0506_0708), superblock: 0x1112_1314_1516_1718, next };
+    add("CLOSED body", 0, &closed.encode());
     let checkpoint = CheckpointBody {
         number: 0x0102_0304_0506_0708,
         freeze: Lsn(0x1112_1314_1516_1718),

@@ -269,7 +269,7 @@ pub enum Error {
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::NoSpace { .. } => Self::NoSpace,
+            StoreError::NoSpace { .. } | StoreError::UsedUp { .. } => Self::NoSpace,
             StoreError::ReadOnly { why } => Self::ReadOnly(why),
             other => Self::Store(other),
         }

@@ -8,8 +8,8 @@ use crate::namespace::{Namespace, Options};
 use crate::realm::{Realm, VIEW};
 use crate::table::{RealmItem, Table};
 use crate::tree::damaged;
-use envoyfs_engine::MemoryBound;
 use envoyfs_engine::store::{Counter, Need, Reason, Store, Tier, Usage};
+use envoyfs_engine::{MemoryBound, StoreError};
 use envoyfs_layout::inode::mode;
 use envoyfs_layout::key::{RealmItemKind, RealmKey};
 use envoyfs_layout::operation::Operation;
@@ -85,7 +85,14 @@ impl Namespace {
 
     fn skip_reserved_numbers(&self) -> Result<()> {
         for counter in [Counter::Inode, Counter::Realm] {
-            while self.store.number(counter)? < RESERVED_NUMBERS {}
+            loop {
+                match self.store.number(counter) {
+                    Ok(number) if number + 1 < RESERVED_NUMBERS => {}
+                    // Used up: files can be read and deleted, not made.
+                    Ok(_) | Err(StoreError::UsedUp { .. }) => break,
+                    Err(error) => return Err(error.into()),
+                }
+            }
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 use super::{Engine, Writer};
 use crate::StoreError;
 use crate::mutant::{self, Mutant};
+use crate::space::Numbers;
 use crate::space::admission::{Budget, Ledger, Short, data_charge};
 use crate::store::{Need, Permit, PermitInner, Reason, Result, Tier};
 use crate::sync::atomic::Ordering;
@@ -12,6 +13,8 @@ use envoyfs_layout::BLOCK;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// What a store is told to have used up.
+const SEGMENT_NUMBERS: &str = "segment numbers";
 /// A log that has not grown for so long is checkpointed.
 const IDLE_MS: u64 = 5000;
 /// Data of an operation that tells the checkpointer if it takes the room below its half.
@@ -82,7 +85,16 @@ impl Engine {
                 self.metrics.poison.refused.increment();
                 return Err(StoreError::Poisoned { why });
             }
+            // Data needs segments, and so do the checkpoints that deletions need.
+            let chunks = Numbers::chunks_left(
+                writer.space.numbers.segment.load(Ordering::Relaxed).into(),
+                self.shape.containers,
+            );
+            if chunks < if need.tier == Tier::Writer { 3 } else { 2 } {
+                return Err(StoreError::UsedUp { what: SEGMENT_NUMBERS });
+            }
             if writer.unserved.load(Ordering::SeqCst) {
+                let _timing = self.metrics.time(&self.metrics.admission.wait_log);
                 self.wait_for_checkpoint(writer, Reason::Log, "the first checkpoint after many crashes")?;
                 continue;
             }

@@ -38,6 +38,15 @@ impl Store for Engine {
     fn number(&self, counter: Counter) -> Result<u64> {
         let writer = self.writer()?;
         writer.counters.draw(counter).ok_or_else(|| {
+            if writer.counters.is_used_up(counter) {
+                return StoreError::UsedUp {
+                    what: match counter {
+                        Counter::Inode => "inode numbers",
+                        Counter::Realm => "realm ids",
+                        Counter::Territory => "territory numbers",
+                    },
+                };
+            }
             self.metrics.admission.wait_numbers.increment();
             writer.admission.ledger.lock().wanted.get_or_insert(Reason::Log);
             writer.admission.changed.notify_all();

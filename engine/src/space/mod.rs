@@ -91,6 +91,9 @@ impl StreamKind {
     }
 }
 
+/// No segment number from here on: it has 32 bits in an object's id.
+const SEGMENT_NUMBER_END: u64 = u32::MAX as u64;
+
 /// Segment numbers and openings to hand out.
 #[derive(Debug)]
 pub struct Numbers {
@@ -100,6 +103,30 @@ pub struct Numbers {
     pub segment_bound: AtomicU64,
     /// Next sequence of opening.
     pub opening: AtomicU64,
+}
+
+impl Numbers {
+    /// The next segment number; none beyond the durable bound.
+    fn draw(&self) -> Option<u32> {
+        let bound = self.segment_bound.load(Ordering::SeqCst).min(SEGMENT_NUMBER_END);
+        let next = |next: u32| (u64::from(next) < bound).then(|| next.saturating_add(1));
+        self.segment.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next).ok()
+    }
+    /// How many a publication reserves on a store with so many containers: more than can be opened before the one after it.
+    #[must_use]
+    pub fn chunk(containers: u32) -> u64 {
+        2 * u64::from(containers) + 16
+    }
+    /// The bound for the next publication.
+    #[must_use]
+    pub fn reserve(&self, containers: u32) -> u64 {
+        (u64::from(self.segment.load(Ordering::SeqCst)) + Self::chunk(containers)).min(SEGMENT_NUMBER_END)
+    }
+    /// How many chunks are left from a number on. With none, nothing can be written, with one only checkpoints; data is refused before deletions are.
+    #[must_use]
+    pub fn chunks_left(next: u64, containers: u32) -> u64 {
+        SEGMENT_NUMBER_END.saturating_sub(next) / Self::chunk(containers)
+    }
 }
 
 /// What a writer of data wishes.
@@ -418,10 +445,7 @@ impl Space {
         let container = containers.first_free().ok_or_else(no_space)?;
         let opening = self.numbers.opening.fetch_add(1, Ordering::SeqCst);
         let segment = if kind.has_segments() {
-            let number = self.numbers.segment.fetch_add(1, Ordering::SeqCst);
-            if u64::from(number) >= self.numbers.segment_bound.load(Ordering::SeqCst) {
-                return Err(no_space());
-            }
+            let number = self.numbers.draw().ok_or_else(no_space)?;
             self.log(kind::SEGMENT_OPENED, &SegmentOpened { number, stream: kind.code() }.encode())?;
             self.wal.append_local(kind::SEGMENT_PLACED, &SegmentPlaced { number, container }.encode())?;
             number

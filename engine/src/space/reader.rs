@@ -478,6 +478,10 @@ impl Reader {
             self.metrics.reads.node_in_memory.increment();
             return Ok(bytes);
         }
+        // Before so much memory is taken.
+        if slot + reference.units() > self.shape.units() {
+            return Err(StoreError::BadReference { oid, what: "it would end behind its segment" });
+        }
         let _timing = self.metrics.time(&self.metrics.reads.node);
         self.metrics.reads.node_bytes.add(reference.stored_bytes.into());
         let mut bytes = vec![0; reference.stored_bytes as usize];

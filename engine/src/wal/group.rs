@@ -24,6 +24,7 @@ use crate::store::{OnDurable, Result};
 use crate::sync::MutexGuard;
 use crate::sync::atomic::Ordering;
 use envoyfs_layout::Lsn;
+use envoyfs_layout::directory_page::Bounds;
 use envoyfs_layout::wal::{BLOCK_HEADER_BYTES, BlockHeader, Closed, kind};
 
 /// Longest single write of blocks.
@@ -110,9 +111,10 @@ impl Wal {
             if self.durable() >= lsn {
                 return Ok(());
             }
+            self.check_open()?;
             let mut inner = self.inner.lock();
             inner.wanted = inner.wanted.max(lsn);
-            if self.check().is_err() || inner.durable >= lsn {
+            if self.check_open().is_err() || inner.durable >= lsn {
                 continue;
             }
             if !inner.line.is_led() {
@@ -135,6 +137,7 @@ impl Wal {
         let now = match self.check() {
             Err(error) => Err(error),
             Ok(()) if inner.durable >= lsn => Ok(()),
+            Ok(()) if self.check_open().is_err() => self.check_open(),
             Ok(()) => {
                 inner.wanted = inner.wanted.max(lsn);
                 inner.callbacks.push((lsn, done));
@@ -163,7 +166,7 @@ impl Wal {
         inner.flush_wanted = true;
         let group = inner.groups_started.saturating_add(1);
         loop {
-            self.check()?;
+            self.check_open()?;
             if inner.groups_done >= group && inner.durable >= target {
                 return Ok(());
             }
@@ -223,6 +226,9 @@ impl Wal {
         loop {
             let inner = self.inner.lock();
             self.check()?;
+            if self.check_open().is_err() {
+                return Ok(());
+            }
             match self.due(&inner) {
                 Due::Later(_) | Due::AfterGroup => return Ok(()),
                 due => self.lead(inner, due == Due::Watermark),
@@ -230,17 +236,22 @@ impl Wal {
         }
     }
 
-    /// Says that nothing is appended any more, and writes and flushes a watermark block at once, unless the ring is so full that it would take from the reserve. For the end of a mount.
+    /// Says that nothing is appended any more, and writes and flushes a watermark block at once, unless the ring is so full that it would take from the reserve. For the end of a mount: from
+    /// here on nothing is appended or acknowledged. `numbers`, asked after that: the ruling superblock's sequence, and the numbers that were not handed out.
     ///
     /// # Errors
-    /// Poisoned.
-    pub fn close(&self) -> Result<()> {
+    /// Poisoned, or closed before.
+    pub fn close(&self, numbers: impl FnOnce() -> (u64, Bounds)) -> Result<()> {
+        self.check_open()?;
+        self.levels.closed.store(true, Ordering::SeqCst);
+        let (superblock, next) = numbers();
         let inner = self.unled();
         self.check()?;
+        // An append that began before may still come: then there is more to read than CLOSED would say, and nobody is told that it is durable.
         if self.is_all_durable(&inner) && self.room().free_blocks() > 1 {
             drop(inner);
-            let closed = Closed { hlc: self.last_hlc() };
-            self.append_local(kind::CLOSED, &closed.encode())?;
+            let closed = Closed { hlc: self.last_hlc(), superblock, next };
+            self.put_local(kind::CLOSED, &closed.encode())?;
             let mut inner = self.unled();
             inner.flush_wanted = true;
             self.lead(inner, true);

@@ -215,6 +215,8 @@ struct Levels {
     joined: AtomicUsize,
     /// Nanoseconds that the last group took.
     group_ns: AtomicU64,
+    /// The mount has ended: nothing is appended, nor acknowledged, any more.
+    closed: AtomicBool,
 }
 
 struct Inner {
@@ -298,6 +300,7 @@ impl Wal {
                 durable: AtomicU64::new(resume.next_lsn.0),
                 joined: AtomicUsize::new(0),
                 group_ns: AtomicU64::new(0),
+                closed: AtomicBool::new(false),
             },
             locals: Mutex::default(),
             named: Mutex::default(),
@@ -339,7 +342,7 @@ impl Wal {
 
     /// Everything that takes time is before the record is drawn, or after it was published; between the two are the stamp, the copy, and nothing that could fail.
     fn put_with(&self, scratch: &mut Vec<u8>, room: Option<&mut LogRoom>, record: NewRecord<'_>) -> Result<Position> {
-        self.check()?;
+        self.check_open()?;
         scratch.clear();
         encode(&record, scratch)?;
         let bytes = scratch.len() as u64;
@@ -395,7 +398,11 @@ impl Wal {
     /// # Errors
     /// Poisoned, too long for a block, or the ring is full, which the reserve excludes.
     pub fn append_local(&self, kind: u16, body: &[u8]) -> Result<()> {
-        self.check()?;
+        self.check_open()?;
+        self.put_local(kind, body)
+    }
+
+    fn put_local(&self, kind: u16, body: &[u8]) -> Result<()> {
         let parts = RecordParts {
             kind,
             local: true,
@@ -528,6 +535,14 @@ impl Wal {
             Some(why) if !sabotage::on(Rule::PoisonForgotten) => Err(StoreError::Poisoned { why: why.clone() }),
             _ => Ok(()),
         }
+    }
+
+    /// Neither poisoned nor closed.
+    fn check_open(&self) -> Result<()> {
+        if self.levels.closed.load(Ordering::Acquire) && !sabotage::on(Rule::AcknowledgesAfterClose) {
+            return Err(StoreError::ReadOnly { why: "it has been closed".into() });
+        }
+        self.check()
     }
 
     fn take_poisoned(&self, inner: &mut Inner, why: &str) -> Vec<(OnDurable, Result<()>)> {

@@ -127,8 +127,8 @@ pub struct Found {
     pub placed: Vec<SegmentPlaced>,
     /// Every relocation that the log tells of, also behind the cut: a record before the cut may rest on one.
     pub relocated: Vec<Relocated>,
-    /// The last mount ended in order: nothing was appended that is not here.
-    pub closed: bool,
+    /// The last mount ended in order: nothing was appended that is not here. What it said then.
+    pub closed: Option<Closed>,
     /// Where the log ends: LSN, last block kept, byte in it. Generation and epoch are set by [`super::publish_cut`].
     pub cut: Cut,
     /// Records before this were durable.
@@ -259,7 +259,7 @@ pub fn scan(device: &dyn Device, ring: &RingGeometry, entry: &VolumeEntry, judge
             }
             kind::CLOSED => {
                 let body = Closed::decode(&record.body).map_err(wrong("CLOSED"))?;
-                closed_at = Some((*sequence, body.hlc));
+                closed_at = Some((*sequence, body));
             }
             other if !kind::is_known(other) && !record.ignorable => return Err(unknown_kind(other)),
             _ => {}
@@ -302,7 +302,7 @@ pub fn scan(device: &dyn Device, ring: &RingGeometry, entry: &VolumeEntry, judge
         max_hlc: Hlc::ZERO,
         placed: Vec::new(),
         relocated,
-        closed: false,
+        closed: None,
         cut: Cut::default(),
         threshold,
         corrupt: (cut < threshold).then(|| Corruption {
@@ -318,10 +318,11 @@ pub fn scan(device: &dyn Device, ring: &RingGeometry, entry: &VolumeEntry, judge
     let last = found.cut.sequence;
     found.placed = placed.into_iter().filter(|(sequence, _)| *sequence <= last).map(|(_, placed)| placed).collect();
     let own = found.chain.last().is_some_and(|block| block.generation == entry.ring_generation);
-    let closed = closed_at.filter(|(sequence, _)| own && *sequence == last && cut == lineage.end);
-    found.closed = closed.is_some();
+    let is_end = |sequence: u64| own && sequence == last && cut == lineage.end && found.corrupt.is_none();
+    let closed = closed_at.filter(|(sequence, _)| is_end(*sequence) || sabotage::on(Rule::ClosedNumbersBelieved));
+    found.closed = closed.map(|(_, closed)| closed);
     found.max_hlc = found.records.iter().map(|record| record.hlc).max().unwrap_or(Hlc::ZERO);
-    found.max_hlc = closed.map_or(found.max_hlc, |(_, hlc)| found.max_hlc.max(hlc));
+    found.max_hlc = closed.map_or(found.max_hlc, |(_, closed)| found.max_hlc.max(closed.hlc));
     Ok(found)
 }
 

@@ -55,6 +55,10 @@ pub struct Relocated {
 pub struct Closed {
     /// The largest HLC that it drew.
     pub hlc: Hlc,
+    /// Sequence of the superblock that ruled then. The numbers count only while it does: whoever published since may have handed out others.
+    pub superblock: u64,
+    /// The first numbers that it did not hand out.
+    pub next: Bounds,
 }
 
 /// Body of CHECKPOINT. It names no position in the ring: a shared record depends on no framing (INV-39); recovery finds the block of the freeze LSN itself.
@@ -122,6 +126,9 @@ struct RawRelocated {
 #[repr(C)]
 struct RawClosed {
     hlc: U64,
+    superblock: U64,
+    /// Segment, inode, realm, territory, pin.
+    next: [U64; 5],
 }
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -144,7 +151,7 @@ struct RawCheckpoint {
 }
 
 const _: () = assert!(size_of::<RawOpened>() == 8 && size_of::<RawPlaced>() == 8 && size_of::<RawSealed>() == 16);
-const _: () = assert!(size_of::<RawRelocated>() == 24 && size_of::<RawClosed>() == 8);
+const _: () = assert!(size_of::<RawRelocated>() == 24 && size_of::<RawClosed>() == 56);
 const _: () = assert!(size_of::<RawCheckpoint>() == 168);
 const _: () = assert!(std::mem::offset_of!(RawCheckpoint, roots) == 96);
 
@@ -249,8 +256,13 @@ impl Relocated {
 impl Closed {
     /// Bytes of the body.
     #[must_use]
-    pub fn encode(&self) -> [u8; 8] {
-        zerocopy::transmute!(RawClosed { hlc: self.hlc.0.into() })
+    pub fn encode(&self) -> [u8; 56] {
+        let n = &self.next;
+        zerocopy::transmute!(RawClosed {
+            hlc: self.hlc.0.into(),
+            superblock: self.superblock.into(),
+            next: [n.segment, n.inode, n.realm, n.territory, n.pin].map(U64::new),
+        })
     }
     /// From the body.
     ///
@@ -258,7 +270,9 @@ impl Closed {
     /// Wrong length.
     pub fn decode(bytes: &[u8]) -> Result<Self, LayoutError> {
         let raw: RawClosed = exactly("CLOSED", bytes)?;
-        Ok(Self { hlc: Hlc(raw.hlc.get()) })
+        let [segment, inode, realm, territory, pin] = raw.next.map(U64::get);
+        let next = Bounds { segment, inode, realm, territory, pin };
+        Ok(Self { hlc: Hlc(raw.hlc.get()), superblock: raw.superblock.get(), next })
     }
 }
 
@@ -338,7 +352,7 @@ pub(crate) const ENGINE_RECORD_LAYOUTS: &[Structure] = &[
     structure!("SEGMENT_SEALED body", RawSealed { number, length, digest }),
     structure!("SEGMENT_PLACED body", RawPlaced { number, container }),
     structure!("RELOCATED body", RawRelocated { number, slot, units, container, offset_units, reserved }),
-    structure!("CLOSED body", RawClosed { hlc }),
+    structure!("CLOSED body", RawClosed { hlc, superblock, next }),
     structure!(
         "CHECKPOINT body",
         RawCheckpoint {

@@ -161,8 +161,10 @@ fn engine_bodies_round_trip() {
     assert_eq!(hex(&relocated.encode()), "08000000090000000a0000000b0000000c00000000000000");
     assert_eq!(Relocated::decode(&relocated.encode()), Ok(relocated));
     assert!(Relocated::decode(&Relocated { units: 0, ..relocated }.encode()).is_err());
-    let closed = Closed { hlc: Hlc(0x1234) };
-    assert_eq!(hex(&closed.encode()), "3412000000000000");
+    let next = Bounds { segment: 1, inode: 2, realm: 3, territory: 4, pin: 5 };
+    let closed = Closed { hlc: Hlc(0x1234), superblock: 9, next };
+    let numbers = "01000000000000000200000000000000030000000000000004000000000000000500000000000000";
+    assert_eq!(hex(&closed.encode()), format!("34120000000000000900000000000000{numbers}"));
     assert_eq!(Closed::decode(&closed.encode()), Ok(closed));
     let sealed = SegmentSealed { number: 8, length: 4096, digest: 7 };
     assert_eq!(SegmentSealed::decode(&sealed.encode()), Ok(sealed));

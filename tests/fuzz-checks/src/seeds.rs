@@ -231,7 +231,9 @@ pub fn engine_records() -> Seeds {
         SegmentSealed { number: 5, length: 4096, digest: 6 }.encode().to_vec(),
         SegmentPlaced { number: 5, container: 6 }.encode().to_vec(),
         Relocated { number: 5, slot: 8, units: 8, container: 6, offset_units: 16 }.encode().to_vec(),
-        Closed { hlc: Hlc(8) }.encode().to_vec(),
+        Closed { hlc: Hlc(8), superblock: 9, next: Bounds { segment: 5, inode: 6, realm: 7, territory: 8, pin: 1 } }
+            .encode()
+            .to_vec(),
         checkpoint.encode(),
     ];
     (0_u8..).zip(bodies).map(|(which, body)| [vec![which], body].concat()).collect()

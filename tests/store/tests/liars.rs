@@ -100,7 +100,7 @@ fn a_lost_log_block_below_the_watermark_is_told_and_attributed_and_can_be_given_
     let image = bench.cut();
     let mini = Mini::open(device(&image), &clock()).unwrap();
     let why = mini.engine.read_only();
-    assert!(why.contains(LOST) && why.contains("--accept-loss"), "{why}");
+    assert!(why.contains(LOST) && why.contains("-o accept_loss"), "{why}");
     assert!(why.contains(&lost.load(Ordering::SeqCst).to_string()), "{why}");
     assert_eq!(mini.keys(), [0]);
     mini.verify();

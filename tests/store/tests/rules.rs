@@ -34,6 +34,8 @@ tests! {
     an_accepted_loss_is_not_reported_again
     a_store_mounts_after_any_number_of_crashes_without_a_checkpoint
     damage_below_a_watermark_is_told
+    after_the_end_of_a_mount_nothing_is_acknowledged
+    a_closed_log_gives_no_number_twice_and_skips_none
     a_number_is_never_handed_out_twice
     a_mount_after_a_killed_process_flushes_before_it_repairs
     a_repair_leaves_good_copies_alone

@@ -92,7 +92,7 @@ pub fn looks_clean(path: &Path) -> Result<Option<Report>> {
     report.name(&superblock);
     let Some(directory) = regions::directory(&disk, &superblock, &mut report) else { return Ok(None) };
     let log = log::check(&disk, &superblock, &directory, &space::Space::new(&superblock), &mut report);
-    let clean = report.findings.is_empty() && log.is_some_and(|log| log.closed || log.chain.is_empty());
+    let clean = report.findings.is_empty() && log.is_some_and(|log| log.closed.is_some() || log.chain.is_empty());
     report.statistics.checkpoint = directory.entry.checkpoint.number;
     report.skipped = true;
     Ok(clean.then_some(report))

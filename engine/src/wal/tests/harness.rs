@@ -248,7 +248,7 @@ fn recover(device: SimulatedDevice, wall_ns: i64, durable_writes: bool, accept_l
         wall_ns,
         found.max_hlc.max(directory.entry.checkpoint_hlc),
         opened.superblock.hlc_bound,
-        found.closed,
+        found.closed.is_some(),
     );
     let config = Config { ring, writer_epoch: 1, checkpoint_blocks: 1, seal_blocks: 1, durable_writes };
     let wal = Wal::new(

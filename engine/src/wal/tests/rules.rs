@@ -6,7 +6,8 @@ use crate::hlc::HlcSource;
 use crate::store::Result;
 use crate::wal::recovery::Cause;
 use crate::wal::{Committer, Config, NewRecord, RingGeometry, Wal};
-use envoyfs_layout::wal::{Block, BlockHeader, RecordParts, SegmentPlaced, kind};
+use envoyfs_layout::directory_page::Bounds;
+use envoyfs_layout::wal::{Block, BlockHeader, Closed, RecordParts, SegmentPlaced, kind};
 use envoyfs_layout::{Hlc, Lsn};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -87,18 +88,19 @@ fn a_closed_log_says_so_and_a_mount_that_appended_anything_after_it_does_not() {
     let (mounted, mut oracle) = store(64);
     let end = put(&mounted, &mut oracle, false);
     mounted.wal.commit(end).unwrap();
-    assert!(!look(&mounted.device).unwrap().2.closed);
-    mounted.wal.close().unwrap();
+    assert!(look(&mounted.device).unwrap().2.closed.is_none());
+    let next = Bounds { segment: 4, ..Bounds::default() };
+    mounted.wal.close(|| (3, next)).unwrap();
     let last = mounted.wal.last_hlc();
     let device = mounted.device.crash(1);
     let found = look(&device).unwrap().2;
-    assert!(found.closed && found.max_hlc == last);
+    assert!(found.closed == Some(Closed { hlc: last, superblock: 3, next }) && found.max_hlc == last);
     // The next mount appends a record that is lost: what was said is not true of that mount.
     let second = mount_at(device, NOW + 1_000_000).unwrap();
     let lost = put(&second, &mut oracle, false);
     let device = second.device.crash(2);
     let found = look(&device).unwrap().2;
-    assert!(!found.closed && found.cut.lsn < lost);
+    assert!(found.closed.is_none() && found.cut.lsn < lost);
     // INV-01: with the clock where it was, the next stamps are above the lost one.
     let stamp = second.wal.last_hlc();
     let third = mount_at(device, NOW).unwrap();
@@ -118,7 +120,7 @@ fn behind_a_closed_log_nothing_is_searched_and_behind_another_everything_that_a_
         device.counters().bytes_read - before
     };
     assert!(bytes_read(&mounted.device) > 6990 * u64::from(BLOCK));
-    mounted.wal.close().unwrap();
+    mounted.wal.close(|| (1, Bounds::default())).unwrap();
     assert!(bytes_read(&mounted.device) < 3000 * u64::from(BLOCK));
     let device = mounted.device.crash(1);
     // Of the mount before only: this one may have appended anything.

@@ -33,6 +33,8 @@ scenarios! {
     LossKeepsStart: what_is_acknowledged_after_an_accepted_loss_of_the_first_block_stays,
     LossKeepsRecord: an_accepted_loss_is_not_reported_again,
     ServesWithFullCuts: a_store_mounts_after_any_number_of_crashes_without_a_checkpoint,
+    AcknowledgesAfterClose: after_the_end_of_a_mount_nothing_is_acknowledged,
+    ClosedNumbersBelieved: a_closed_log_gives_no_number_twice_and_skips_none,
     WatermarkOnlyBeforeBad: damage_below_a_watermark_is_told,
     BoundNotRaised: a_number_is_never_handed_out_twice,
     NoFlushAtOpen: a_mount_after_a_killed_process_flushes_before_it_repairs,
