@@ -112,11 +112,11 @@ fn damaged_volume_directories_are_found() {
     file.read_exact_at(&mut bytes, 0).unwrap();
     let superblock = envoyfs_layout::superblock::Superblock::decode(&bytes, 0).unwrap();
     let [first, second] = superblock.slot_positions();
-    file.write_all_at(&[1], first + 4000).unwrap();
+    file.write_all_at(&[0xA5], first + 100).unwrap();
     let answer = unchanged(&path, || fsck(&["-nf", &path]));
     assert_eq!(answer.code, 4, "{answer:?}");
     assert!(answer.stdout.contains("F101"), "{answer:?}");
-    file.write_all_at(&[1], second + 4000).unwrap();
+    file.write_all_at(&[0xA5], second + 100).unwrap();
     let answer = unchanged(&path, || fsck(&["-nf", &path]));
     assert_eq!(answer.code, 8, "{answer:?}");
     assert!(answer.stdout.contains("F100"), "{answer:?}");

@@ -5,7 +5,7 @@ fn command_numbers_are_what_the_kernel_derives_from_direction_size_group_and_num
     assert_eq!(FORK, 0x4110_E701);
     assert_eq!(DELETE, 0x4108_E702);
     assert_eq!(SYNC, 0x0000_E703);
-    assert_eq!(STATUS, 0x85A8_E704);
+    assert_eq!(STATUS, 0x8618_E704);
     assert_eq!(UNMOUNT_PREPARE, 0x0000_E705);
 }
 

@@ -113,7 +113,7 @@ fn a_reference_that_ends_behind_its_segment_takes_no_memory() {
     let mini = Bench::new().mount();
     mini.put(1, 4096).unwrap();
     let extent = mini.file(1).reference;
-    let hostile = Reference { stored_bytes: u32::MAX & !511, logical_bytes: u32::MAX & !511, ..extent };
+    let hostile = Reference { stored_bytes: !511, logical_bytes: !511, ..extent };
     let refused = mini.engine.read_node(&hostile).unwrap_err();
     assert!(refused.to_string().contains("behind its segment"), "{refused}");
 }
