@@ -227,6 +227,8 @@ impl Engine {
             describe(&mut entry, &state, frozen.number);
             table(space, &state, &releasable)
         };
+        // What the table calls closed has its last parts on the device: a mount takes its word for it.
+        space.wait_writes()?;
         stage.next(&stages.flush);
         if !sabotage::on(Rule::NoFlushBeforeCheckpointRecord) {
             self.device.flush()?;

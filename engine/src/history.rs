@@ -140,7 +140,7 @@ impl Engine {
         let short = self.is_short(writer);
         let gives_up = short && !self.mark_goes_on(writer);
         if gives_up && self.is_mark_under_way() {
-            self.last_mark_ended(writer);
+            self.last_mark_ended(writer, false);
         }
         let mut state = self.state.lock();
         let all = u64::from(self.shape.containers) * u64::from(self.shape.units());

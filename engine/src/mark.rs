@@ -275,7 +275,7 @@ impl Engine {
             // It goes on waiting in a store without threads; else nobody is left who would run it.
             Err(error) if !matches!(error, StoreError::WouldWait { .. }) => {
                 self.mark.lock().asked = false;
-                self.last_mark_ended(writer);
+                self.last_mark_ended(writer, false);
                 return Err(error);
             }
             other => other?,
@@ -298,7 +298,7 @@ impl Engine {
             Err(error) => Err(error),
         };
         drop(mark);
-        self.last_mark_ended(writer);
+        self.last_mark_ended(writer, result.is_ok());
         result
     }
 

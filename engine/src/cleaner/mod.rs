@@ -325,7 +325,7 @@ impl Engine {
                 break;
             }
         }
-        let mut done = 0_u64;
+        let (mut done, mut full) = (0_u64, false);
         let mut copies = self.read_pieces(&writer.space, job.container, &job.table, &batch);
         job.complete &= copies.len() == batch.len();
         copies.sort_by_key(|copy| (copy.rows.first().map_or(0, |row| row.owner), copy.piece.segment, copy.piece.slot));
@@ -340,6 +340,7 @@ impl Engine {
             };
             let Some(to) = self.append_survivor(writer, heat, &copy, pace, &mut progress.deep)? else {
                 job.pieces.push(piece);
+                full = true;
                 break;
             };
             writer.space.make_way(BACKGROUND_DEPTH);
@@ -363,9 +364,9 @@ impl Engine {
                 progress.damaged.insert(job.container);
             }
             progress.job = None;
-            return Ok(done.max(1));
         }
-        Ok(done)
+        // What does not verify is work too: only for lack of room is there nothing more to do.
+        Ok(if full { done } else { done.max(1) })
     }
 
     /// Appends a copy to the survivors of its heat, or to any that have room; none if a checkpoint may need what is free.

@@ -53,9 +53,12 @@ impl LastMark {
         self.stage != Stage::Idle
     }
 
-    fn end(&mut self, admitted: u64) {
+    /// One has ended; `counts`: it went over all of the store, or a writer waited for it. What was given up before anybody waited says nothing of what the next would find.
+    fn end(&mut self, admitted: u64, counts: bool) {
+        if counts || self.stage == Stage::Running {
+            self.ended_at = Some(admitted);
+        }
         self.stage = Stage::Idle;
-        self.ended_at = Some(admitted);
     }
 }
 
@@ -80,8 +83,9 @@ impl Engine {
             if let Stage::Wanted(since) = ledger.mark.stage
                 && self.options.clock.monotonic_ms().saturating_sub(since) >= UNTAKEN_MS_MAX
             {
-                let total = ledger.total;
-                ledger.mark.end(total);
+                // Who would run it does not; it is asked again when it asks.
+                ledger.mark.offered = false;
+                ledger.mark.stage = Stage::Idle;
             }
             writer.admission.changed.wait_for(&mut ledger, LOOK);
         }
@@ -106,12 +110,16 @@ impl Engine {
         }
     }
 
-    /// A mark has ended, or there will be none: the checkpoints that apply what it found count anew.
-    pub(crate) fn last_mark_ended(&self, writer: &Writer) {
+    /// A mark has ended, `complete` or not: the checkpoints that apply what it found count anew.
+    pub(crate) fn last_mark_ended(&self, writer: &Writer, complete: bool) {
         let mut ledger = writer.admission.ledger.lock();
-        let (pending, total) = (ledger.mark.is_pending(), ledger.total);
-        ledger.mark.end(total);
-        if pending {
+        let (runs, total) = (ledger.mark.stage == Stage::Running, ledger.total);
+        // One that a writer asked for while another was being given up has still to run.
+        if !complete && matches!(ledger.mark.stage, Stage::Wanted(_)) {
+            return;
+        }
+        ledger.mark.end(total, complete);
+        if runs || complete {
             ledger.barren = 0;
             writer.admission.changed.notify_all();
         }
@@ -135,8 +143,17 @@ mod tests {
         mark.offered = true;
         assert!(mark.is_worth(true, 0, 6400) && !mark.is_worth(false, 0, 6400));
         mark.stage = Stage::Running;
-        mark.end(50);
+        mark.end(50, false);
         assert!(!mark.is_pending());
         assert!(!mark.is_worth(true, 149, 6400) && mark.is_worth(true, 150, 6400));
+    }
+
+    #[test]
+    fn one_that_was_given_up_before_anybody_waited_leaves_the_next_its_turn() {
+        let mut mark = LastMark { offered: true, ..LastMark::default() };
+        mark.end(50, false);
+        assert!(mark.is_worth(true, 50, 6400));
+        mark.end(50, true);
+        assert!(!mark.is_worth(true, 50, 6400));
     }
 }

@@ -89,6 +89,11 @@ pub fn read_published(
         DirectoryPage::decode(bytes, &superblock.seed, superblock.directory_crc)
     })?;
     let (base, slot) = (page.base, Some(page.base.slot));
+    if base.rows > superblock.containers {
+        let source = LayoutError::Field { structure: "volume directory", field: "rows", found: base.rows.into() };
+        let at = superblock.slot_positions();
+        return Err(OpenError::Directory { device: device.label(), at, source });
+    }
     let changed = page.changed.iter().map(|(container, _)| *container).collect();
     let at = superblock.table_positions(base.slot);
     let (rows, undamaged) = first_good(device, at, base.bytes(), "segment table", |bytes| {

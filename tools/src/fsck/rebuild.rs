@@ -61,9 +61,10 @@ pub fn rebuild_disk(disk: &Disk, settings: &Settings) -> Result<Report> {
     };
     let openings = scanned.values().map(|scanned| scanned.opening).max().unwrap_or(0);
     let mut superblock = superblock;
-    superblock.sequence = superblock.sequence.max((openings >> 20) + 2);
-    // The slot follows from the sequence, which has to be even or odd with it.
-    superblock.system_slot = u8::from(superblock.sequence % 2 == 1);
+    // Raised by an even number: slots follow from the sequence, and what the version that rules has in its slot is not written over (INV-20).
+    let known = superblock.sequence;
+    let raised = |least: u64| known.max(least + ((least ^ known) & 1));
+    superblock.sequence = raised((openings >> 20) + 2);
     let ring = Ring::read(disk, &superblock, volume);
     let entry = &mut directory.entry;
     entry.checkpoint.number = found.checkpoint;
@@ -78,6 +79,10 @@ pub fn rebuild_disk(disk: &Disk, settings: &Settings) -> Result<Report> {
         let mut scratch = Report::new(String::new());
         log = log::check(disk, &superblock, &directory, &space, &mut scratch);
         keep_log = log.is_some();
+        // The numbers that CLOSED names count only while the superblock of that mount rules: the rebuilt tree has drawn others.
+        if let Some(closed) = log.as_ref().and_then(|log| log.closed.as_ref()) {
+            superblock.sequence = superblock.sequence.max(raised(closed.superblock));
+        }
     }
     if !keep_log {
         let entry = &mut directory.entry;
