@@ -112,6 +112,7 @@ impl Engine {
             }
         };
         let mut copies = Vec::with_capacity(pieces.len());
+        let mut verified: BTreeMap<u32, bool> = BTreeMap::new();
         for piece in pieces {
             let rows = rows_over(table, piece);
             let (Some(found), false) = (read.of(piece.unit..piece.unit + piece.units), is_any_unreadable(&read, &rows))
@@ -129,7 +130,10 @@ impl Engine {
                 );
                 continue;
             }
-            if let Some(error) = rows.iter().find_map(|row| verify(row, &read).err()) {
+            // Once for each row, however many pieces it has.
+            let mut check =
+                |row: &&&TableRow| *verified.entry(row.offset_units).or_insert_with(|| verify(row, &read).is_ok());
+            if let Some(error) = rows.iter().find(|row| !check(row)).and_then(|row| verify(row, &read).err()) {
                 self.metrics.cleaner.damaged.increment();
                 tracing::error!(container, unit = piece.unit, %error, "the cleaner leaves what does not verify");
                 continue;

@@ -131,6 +131,24 @@ fn an_extent_of_many_pieces_is_copied_only_if_all_of_it_verifies() {
 }
 
 #[test]
+fn what_does_not_verify_does_not_keep_the_rest_of_its_container() {
+    let (device, mut client) = fresh_with_segments(128, 512, 3, 4 << 20);
+    for key in 0..8 {
+        client.run(&Op::Write { tree: 0, key, seed: u64::from(key), len: 1 << 20 }).unwrap();
+    }
+    client.checkpoint().unwrap();
+    client.run(&Op::Delete { tree: 0, key: 2 }).unwrap();
+    client.checkpoint().unwrap();
+    // All that a step takes: the first extent of the container.
+    let at = place_of(&device, &content(0, 0, 512));
+    device.inject(Fault::FlipBits { offset: at + 100, mask: 4 });
+    client.engine.clean_anyway().unwrap();
+    let counts = &client.engine.metrics().cleaner;
+    assert!(counts.damaged.get() > 0, "another container was cleaned");
+    assert!(counts.moved_data_bytes.get() >= 1 << 20, "{} bytes moved", counts.moved_data_bytes.get());
+}
+
+#[test]
 fn what_is_left_of_an_extent_is_copied_only_if_the_whole_verifies() {
     let (device, mut client) = fragmented(false);
     for key in (0..120).step_by(8) {
