@@ -151,11 +151,17 @@ fn what_does_not_verify_does_not_keep_the_rest_of_its_container() {
 #[test]
 fn what_is_left_of_an_extent_is_copied_only_if_the_whole_verifies() {
     let (device, mut client) = fragmented(false);
+    // Younger than the tree, so that nobody else can have them.
+    tick(&client.clock);
+    for key in (0..120).step_by(4) {
+        client.run(&Op::Write { tree: 0, key, seed: 1000 + u64::from(key), len: 20_000 }).unwrap();
+    }
+    client.checkpoint().unwrap();
     for key in (0..120).step_by(8) {
         client.run(&Op::Punch { tree: 0, key }).unwrap();
     }
     client.checkpoint().unwrap();
-    let at = place_of(&device, &content(8, 12_288, 512));
+    let at = place_of(&device, &content(1008, 12_288, 512));
     rot_stays_and_is_found(&device, &mut client, at + 100, 12_288);
     let damaged = client.engine.metrics().cleaner.damaged.get();
     // What is copied in part verifies by its own row: cleaned again, and scrubbed.

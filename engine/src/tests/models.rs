@@ -158,6 +158,8 @@ impl World {
         let replayed = engine.take_replay();
         keys.extend(replayed.iter().map(|record| u64::from_le_bytes(record.body[..8].try_into().unwrap())));
         keys.sort_unstable();
+        // Whoever had appended when the power went, and had not written it down here yet, has done so now.
+        drop(self.freeze.write());
         let appended = self.appended.lock();
         let prefixes: Vec<Vec<u64>> = (0..=appended.len())
             .map(|count| {
