@@ -6,7 +6,8 @@
 //!   -> pages, directory, superblocks (written to free space, published last) -> an ordinary repair
 //! ```
 //! Lost are: the label and the identity when no superblock is left, retained checkpoints, and whatever was acknowledged after the newest roots object if the log's blocks
-//! are not there. Memory: as a repair, and 48 bytes for every piece of what the cleaner moved. Nothing that a segment names is overwritten, so a rebuild that power cuts short is begun again.
+//! are not there. Memory: as a repair, and 48 bytes for every piece of what the cleaner moved. Nothing that a segment names is overwritten, so a rebuild that power cuts short is begun again; a store
+//! that still opens does so until then.
 
 use super::account::{NewState, free_containers, publish};
 use super::disk::Disk;
@@ -33,7 +34,7 @@ use envoyfs_layout::superblock::Superblock;
 use envoyfs_layout::system_page::SegmentPage;
 use envoyfs_layout::{ClientRoots, Hlc, Lsn, Reference, ReferenceKind, checksum};
 use indicatif::ProgressBar;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
 /// Makes the indexes of the store at a path again, then repairs it.
@@ -50,7 +51,7 @@ pub fn rebuild(path: &Path, settings: &Settings) -> Result<Report> {
 /// As [`rebuild`].
 pub fn rebuild_disk(disk: &Disk, settings: &Settings) -> Result<Report> {
     disk.device().flush()?;
-    let (superblock, mut directory) = shape(disk, settings)?;
+    let Shape { superblock, mut directory, pages } = shape(disk, settings)?;
     let scanned: BTreeMap<u32, Scanned> = (0..superblock.containers)
         .filter_map(|n| container(disk, &superblock, n).map(|scanned| (n, scanned)))
         .collect();
@@ -112,7 +113,7 @@ pub fn rebuild_disk(disk: &Disk, settings: &Settings) -> Result<Report> {
         realm_items: BTreeMap::new(),
     };
     let bounds = bounds(disk, &mut examined, &roots, &scanned);
-    let free = free_containers(&examined);
+    let free = room(free_containers(&examined), &pages);
     let next_segment = u32::try_from(bounds.segment).unwrap_or(u32::MAX);
     let bounds = Bounds { segment: bounds.segment + 1, ..bounds };
     let writer = OfflineWriter::new(disk.device(), &superblock, volume, free, next_segment);
@@ -122,8 +123,24 @@ pub fn rebuild_disk(disk: &Disk, settings: &Settings) -> Result<Report> {
     repair_disk(disk, settings)
 }
 
-/// What the store's shape is: from a superblock if one is left, else from the segments and the size.
-fn shape(disk: &Disk, settings: &Settings) -> Result<(Superblock, VolumeDirectory)> {
+/// What the store's shape is.
+struct Shape {
+    superblock: Superblock,
+    directory: VolumeDirectory,
+    /// Containers with system pages that the version that rules still names.
+    pages: BTreeSet<u32>,
+}
+
+/// Where the rebuild may write: not over pages in use while there is room for as many and what is begun, so that a store that opens does so until the rebuild is published. They
+/// cost a full store nothing: its reserve holds several times its pages.
+fn room(free: BTreeSet<u32>, pages: &BTreeSet<u32>) -> BTreeSet<u32> {
+    const BEGUN: usize = 2;
+    let others: BTreeSet<u32> = free.difference(pages).copied().collect();
+    if others.len() >= pages.len() + BEGUN { others } else { free }
+}
+
+/// From a superblock if one is left, else from the segments and the size.
+fn shape(disk: &Disk, settings: &Settings) -> Result<Shape> {
     let options = FormatOptions {
         label: String::new(),
         uuid: settings.seed,
@@ -146,12 +163,15 @@ fn shape(disk: &Disk, settings: &Settings) -> Result<(Superblock, VolumeDirector
         };
         let (_, mut directory) = blank(known.size, known.logical_block, &options)?;
         directory.table = vec![ContainerRow::FREE; known.containers as usize];
+        let mut pages = BTreeSet::new();
         if let Ok(old) = superblock::read_directory(disk.device(), &known) {
             directory.entry.volume = old.entry.volume;
             directory.entry.uuid = old.entry.uuid;
             directory.entry.bounds = old.entry.bounds;
+            let rows = (0_u32..).zip(&old.table);
+            pages.extend(rows.filter(|(_, row)| row.state == ContainerState::System).map(|(number, _)| number));
         }
-        return Ok((known, directory));
+        return Ok(Shape { superblock: known, directory, pages });
     }
     let all = headers(disk);
     let mut seeds: HashMap<[u8; 16], usize> = HashMap::new();
@@ -184,7 +204,7 @@ fn shape(disk: &Disk, settings: &Settings) -> Result<(Superblock, VolumeDirector
             && fits(&superblock)
         {
             directory.entry.volume = own.first().map_or(directory.entry.volume, |found| found.header.volume);
-            return Ok((superblock, directory));
+            return Ok(Shape { superblock, directory, pages: BTreeSet::new() });
         }
     }
     bail!("the segments of {} do not lie as in any store of this size; is it the whole device?", disk.device().label())

@@ -1,7 +1,7 @@
 //! Every index wiped: the store is made again from its segments, and everything is there, byte for byte; what the log held too, as long as its blocks are there.
 use crate::common::Random;
 use crate::fsck_bench::*;
-use envoyfs_engine::device::SimulatedDevice;
+use envoyfs_engine::device::{DeviceImage, SimulatedDevice};
 use envoyfs_layout::UNIT;
 use envoyfs_layout::directory_page::ContainerState;
 use envoyfs_layout::superblock::Superblock;
@@ -9,6 +9,7 @@ use envoyfs_namespace::api::*;
 use envoyfs_tools::fsck::disk::Disk;
 use envoyfs_tools::fsck::rebuild::rebuild_disk;
 use envoyfs_tools::fsck::report::Report;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Zeroes all superblocks, both system areas and every system container; with `log` also the ring.
@@ -144,5 +145,77 @@ fn a_rebuild_cut_at_any_write_is_begun_again() {
         let report = rebuild(&device);
         assert!(report.is_clean(), "cut {cut} of {ios}:\n{report}");
         assert_same(&tree_of(&device), &expected);
+    }
+}
+
+/// A store whose superblock is so many publications ahead of its mount's: containers are numbered from the publication of their mount on.
+fn published(checkpoints: usize) -> SimulatedDevice {
+    let device = empty(12, 512);
+    let mounted = mount(&device);
+    for number in 0..checkpoints {
+        mounted.file(InodeId::ROOT, &format!("file {number}"), &[number as u8; 6000]);
+        mounted.ns.checkpoint().unwrap();
+    }
+    mounted.file(InodeId::ROOT, "logged", &[7; 6000]);
+    mounted.ns.sync().unwrap();
+    drop(mounted.ns);
+    mounted.engine.close().unwrap();
+    device
+}
+
+/// INV-20: the page and the table that the open superblock names, and all below, until the superblock of the rebuilt store is written.
+#[test]
+fn a_store_that_opens_stays_whole_until_its_rebuild_is_published() {
+    for checkpoints in 0..5 {
+        let image = published(checkpoints).image();
+        let start = |seed| SimulatedDevice::from_image(image.clone(), 512, seed);
+        let (expected, before) = (tree_of(&start(1)), Surgeon::new(&start(1)).superblock);
+        let copies = |image: &DeviceImage| {
+            Superblock::positions(before.size).map(|at| {
+                let mut copy = vec![0; 4096];
+                image.read(at, &mut copy);
+                copy
+            })
+        };
+        let mut cut = 0;
+        loop {
+            let device = start(cut);
+            device.crash_after(cut);
+            let cut_short = rebuild_disk(&Disk::new(Arc::new(device.clone())), &settings(true));
+            // All that it wrote.
+            let left = device.image();
+            if copies(&left) != copies(&image) {
+                break;
+            }
+            assert!(cut_short.is_err(), "{checkpoints} checkpoints: nothing was published");
+            let left = SimulatedDevice::from_image(left, 512, cut);
+            assert_same(&tree_of(&left), &expected);
+            cut += 1;
+        }
+        assert!(cut > 4, "{checkpoints} checkpoints: published by write {cut}");
+    }
+}
+
+/// INV-16: a log says at its end which numbers follow; a rebuilt tree has drawn others since.
+#[test]
+fn numbers_that_a_closed_log_names_are_not_handed_out_again_after_a_rebuild() {
+    for checkpoints in 0..8 {
+        let device = wiped(&published(checkpoints), false);
+        assert!(rebuild(&device).is_clean());
+        let segments = |device: &SimulatedDevice| {
+            let table = Surgeon::new(device).directory.table;
+            table.iter().map(|row| row.segment).filter(|segment| *segment != 0).collect::<BTreeSet<_>>()
+        };
+        let before = segments(&device);
+        let mounted = mount(&device);
+        assert!(mounted.tree().contains_key("/logged"), "{checkpoints} checkpoints: the log was given up");
+        mounted.file(InodeId::ROOT, "after", &[1; 9000]);
+        mounted.close();
+        let after = segments(&device);
+        let new: Vec<u32> = after.difference(&before).copied().collect();
+        assert!(
+            !new.is_empty() && new.iter().all(|new| Some(new) > before.last()),
+            "{checkpoints} checkpoints: {new:?}, {before:?}"
+        );
     }
 }
