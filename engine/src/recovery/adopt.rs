@@ -19,7 +19,7 @@ use envoyfs_layout::roots::RootsObject;
 use envoyfs_layout::segment::TableRow;
 use envoyfs_layout::system_page::HistoryRow;
 use envoyfs_layout::wal::Relocated;
-use envoyfs_layout::{LayoutError, Oid, ReferenceKind};
+use envoyfs_layout::{LayoutError, ReferenceKind};
 use std::collections::BTreeSet;
 
 /// Drops, released rows and repairs between two looks at the memory that changed pages take.
@@ -126,18 +126,14 @@ impl Engine {
         let (mut named, pager) = (Vec::new(), self.pager());
         for moved in &found.relocated {
             let Relocated { number: segment, slot, units, container, offset_units } = *moved;
-            let is_it = |oid: Oid| oid.segment() == segment && u32::from(oid.slot()) == slot;
-            let row = found.records.iter().find_map(|record| {
-                let object = record.data.iter().find(|object| is_it(object.oid))?;
-                Some(TableRow {
-                    oid: object.oid,
-                    birth: record.hlc.birth(),
-                    stored_bytes: object.stored_bytes,
-                    crc: checksum::join(&object.crcs, object.stored_bytes as usize),
-                    offset_units,
-                    kind: ReferenceKind::Extent,
-                    owner: 0,
-                })
+            let row = found.naming(moved).map(|(record, object)| TableRow {
+                oid: object.oid,
+                birth: record.hlc.birth(),
+                stored_bytes: object.stored_bytes,
+                crc: checksum::join(&object.crcs, object.stored_bytes as usize),
+                offset_units,
+                kind: ReferenceKind::Extent,
+                owner: 0,
             });
             let to = Fragment { units, container, offset_units };
             let pinned = segment_in(container);

@@ -31,6 +31,8 @@ struct Plan {
     from: u64,
     /// They fail when somebody waits for them, not at once: then the record that names them stands in the log already.
     late: bool,
+    /// Writes to segments that are on their way for ever.
+    held: Option<Vec<Completion>>,
 }
 
 /// A failure that is told to who waits. If more are to fail, it is the next write that does: the same data, elsewhere.
@@ -64,6 +66,12 @@ impl Device for Failing {
     fn submit(&self, write: Write) -> Ticket {
         let (fails, late) = {
             let mut plan = self.plan.lock();
+            let from = plan.from;
+            if let Some(held) = plan.held.as_mut().filter(|_| write.offset >= from) {
+                let (ticket, completion) = Ticket::pair();
+                held.push(completion);
+                return ticket;
+            }
             let counts = write.offset >= plan.from && plan.count > 0;
             plan.seen += u64::from(counts);
             let count = if plan.late { 1 } else { plan.count };
@@ -106,7 +114,7 @@ fn failing(barrier: Barrier, first: u64, count: u64, late: bool) -> (Failing, Cl
     let failing = Failing { device, plan: Arc::default() };
     let clock = clock();
     let engine = mount(&failing, &clock).unwrap();
-    *failing.plan.lock() = Plan { seen: 0, first, count, from: superblock.segments_offset, late };
+    *failing.plan.lock() = Plan { seen: 0, first, count, from: superblock.segments_offset, late, held: None };
     (failing, Client::start(engine, clock))
 }
 
@@ -273,6 +281,67 @@ fn the_container_of_relocated_data_is_kept_until_the_data_is_published() {
         assert_ne!(state(&client), ContainerState::Free, "it lives there");
         client.verify();
         recovers(&device, client, 9);
+    }
+    assert!(elsewhere > 0);
+}
+
+/// The container was opened for it, behind where the log is cut; nothing but the log says so.
+#[test]
+fn the_container_of_relocated_data_is_kept_if_the_log_is_cut_before_it_was_opened() {
+    let mut elsewhere = 0;
+    for before in 0..32 {
+        let (device, mut client) = failing(Barrier::Flush, u64::MAX, 1, true);
+        history(&mut client, 12, true).unwrap();
+        fill(&client, before, 9000);
+        {
+            let mut plan = device.plan.lock();
+            (plan.seen, plan.first) = (0, 1);
+        }
+        client.run(&Op::Write { tree: 0, key: 99, seed: 5, len: 9000 }).unwrap();
+        let end = client.engine.end();
+        let placed = client.extent_of(0, 99).0.segment();
+        device.plan.lock().held = Some(Vec::new());
+        // Small enough to come before whatever opens a container.
+        client.run(&Op::Write { tree: 0, key: 98, seed: 6, len: 512 }).unwrap();
+        let held = device.plan.lock().held.take().unwrap();
+        let wal = &client.engine.writer().unwrap().wal;
+        if held.len() != 1 || wal.commit(end).is_err() || relocated(&client) != 1 {
+            held.into_iter().for_each(|write| write.complete(Ok(())));
+            continue;
+        }
+        let space = &client.engine.writer().unwrap().space;
+        let container = space.relocations()[0].to.container;
+        let is_home = client.engine.reader.home(placed) == Some(container);
+        let clock = client.clock.clone();
+        let image = device.device.durable_image();
+        held.into_iter().for_each(|write| write.complete(Ok(())));
+        drop(client);
+        if is_home {
+            continue;
+        }
+        elsewhere += 1;
+        // Mounts that die before their first checkpoint, then one that lives.
+        let mut left = SimulatedDevice::from_image(image, 512, before.into());
+        for mount in 0..3 {
+            let mut client = Client::start(open(&left, &clock).unwrap(), clock.clone());
+            assert_eq!(client.engine.read_only(), "");
+            let tree = &client.logical()[&0];
+            assert!(tree.contains_key(&99) && !tree.contains_key(&98), "after {before}, mount {mount}");
+            for _ in 0..40 {
+                client.engine.clean_anyway().unwrap();
+            }
+            if before % 2 == 0 && mount == 2 {
+                client.checkpoint().unwrap();
+            }
+            fill(&client, 60, 9000);
+            client.verify();
+            if mount == 2 {
+                history(&mut client, 60, true).unwrap();
+                client.quiesce_and_check();
+            }
+            drop(client);
+            left = SimulatedDevice::from_image(left.durable_image(), 512, mount);
+        }
     }
     assert!(elsewhere > 0);
 }

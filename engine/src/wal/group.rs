@@ -10,7 +10,7 @@
 //! group names other data, or somebody wants a barrier.
 //!
 //! Data that was written elsewhere ([`crate::space`]) completes after its RELOCATED record was appended; that record must not be less durable than what rests on it. So what is
-//! covered is fixed first, then the local records that wait are framed, and then comes the flush.
+//! covered is fixed first, then the local records that wait are framed and written, also those that others framed meanwhile, and then comes the flush.
 
 use super::line::{self, Call, Line};
 use super::ring::RingGeometry;
@@ -367,8 +367,9 @@ impl Wal {
         };
         if self.levels.local_bytes.load(Ordering::Acquire) > 0 {
             self.submit_waiting(false, self.staging.end()).map_err(|error| error.to_string())?;
-            self.wait_blocks()?;
         }
+        // Also if there are none: others may have framed them since, and a lazy write is nobody's but the leader's.
+        self.wait_blocks()?;
         if flush && !sabotage::on(Rule::AckWithoutFlush) {
             let flushing = self.metrics.time(&self.metrics.log.group_flush);
             self.device.flush().map_err(|error| format!("a flush failed: {error}"))?;

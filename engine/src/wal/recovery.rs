@@ -18,7 +18,7 @@ use crate::sabotage::{self, Rule};
 use crate::store::{DataObject, Origin, Result};
 use envoyfs_layout::directory_page::{CUTS_MAX, Cut, StartPosition, VolumeEntry};
 use envoyfs_layout::wal::{Block, CheckpointBody, Closed, Record, Relocated, SegmentPlaced, kind};
-use envoyfs_layout::{Hlc, LayoutError, Lsn};
+use envoyfs_layout::{Hlc, LayoutError, Lsn, Oid};
 
 /// Bytes of the ring behind the end of the chain that are searched for blocks of this mount. More than can be un-flushed at any time.
 const SEARCH_BYTES: u64 = 4 * super::UNFLUSHED_BYTES_MAX;
@@ -123,7 +123,7 @@ impl std::fmt::Display for Corruption {
 pub struct Found {
     /// The records from the *published* freeze LSN up to the cut, engine records too.
     pub records: Vec<FoundRecord>,
-    /// Placements in the blocks kept.
+    /// Placements in the blocks kept, and behind the cut those of containers that hold relocated data of a record kept.
     pub placed: Vec<SegmentPlaced>,
     /// Every relocation that the log tells of, also behind the cut: a record before the cut may rest on one.
     pub relocated: Vec<Relocated>,
@@ -316,7 +316,10 @@ pub fn scan(device: &dyn Device, ring: &RingGeometry, entry: &VolumeEntry, judge
     found.end_at(entry, cut);
     found.drop_unserved_generation(entry);
     let last = found.cut.sequence;
-    found.placed = placed.into_iter().filter(|(sequence, _)| *sequence <= last).map(|(_, placed)| placed).collect();
+    // Behind the cut, what was opened is as if it had never been, but for containers that hold what a record before the cut names.
+    let is_kept = |sequence: u64, container: u32| sequence <= last || found.rests_on(container);
+    let kept = placed.iter().filter(|(sequence, placed)| is_kept(*sequence, placed.container));
+    found.placed = kept.map(|(_, placed)| *placed).collect();
     let own = found.chain.last().is_some_and(|block| block.generation == entry.ring_generation);
     let is_end = |sequence: u64| own && sequence == last && cut == lineage.end && found.corrupt.is_none();
     let closed = closed_at.filter(|(sequence, _)| is_end(*sequence) || sabotage::on(Rule::ClosedNumbersBelieved));
@@ -492,6 +495,18 @@ impl Found {
         });
         let sequence = last.map_or(entry.start.sequence.saturating_sub(1), |block| block.sequence);
         self.cut = Cut { lsn, sequence, offset, ..Cut::default() };
+    }
+
+    /// The record that names what was written elsewhere, and the object.
+    #[must_use]
+    pub fn naming(&self, moved: &Relocated) -> Option<(&FoundRecord, &DataObject)> {
+        let is_it = |oid: Oid| oid.segment() == moved.number && u32::from(oid.slot()) == moved.slot;
+        self.records.iter().find_map(|record| Some((record, record.data.iter().find(|object| is_it(object.oid))?)))
+    }
+
+    /// A record kept names data that was written elsewhere, into this container.
+    fn rests_on(&self, container: u32) -> bool {
+        self.relocated.iter().any(|moved| moved.container == container && self.naming(moved).is_some())
     }
 
     /// With a full list of cuts, the last mount had to publish a checkpoint before it served anybody ([`super::Next`]). If it did not get that far, its records are

@@ -1,7 +1,9 @@
 //! One rule of durability a test.
 
 use super::harness::{BLOCK, DATA_AT, Mounted, NOW, Oracle, checkpoint_body, look, make, mount, mount_at, mount_with};
-use crate::device::{AlignedBuf, Device, DeviceError, Fault, Geometry, SimulatedDevice, Ticket, Write};
+use crate::device::{
+    AlignedBuf, Completion, Device, DeviceError, Drive, Fault, Geometry, SimulatedDevice, Ticket, Write,
+};
 use crate::hlc::HlcSource;
 use crate::store::Result;
 use crate::wal::recovery::Cause;
@@ -206,6 +208,85 @@ fn a_barrier_does_not_pass_a_record_whose_data_is_still_being_written() {
     assert_eq!(mounted.wal.durable(), third);
 }
 
+/// A write that stays with whoever submitted it until somebody waits for it.
+struct Held(SimulatedDevice, Mutex<Option<(Write, Completion)>>);
+
+impl Drive for Held {
+    fn drive(&self) -> bool {
+        let Some((write, completion)) = self.1.lock().take() else { return false };
+        completion.complete(self.0.submit(Write { lazy: false, ..write }).wait());
+        true
+    }
+}
+
+struct HoldsLazyWrites(SimulatedDevice);
+
+impl Device for HoldsLazyWrites {
+    fn geometry(&self) -> Geometry {
+        self.0.geometry()
+    }
+    fn read(&self, offset: u64, into: &mut AlignedBuf) -> std::result::Result<(), DeviceError> {
+        self.0.read(offset, into)
+    }
+    fn submit(&self, write: Write) -> Ticket {
+        if !write.lazy {
+            return self.0.submit(write);
+        }
+        let held = Arc::new(Held(self.0.clone(), Mutex::default()));
+        let (ticket, completion) = Ticket::pair_driven_by(Some(Arc::<Held>::clone(&held)));
+        *held.1.lock() = Some((write, completion));
+        ticket
+    }
+    fn flush(&self) -> std::result::Result<(), DeviceError> {
+        self.0.flush()
+    }
+    fn discard(&self, offset: u64, len: u64) -> std::result::Result<(), DeviceError> {
+        self.0.discard(offset, len)
+    }
+    fn label(&self) -> String {
+        self.0.label()
+    }
+}
+
+/// Data that is whole only once a local record says where it lies; somebody else frames that record while the leader still waits for the data.
+struct Elsewhere(Arc<Wal>, Mutex<Option<Completion>>);
+
+impl Drive for Elsewhere {
+    fn drive(&self) -> bool {
+        let Some(completion) = self.1.lock().take() else { return false };
+        self.0.append_local(kind::SEGMENT_PLACED, &SegmentPlaced { number: 8, container: 7 }.encode()).unwrap();
+        self.0.frame().unwrap();
+        completion.complete(Ok(()));
+        true
+    }
+}
+
+#[test]
+fn a_local_record_that_another_framed_is_durable_before_what_rests_on_it() {
+    let (mounted, _) = store(64);
+    let device = Arc::new(HoldsLazyWrites(mounted.device.clone()));
+    let wal = log_on(device, &mounted);
+    let driver = Arc::new(Elsewhere(Arc::clone(&wal), Mutex::default()));
+    let (write, completion) = Ticket::pair_driven_by(Some(Arc::<Elsewhere>::clone(&driver)));
+    *driver.1.lock() = Some(completion);
+    let mut room = wal.try_reserve(1, 100).unwrap();
+    let record = NewRecord { writes: &[write], ..NewRecord::engine(256, &[7; 40]) };
+    let end = wal.append(&mut room, record).unwrap().end;
+    wal.commit(end).unwrap();
+    let found = look(&mounted.device.crash(1)).unwrap().2;
+    assert_eq!((found.records.len(), found.cut.lsn), (1, end));
+    assert_eq!(found.placed, [SegmentPlaced { number: 8, container: 7 }]);
+}
+
+/// A log of its own on the ring of a store that was just mounted.
+fn log_on(device: Arc<dyn Device>, mounted: &Mounted) -> Arc<Wal> {
+    let hlc = HlcSource::after_recovery(NOW, Hlc::ZERO, Hlc::ZERO, false).0;
+    let config =
+        Config { ring: ring(mounted), writer_epoch: 1, checkpoint_blocks: 1, seal_blocks: 1, durable_writes: false };
+    let resume = mounted.found.resume(&mounted.directory.entry, hlc);
+    Wal::new(device, mounted.clock.clone(), config, resume, crate::metrics::Metrics::new(mounted.clock.clone()))
+}
+
 #[test]
 fn what_is_appended_while_a_flush_runs_is_not_covered_by_it() {
     /// Appends a record in the middle of every flush.
@@ -239,17 +320,7 @@ fn what_is_appended_while_a_flush_runs_is_not_covered_by_it() {
     }
     let (mounted, _) = store(64);
     let device = Arc::new(AppendsInFlush(mounted.device.clone(), Mutex::new(None)));
-    let hlc = HlcSource::after_recovery(NOW, Hlc::ZERO, Hlc::ZERO, false).0;
-    let config =
-        Config { ring: ring(&mounted), writer_epoch: 1, checkpoint_blocks: 1, seal_blocks: 1, durable_writes: false };
-    let resume = mounted.found.resume(&mounted.directory.entry, hlc);
-    let wal = Wal::new(
-        device.clone(),
-        mounted.clock.clone(),
-        config,
-        resume,
-        crate::metrics::Metrics::new(mounted.clock.clone()),
-    );
+    let wal = log_on(device.clone(), &mounted);
     *device.1.lock() = Some(Arc::clone(&wal));
     let mut room = wal.try_reserve(1, 100).unwrap();
     let end = wal.append(&mut room, NewRecord::engine(256, &[8; 40])).unwrap().end;
