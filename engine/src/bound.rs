@@ -7,7 +7,7 @@ use crate::engine::Engine;
 use crate::settings::Settings;
 use crate::space::admission::Budget;
 use crate::space::{BACKGROUND_REQUEST_BYTES, Container, Shape, URGENT_DEPTH};
-use crate::state::{TableRow, Unstored, map_memory};
+use crate::state::{Fragment, TableRow, Unstored, map_memory};
 use envoyfs_layout::batch::{BatchObject, Delta};
 use envoyfs_layout::directory_page::{ContainerRow, ROW_BYTES};
 use envoyfs_layout::{BLOCK, Oid, Reference, UNIT};
@@ -23,7 +23,7 @@ pub struct MemoryBound {
     /// [`Settings::segment_cache_bytes`], and as much again (at least 128 KiB) while a batch is applied. A read-only mount that adopts one keeps the pages of all segments that it changes:
     /// a whole page for each segment.
     pub pages: u64,
-    /// [`Settings::slot_map_bytes`], and what the cleaner moved that no page says yet.
+    /// [`Settings::slot_map_bytes`], [`Settings::pinned_bytes`], and what the cleaner moved that no page says yet.
     pub slot_maps: u64,
     /// Records without a block, and the place of each block in the ring.
     pub log: u64,
@@ -136,6 +136,9 @@ const fn tree_memory(entries: u64, entry_bytes: usize) -> u64 {
     entries * (11 * entry_bytes as u64 + 24 + 40) / 5
 }
 
+/// A place of a dead unit on its way there, in a list that grows.
+const PLACE_BYTES: u64 = size_of::<(u32, u32, Fragment)>() as u64;
+
 pub(crate) fn memory_bound(settings: &Settings, shape: &Shape, sizes: &Sizes) -> MemoryBound {
     let containers = u64::from(shape.containers);
     let extent = u64::from(shape.segment_bytes / 4).min(1 << 20);
@@ -159,7 +162,14 @@ pub(crate) fn memory_bound(settings: &Settings, shape: &Shape, sizes: &Sizes) ->
         pages: settings.segment_cache_bytes
             + 2 * page
             + page_max * if sizes.read_only { sizes.segments + 1 } else { 1 },
-        slot_maps: settings.slot_map_bytes + page + page_max,
+        slot_maps: settings.slot_map_bytes
+            + page
+            + page_max
+            + if sizes.read_only {
+                0
+            } else {
+                settings.pinned_bytes + 2 * settings.pinned_places() as u64 * PLACE_BYTES
+            },
         log: sizes.staging_bytes + vector_memory(sizes.ring_blocks, 24),
         // A buffer whose data was split over two containers lives until both halves are written, and only what is not yet is counted as in flight: one a stream, as long as a write does
         // not take longer than all those that fill the next container.

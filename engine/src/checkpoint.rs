@@ -4,12 +4,13 @@
 //! law -> roots twice, drops, batch -> data and writes so far done -> cleaner -> table parts -> all writes done -> system pages -> FLUSH
 //!   -> CHECKPOINT record -> directory, segment table (slot N mod 2 in A and B) -> FLUSH, record committed
 //!   -> superblocks 0,1 -> FLUSH -> superblocks 2,3 -> FLUSH
-//!   -> readers of before have left -> dead containers and ring space are reused          (INV-13, INV-37)
+//!   -> the client shows the new version -> readers of before have left -> dead containers that no pin holds back, and ring space, are reused     (INV-13, INV-37)
 //! ```
 //! Before the record is durable: the previous checkpoint, and the log replays. Between the record and the superblock: recovery adopts the record, applies its batch to the
 //! previous state and publishes that; what the cleaner moved is forgotten then, its sources are intact. Any error here poisons the store (INV-33).
 
 mod pages;
+mod reuse;
 
 use crate::StoreError;
 use crate::cleaner::Progress;
@@ -31,6 +32,7 @@ use envoyfs_layout::directory_page::{
 use envoyfs_layout::roots::{BLOB_BYTES_MAX, RootsObject};
 use envoyfs_layout::wal::{CheckpointBody, kind};
 use envoyfs_layout::{Encoding, Hlc, Oid, Reference, ReferenceKind, UNIT};
+pub(crate) use reuse::HeldBack;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -85,12 +87,18 @@ impl Engine {
         Ok(())
     }
 
-    pub(crate) fn publish_checkpoint(&self, frozen: Frozen, roots: Roots, changes: Changes) -> Result<()> {
+    pub(crate) fn publish_checkpoint(
+        &self,
+        frozen: Frozen,
+        roots: Roots,
+        changes: Changes,
+        show: &mut dyn FnMut(),
+    ) -> Result<()> {
         let writer = self.writer()?;
         let timing = self.metrics.time(&self.metrics.checkpoint.total);
         let result = {
             let mut published = writer.published.lock();
-            self.try_publish(writer, &mut published, &frozen, &roots, &changes)
+            self.try_publish(writer, &mut published, &frozen, &roots, &changes, show)
         };
         timing.stop();
         if let Err(error) = &result {
@@ -111,6 +119,7 @@ impl Engine {
         frozen: &Frozen,
         roots: &Roots,
         changes: &Changes,
+        show: &mut dyn FnMut(),
     ) -> Result<()> {
         let space = &writer.space;
         let misuse =
@@ -189,7 +198,11 @@ impl Engine {
         stage.next(&stages.clean);
         let mut candidates = self.candidates(space);
         // What this publication gives back by itself needs no copying.
-        let dead = self.dead(&candidates);
+        let dead = {
+            // What pins hold back is not given back for certain.
+            let (dead, held) = (self.dead(&candidates), writer.held.lock());
+            dead.into_iter().filter(|container| !held.holds(*container)).collect()
+        };
         if self.is_behind(writer, &cleaning, &dead) {
             self.clean_now(writer, &mut cleaning, &dead)?;
         }
@@ -204,6 +217,7 @@ impl Engine {
         space.wait_writes()?;
         stage.next(&stages.pages);
 
+        self.keep_buried();
         self.install(space, moves)?;
         #[cfg(test)]
         if let Some(look) = &*self.after_install.lock() {
@@ -211,7 +225,7 @@ impl Engine {
         }
         crate::space::install_relocations(&self.pager(), &space.relocations())?;
         let mut releasable = self.dead(&candidates);
-        self.leave_homes(space, &releasable)?;
+        self.leave_homes(writer, &releasable)?;
         if sabotage::on(Rule::MarkBeforePublication) {
             self.pin_version(frozen.number, &roots.references, copies);
         }
@@ -326,10 +340,9 @@ impl Engine {
         }
         drop(objects);
         writer.unpublished.fetch_sub(named, Ordering::Relaxed);
-        self.reader.readers.wait_for_earlier();
         cleaning.took(free_then.saturating_sub(space.free_containers()));
-        releasable.iter().for_each(|container| space.release(*container));
-        cleaning.published(&writer.cleaning, &releasable);
+        let released = self.reuse(writer, &releasable, dropped, show);
+        cleaning.published(&writer.cleaning, &released);
         drop(cleaning);
         stage.stop();
         stages.published.increment();
@@ -404,22 +417,23 @@ impl Engine {
     }
 
     /// Segments whose home is about to be reused lose it.
-    fn leave_homes(&self, space: &Space, releasable: &BTreeSet<u32>) -> Result<()> {
+    fn leave_homes(&self, writer: &Writer, releasable: &BTreeSet<u32>) -> Result<()> {
+        let space = &writer.space;
         let homes: Vec<(u32, u32)> = space.with_containers(|containers| {
             let segment = |container: &u32| containers.get(*container).map_or(0, |row| row.segment);
             releasable.iter().map(|container| (*container, segment(container))).collect()
         });
         self.load_segments(&homes.iter().map(|(_, segment)| *segment).collect())?;
-        let mut state = self.state.lock();
-        for (container, segment) in homes {
-            state.release(container, segment);
-            if state.table().contains_key(&segment) {
-                self.reader.set_home(segment, None);
-            } else {
-                self.reader.forget(segment);
-            }
-        }
-        state.forget_empty().into_iter().for_each(|number| self.reader.forget(number));
+        let gone = {
+            let mut state = self.state.lock();
+            homes.iter().for_each(|(container, segment)| state.release(*container, *segment));
+            state.forget_empty()
+        };
+        // Before anybody is sent to a page that is given up with them.
+        self.keep_buried();
+        gone.iter().for_each(|number| self.reader.set_page(*number, Place::NONE, false));
+        // Readers go on finding what they have seen: until the containers are reused.
+        writer.held.lock().leave(homes, gone);
         Ok(())
     }
 

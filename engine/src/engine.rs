@@ -23,6 +23,7 @@ pub(crate) use counters::Counters;
 pub(crate) use last_mark::LastMark;
 
 use crate::StoreError;
+use crate::checkpoint::HeldBack;
 use crate::cleaner::Cleaning;
 use crate::device::Device;
 use crate::history::HistoryPolicy;
@@ -84,6 +85,8 @@ pub(crate) struct Writer {
     pub(crate) admission: Arc<Admission>,
     pub(crate) counters: Counters,
     pub(crate) cleaning: Cleaning,
+    /// Dead containers that are not reused yet.
+    pub(crate) held: Mutex<HeldBack>,
     /// The published checkpoint's freeze LSN and number, to be looked at without waiting for a checkpoint under way.
     pub(crate) freeze: AtomicU64,
     pub(crate) number: AtomicU64,
@@ -169,6 +172,7 @@ impl Writer {
             admission: Arc::new(admission),
             counters,
             cleaning: Cleaning::default(),
+            held: Mutex::default(),
             committer: Mutex::new(committer),
         })
     }

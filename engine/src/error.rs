@@ -80,6 +80,9 @@ pub enum StoreError {
         /// Which.
         what: &'static str,
     },
+    /// A pin was broken: space was so short that what it held back was needed (decision 0016). Take another one, and look up anew what you want to read.
+    #[error("the pin was broken: the store is full and needs what it held back; start again with a new one")]
+    PinBroken,
     /// The call does not wait, or cannot since the store runs without threads, and needs a checkpoint: make one, or see that somebody does, then ask again.
     #[error("{what} has to wait for a checkpoint")]
     WouldWait {

@@ -38,9 +38,11 @@
 //! Listing a shared node as gone loses data; leaving out an exclusive one only wastes space. An object whose count falls to zero is freed with all that only it held, a paced amount each checkpoint.
 //!
 //! **Read.** [`read_node`](store::Store::read_node) and [`read_data`](store::Store::read_data) verify every byte against the checksums in the reference, or beside it. Objects never change, so what was read may be cached for
-//! ever. From the call of [`publish`](store::Store::publish) on, not from its return, reads of what the new checkpoint no longer reaches may fail ([`StoreError::Damaged`], [`StoreError::BadReference`]); they never give other
-//! bytes. So a reader waits for no checkpoint: it starts again from the newest roots when a read fails, the second time with `publish` kept out (`examples/key_value` does that). For more than a moment it walks a *retained*
-//! checkpoint ([`HistoryPolicy`], [`history`](store::Store::history)), which stays readable until it is dropped. There is no pin that a reader could hold.
+//! ever. What a checkpoint no longer reaches is gone from the call of [`publish`](store::Store::publish) on, not from its return: reads of it fail ([`StoreError::Damaged`],
+//! [`StoreError::BadReference`]), and never give other bytes. So take a [`pin`](store::Store::pin) first, then look up under your lock what to read, then read without it: everything that could be reached when the pin was taken stays readable
+//! until it is dropped. Publish with [`publish_and_show`](store::Store::publish_and_show), and take the new roots over in its callback, so that no reader pins the old ones too late. A pin holds dead space back; a store that is full breaks it
+//! rather than refuse anybody ([`Pin::is_broken`](store::Pin::is_broken), [`StoreError::PinBroken`]): then start again with a new one. Who reads for minutes walks a *retained* checkpoint instead ([`HistoryPolicy`],
+//! [`history`](store::Store::history)), which stays readable until it is dropped.
 //!
 //! **Failures.** A failed write of the log, or flush, *poisons* the store: reads go on, nothing is acknowledged or published any more, and a new mount recovers. `WouldWait` asks for a
 //! checkpoint: any call that would wait for one answers so in a store without threads (tests), and [`number`](store::Store::number) in every store. `Misuse` means that the client broke one of these rules.

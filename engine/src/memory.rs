@@ -11,9 +11,10 @@ mod oracle;
 mod tests;
 
 use crate::StoreError;
+use crate::space::pins::Pins;
 use crate::store::{
-    Appended, Batch, Changes, Counter, DataObject, Draft, Frozen, Limits, Need, OnDurable, Permit, PermitInner, Reason,
-    Replayed, Result, Roots, Store, Tier, Usage,
+    Appended, Batch, Changes, Counter, DataObject, Draft, Frozen, Limits, Need, OnDurable, Permit, PermitInner, Pin,
+    Reason, Replayed, Result, Roots, Store, Tier, Usage,
 };
 use envoyfs_layout::{BLOCK, Encoding, Hlc, LayoutError, Lsn, Oid, Reference, ReferenceKind, UNIT, checksum, node};
 use oracle::{Object, Objects};
@@ -46,6 +47,7 @@ pub struct MemoryStore {
     options: MemoryOptions,
     state: Mutex<State>,
     appended: Condvar,
+    pins: Arc<Pins>,
 }
 
 /// A record and the bytes of the data objects that it names.
@@ -110,7 +112,7 @@ impl MemoryStore {
             published_freeze: Lsn(0),
             poisoned: None,
         };
-        Self { options, state: Mutex::new(state), appended: Condvar::new() }
+        Self { options, state: Mutex::new(state), appended: Condvar::new(), pins: Arc::default() }
     }
 
     /// What a mount finds after a power failure: the roots last published and the records up to `keep`, which must be a record's end and at least the durable LSN. This
@@ -152,7 +154,7 @@ impl MemoryStore {
             published_freeze: state.published_freeze,
             poisoned: None,
         };
-        Self { options: self.options, state: Mutex::new(after), appended: Condvar::new() }
+        Self { options: self.options, state: Mutex::new(after), appended: Condvar::new(), pins: Arc::default() }
     }
 
     /// LSN up to which everything survives any crash.
@@ -439,6 +441,10 @@ impl Store for MemoryStore {
         Ok(())
     }
 
+    fn pin(&self) -> Pin {
+        self.pins.pin(0)
+    }
+
     fn wait_checkpoint(&self, timeout_ms: u64) -> Option<Reason> {
         let mut state = self.state.lock();
         let due = |state: &State| {
@@ -465,6 +471,10 @@ impl Store for MemoryStore {
         let mut state = self.state.lock();
         state.check()?;
         assert_eq!(state.frozen, Some(frozen.number), "the published checkpoint is the frozen one");
+        // What was freed by the one before can be read until this one; by a reader that has a pin, until it is dropped.
+        if self.pins.count() == 0 {
+            state.objects.forget_freed();
+        }
         state.objects.publish(&frozen, roots, changes, self.options.drops_per_checkpoint);
         state.frozen = None;
         state.published_freeze = frozen.freeze;

@@ -207,6 +207,15 @@ groups! {
         too_large: Counter = "Operations refused: larger than the log admits.",
         wait_numbers: Counter = "Numbers asked for beyond the durable bound.",
     }
+    /// Pins of clients, which hold back containers that are dead.
+    pins: PinMetrics {
+        taken: Counter = "Pins taken.",
+        broken: Counter = "Pins broken because space was needed.",
+        held: Gauge = "Pins held, at the last publication.",
+        oldest_ms: Gauge = "Age of the oldest pin that counts, at the last publication; milliseconds.",
+        containers: Gauge = "Dead containers held back by pins.",
+        places: Gauge = "Places of dead units remembered for pins.",
+    }
     /// Failures that end writing.
     poison: PoisonMetrics {
         poisoned: Gauge = "1 since a write or flush failed.",

@@ -72,6 +72,10 @@ mutants! {
     ReaderLeavesWithoutLock: "models::a_place_is_not_reused_while_a_reader_that_looked_it_up_is_inside",
     /// The epoch is raised after the readers were waited for.
     EpochRaisedLate: "models::a_place_is_not_reused_while_a_reader_that_looked_it_up_is_inside",
+    /// Who drops a pin takes those of others with it.
+    PinTakesOthers: "models::what_was_reachable_when_a_pin_was_taken_is_read_until_it_is_dropped",
+    /// Who reuses containers asks for pins before the client shows what was published.
+    PinsAskedEarly: "models::what_was_reachable_when_a_pin_was_taken_is_read_until_it_is_dropped",
     /// A reader of a segment's page takes the place that it saw before it entered.
     PageLookedUpOnce: "slot_maps::units_that_move_are_found_wherever_they_were_looked_up",
     /// A slot map that was read is kept although the segment's page is another one by now.

@@ -372,6 +372,7 @@ impl Engine {
         let (entry, roots) = (directory.entry, self.recovered.references.clone());
         let published = Published { superblock: next, entry, table: published_table, roots };
         let batches = Batches { current: Objects { number: number + 1, ..Objects::default() }, ..Batches::default() };
+        self.state.lock().remember_buried(self.options.settings.pinned_places());
         let writer = Writer::new(wal, space, batches, published, counters, budget, self.options.threads)?;
         // After a long replay too: the next crash need not replay it again.
         writer.unserved.store(unserved, Ordering::SeqCst);

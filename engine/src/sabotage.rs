@@ -63,6 +63,8 @@ rules! {
     PinsIgnored,
     /// Containers are reused while a reader that looked them up before is still reading (INV-13).
     ReaderPinsIgnored,
+    /// Containers are reused while a client holds a pin that is older than what died in them (INV-13).
+    PinnedReused,
     /// Containers are cleaned while what was written to them is under way (INV-14).
     CleanedBeforeArrival,
     /// A segment's page that was read while a newer one was written is taken for the newest (INV-07).

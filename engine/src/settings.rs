@@ -1,6 +1,7 @@
 //! What memory and work a mounted store may take. Every bound is stated here, once (INV-35); [`crate::bound`] adds them up.
 
 use crate::history::HistoryPolicy;
+use crate::space::kept::FRAGMENT_BYTES;
 
 /// Bytes of `dirty_bytes` for each of `unpublished_objects`: about what one of these takes.
 const BYTES_A_DIRTY_OBJECT: u64 = 384;
@@ -21,6 +22,8 @@ pub struct Settings {
     pub dirty_bytes: u64,
     /// Bytes of data with writes under way: who writes more waits until a third of it is done.
     pub in_flight_bytes: u64,
+    /// Bytes of memory for places of moved units that died while a pin is held (INV-13): pins are broken when it does not suffice.
+    pub pinned_bytes: u64,
     /// Which checkpoints stay readable. None unless asked for; [`HistoryPolicy::default`] is the policy meant for mounts.
     pub history: HistoryPolicy,
 }
@@ -33,6 +36,7 @@ impl Default for Settings {
             unpublished_objects: 1 << 20,
             dirty_bytes: 384 << 20,
             in_flight_bytes: 12 << 20,
+            pinned_bytes: 16 << 20,
             history: HistoryPolicy::NONE,
         }
     }
@@ -50,6 +54,11 @@ impl Settings {
     #[must_use]
     pub const fn with_dirty(self, bytes: u64) -> Self {
         Self { dirty_bytes: bytes, unpublished_objects: bytes / BYTES_A_DIRTY_OBJECT, ..self }
+    }
+
+    /// Places that fit into [`Settings::pinned_bytes`].
+    pub(crate) fn pinned_places(&self) -> usize {
+        usize::try_from(self.pinned_bytes / FRAGMENT_BYTES).unwrap_or(usize::MAX)
     }
 
     /// Pieces that the cleaner copies between two publications; never fewer than a container of so many units has.

@@ -8,6 +8,7 @@ use crate::history::{HistoryPolicy, HistoryRoot};
 use crate::mark::{MarkOptions, MarkProgress, MarkReport, Uses};
 use crate::metrics::Metrics;
 use crate::scrub::{ScrubOptions, ScrubReport};
+pub use crate::space::pins::Pin;
 use envoyfs_layout::{Hlc, Lsn, Oid, Reference, ReferenceKind};
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
@@ -312,10 +313,26 @@ pub trait Store: Send + Sync + 'static {
     /// Appends data for the builder: a payload that becomes an extent at the checkpoint. Buffered like nodes, 4 KiB-aligned when it is 4 KiB or more. In the given batch without a record.
     fn append_payload(&self, batch: Batch, birth: Hlc, data: &[u8]) -> Result<DataObject>;
     /// Whole node, verified against the reference's checksum (INV-14). The engine does not cache decoded nodes. Fails for what a checkpoint that is being published no longer
-    /// reaches, from the call of [`Store::publish`] on, unless a retained checkpoint does: start again from the newest roots. It never gives other bytes.
+    /// reaches, from the call of [`Store::publish`] on, unless a pin that was taken before, or a retained checkpoint, holds it: start again from the newest roots. It never gives other bytes.
     fn read_node(&self, reference: &Reference) -> Result<Arc<[u8]>>;
     /// Bytes [first, first + into.len()) of an extent's stored bytes, both multiples of 512 and `first` of 4096; `crcs` are the checksums of the blocks touched (whole blocks are read). Fails like [`Store::read_node`].
     fn read_data(&self, oid: Oid, first: u32, crcs: &[u32], into: &mut [u8]) -> Result<()>;
+
+    /// Takes a pin: everything that can be reached at this moment, from the roots that were shown last and through what was appended since, stays readable until the pin is dropped,
+    /// whatever is published meanwhile. Costs a moment's lock; holds up nothing but the reuse of space. Take it first, then look up what to read.
+    ///
+    /// Publications show their roots when [`Store::publish_and_show`] says so; with [`Store::publish`] they do before the client can have taken them over, and a reader that pins in
+    /// between may find that what the old roots lead to is gone. What a pin holds back is dead space: it is told by the metrics `pins`. A pin is *broken* when a publication, a
+    /// deletion or a writer would otherwise be refused for lack of that space ([`Pin::is_broken`]): reads of what it pinned may fail then, they never give other bytes.
+    fn pin(&self) -> Pin;
+    /// [`Store::read_node`] of something that is pinned: [`StoreError::PinBroken`] if it fails and the pin is broken.
+    fn read_pinned_node(&self, pin: &Pin, reference: &Reference) -> Result<Arc<[u8]>> {
+        self.read_node(reference).map_err(|error| pin.explain(error))
+    }
+    /// [`Store::read_data`] of something that is pinned: [`StoreError::PinBroken`] if it fails and the pin is broken.
+    fn read_pinned_data(&self, pin: &Pin, oid: Oid, first: u32, crcs: &[u32], into: &mut [u8]) -> Result<()> {
+        self.read_data(oid, first, crcs, into).map_err(|error| pin.explain(error))
+    }
 
     /// Waits until a checkpoint is due, at most `timeout_ms`.
     fn wait_checkpoint(&self, timeout_ms: u64) -> Option<Reason>;
@@ -323,6 +340,13 @@ pub trait Store: Send + Sync + 'static {
     fn freeze(&self) -> Result<Frozen>;
     /// Makes the frozen version the published checkpoint (INV-17): writes, flushes, CHECKPOINT record, directory, superblock, then reuse of space. Blocks for the IO.
     fn publish(&self, frozen: Frozen, roots: Roots, changes: Changes) -> Result<()>;
+    /// As [`Store::publish`]; calls `show` once the new roots rule, before anything that only the old ones reach is reused. There the client takes the new roots over, so that
+    /// whoever takes a pin afterwards looks at them. `show` must not wait for another thread's checkpoint, and is not called if the publication fails.
+    fn publish_and_show(&self, frozen: Frozen, roots: Roots, changes: Changes, show: &mut dyn FnMut()) -> Result<()> {
+        self.publish(frozen, roots, changes)?;
+        show();
+        Ok(())
+    }
     /// Gives a freeze up: there will be no checkpoint of it, and the next may be frozen. What the frozen batch holds belongs to the current one again, nodes that were
     /// appended to it too; the client keeps its changes for the next `publish`. Waits for nothing.
     fn abandon(&self, frozen: Frozen) -> Result<()>;

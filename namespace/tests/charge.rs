@@ -80,6 +80,9 @@ impl Store for Measured {
     fn freeze(&self) -> Result<Frozen> {
         self.inner.freeze()
     }
+    fn pin(&self) -> Pin {
+        self.inner.pin()
+    }
     fn publish(&self, frozen: Frozen, roots: Roots, changes: Changes) -> Result<()> {
         self.inner.publish(frozen, roots, changes)
     }

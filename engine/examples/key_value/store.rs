@@ -8,6 +8,7 @@
 //! | | |
 //! |---|---|
 //! | change | reserve (no lock); write large values; under the lock append the record and change the overlay: the order of the log is the order in memory |
+//! | read | take a pin, look up under the lock, read without it: no checkpoint takes away what was looked up |
 //! | sync | commit the end of the log |
 //! | checkpoint | under the lock freeze and set the overlays aside; without it merge them into new nodes, publish; under the lock take the new roots over |
 //! | recovery | read the catalog from the recovered roots, apply the replayed records to overlays: the same code as for a change |
@@ -17,8 +18,8 @@
 
 use crate::tree::{Build, items};
 use envoyfs_engine::device::{OpenMode, UringDevice};
-use envoyfs_engine::store::{Batch, Changes, DataObject, Draft, Need, Replayed, Roots, Store, Tier};
-use envoyfs_engine::{Engine, Options};
+use envoyfs_engine::store::{Batch, Changes, DataObject, Draft, Need, Pin, Replayed, Roots, Store, Tier};
+use envoyfs_engine::{Engine, Options, StoreError};
 use envoyfs_layout::node::{NodeBuilder, Owner, TreeKind};
 use envoyfs_layout::{Hlc, Lsn, Reference, ReferenceKind};
 use std::collections::BTreeMap;
@@ -75,7 +76,7 @@ pub struct KeyValue {
     pub engine: Engine,
     /// The freeze lock of this client: the order of records and of changes is the same under it. Nothing waits for space or log while holding it.
     state: Mutex<State>,
-    /// Held for a whole checkpoint, by forks and drops (a tree that is being merged is not copied), and by a read that failed beside a checkpoint.
+    /// Held for a whole checkpoint, and by forks and drops: a tree that is being merged is not copied.
     checkpoint: Mutex<()>,
     stop: AtomicBool,
 }
@@ -107,7 +108,7 @@ impl KeyValue {
         let engine = Engine::open(Arc::new(device), Options::default())?;
         let mut state = State { catalog: engine.recovered_roots().references.first().copied(), ..State::default() };
         if let Some(catalog) = &state.catalog {
-            for item in items(&engine, catalog)?.1 {
+            for item in items(&engine.read_node(catalog)?)?.1 {
                 let share = Hlc(item.value.first_chunk().map_or(0, |share| u64::from_le_bytes(*share)));
                 let root = item.references.first().copied();
                 state.trees.insert(String::from_utf8(item.key)?, Tree { root, share, ..Tree::default() });
@@ -182,17 +183,20 @@ impl KeyValue {
 
     /// Pairs from a key on; `until`: the last. Newest first: active changes, frozen ones, the stored tree.
     ///
-    /// Waits for nobody: what a publication replaces meanwhile cannot be read any more, and that is an error and never other bytes. Then it is read again, while no checkpoint is made; what
-    /// fails then is damaged.
+    /// Waits for nobody: what it reads is pinned, so that it stays although a checkpoint replaces it meanwhile.
     pub fn range(&self, tree: &str, from: &[u8], until: Option<&[u8]>) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        self.range_of_now(tree, from, until).or_else(|_| {
-            let _no_checkpoint = lock(&self.checkpoint);
-            self.range_of_now(tree, from, until)
-        })
+        loop {
+            let pin = self.engine.pin();
+            match self.range_under(&pin, tree, from, until) {
+                // The store is full and took back what the pin held: what can be reached now is another version.
+                Err(error) if matches!(error.downcast_ref(), Some(StoreError::PinBroken)) => {}
+                result => return result,
+            }
+        }
     }
 
-    fn range_of_now(&self, tree: &str, from: &[u8], until: Option<&[u8]>) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        // A copy of what is needed: no lock is held while the device is read.
+    fn range_under(&self, pin: &Pin, tree: &str, from: &[u8], until: Option<&[u8]>) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        // What is looked up here, after the pin was taken, is what it holds. A copy of what is needed: no lock is held while the device is read.
         let (root, overlay) = {
             let state = lock(&self.state);
             let tree = state.trees.get(tree).ok_or("there is no such tree")?;
@@ -202,7 +206,7 @@ impl KeyValue {
         };
         let mut found = BTreeMap::new();
         if let Some(root) = root {
-            self.collect(&root, from, until, &mut found)?;
+            self.collect(pin, &root, from, until, &mut found)?;
         }
         for (key, (value, _)) in overlay {
             match value {
@@ -210,22 +214,23 @@ impl KeyValue {
                 None => found.remove(&key),
             };
         }
-        found.into_iter().map(|(key, value)| Ok((key, self.load(value)?))).collect()
+        found.into_iter().map(|(key, value)| Ok((key, self.load(pin, value)?))).collect()
     }
 
     fn collect(
         &self,
+        pin: &Pin,
         node: &Reference,
         from: &[u8],
         until: Option<&[u8]>,
         found: &mut BTreeMap<Vec<u8>, Value>,
     ) -> Result<()> {
-        let (level, items) = items(&self.engine, node)?;
+        let (level, items) = items(&self.engine.read_pinned_node(pin, node)?)?;
         let in_time = items.iter().take_while(|item| until.is_none_or(|until| item.key.as_slice() <= until));
         for (index, item) in in_time.enumerate() {
             // Keys below a child end where the next child begins.
             if level > 0 && items.get(index + 1).is_none_or(|next| next.key.as_slice() > from) {
-                self.collect(&item.child()?, from, until, found)?;
+                self.collect(pin, &item.child()?, from, until, found)?;
             } else if level == 0 && item.key.as_slice() >= from {
                 found.insert(item.key.clone(), item.stored()?);
             }
@@ -233,12 +238,12 @@ impl KeyValue {
         Ok(())
     }
 
-    fn load(&self, value: Value) -> Result<Vec<u8>> {
+    fn load(&self, pin: &Pin, value: Value) -> Result<Vec<u8>> {
         match value {
             Value::Inline(bytes) => Ok(bytes),
             Value::Extent(length, extent, crcs) => {
                 let mut bytes = vec![0; extent.stored_bytes as usize];
-                self.engine.read_data(extent.oid, 0, &crcs, &mut bytes)?;
+                self.engine.read_pinned_data(pin, extent.oid, 0, &crcs, &mut bytes)?;
                 bytes.truncate(length as usize);
                 Ok(bytes)
             }
@@ -265,13 +270,16 @@ impl KeyValue {
             node.push(name.as_bytes(), &tree.share.0.to_le_bytes(), tree.root.as_slice())?;
         }
         let catalog = self.engine.append_node(Batch::Frozen, ReferenceKind::Node, 0, frozen.hlc, &node.finish())?;
-        self.engine.publish(frozen, Roots { references: vec![catalog], blob: Vec::new() }, build.changes)?;
-        let mut state = lock(&self.state);
-        state.catalog = Some(catalog);
-        for (name, tree) in &mut state.trees {
-            tree.root = trees.get(name).and_then(|built| built.root);
-            tree.frozen = Arc::default();
-        }
+        let roots = Roots { references: vec![catalog], blob: Vec::new() };
+        // Taken over before the engine reuses anything of the old trees: who pins afterwards reads the new ones.
+        self.engine.publish_and_show(frozen, roots, build.changes, &mut || {
+            let mut state = lock(&self.state);
+            state.catalog = Some(catalog);
+            for (name, tree) in &mut state.trees {
+                tree.root = trees.get(name).and_then(|built| built.root);
+                tree.frozen = Arc::default();
+            }
+        })?;
         Ok(())
     }
 

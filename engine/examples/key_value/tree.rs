@@ -45,9 +45,8 @@ impl Item {
 }
 
 /// Level and items of a node, in order.
-pub fn items(engine: &Engine, node: &Reference) -> Result<(u8, Vec<Item>)> {
-    let bytes = engine.read_node(node)?;
-    let view = NodeView::parse(&bytes)?;
+pub fn items(node: &[u8]) -> Result<(u8, Vec<Item>)> {
+    let view = NodeView::parse(node)?;
     let items = view.items().map(|item| Item {
         key: item.key.to_vec(),
         value: item.value.to_vec(),
@@ -93,7 +92,7 @@ impl Build<'_> {
 
     /// Replaces a node by what it becomes with the changes: none, one or several of the same level.
     fn merge(&mut self, node: &Reference, changes: &[Change<'_>], share: Hlc) -> Result<(u8, Vec<Item>)> {
-        let (level, old) = items(self.engine, node)?;
+        let (level, old) = items(&self.engine.read_node(node)?)?;
         self.gone(Some(node), share)?;
         let mut new: Vec<Item> = Vec::new();
         if level == 0 {

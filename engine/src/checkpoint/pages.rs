@@ -99,6 +99,7 @@ impl Engine {
 
     /// The same, if so many bytes more are held.
     pub(crate) fn spill_beyond(&self, space: &Space, more: u64) -> Result<()> {
+        self.keep_buried();
         let bytes_max = self.options.settings.segment_cache_bytes;
         if self.state.lock().loaded_bytes() <= bytes_max.saturating_add(more) {
             return Ok(());
@@ -131,6 +132,7 @@ impl Engine {
     fn pages_arrived(&self, space: &Space, written: &[u32]) -> Result<()> {
         space.stream(StreamKind::System).flush(space);
         space.wait_writes()?;
+        self.keep_buried();
         let state = self.state.lock();
         for number in written {
             if let Some(row) = state.table().get(number) {

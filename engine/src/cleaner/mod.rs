@@ -188,6 +188,10 @@ impl Engine {
 
     /// Containers still to be gained beside the dead ones, and `takes` beyond the target; and the largest live share that a victim may have.
     fn debt(&self, writer: &Writer, dead: u32, takes: u32) -> (u32, u32) {
+        if writer.held.lock().is_stuck(self.reader.pins.version()) {
+            // What is emptied would be held back too, and the copies take room.
+            return (0, 0);
+        }
         let ahead = writer.space.free_containers().saturating_add(writer.cleaning.coming()).saturating_add(dead);
         let target = self.clean_target(writer).saturating_add(takes);
         let units = self.shape.units();
@@ -289,9 +293,13 @@ impl Engine {
         let free = space.free_containers();
         let tight = writer.admission.budget.floor_containers(Tier::Shrinking).max(SPARE + 2);
         let state = self.state.lock();
-        let candidates = closed
-            .iter()
-            .filter(|(container, kind)| *kind != ContainerState::System && !progress.is_barred(*container));
+        let held: BTreeSet<u32> = {
+            let held = writer.held.lock();
+            closed.iter().map(|(container, _)| *container).filter(|container| held.holds(*container)).collect()
+        };
+        let candidates = closed.iter().filter(|(container, kind)| {
+            *kind != ContainerState::System && !progress.is_barred(*container) && !held.contains(container)
+        });
         space.with_containers(|containers| {
             let mut evidence = Evidence::default();
             let candidates = candidates.map(|(container, _)| {
@@ -450,6 +458,9 @@ impl Engine {
             }
         }
         state.measure(touched.iter().copied());
+        drop(state);
+        self.keep_buried();
+        let state = self.state.lock();
         for number in touched {
             if let Some(segment) = state.segment(*number) {
                 self.reader.set_moved(*number, segment.moved.clone());

@@ -10,8 +10,8 @@ use crate::metrics::Metrics;
 use crate::scrub::{ScrubOptions, ScrubReport};
 use crate::space::check_blocks;
 use crate::store::{
-    Appended, Batch, Changes, Counter, DataHint, DataObject, Draft, Frozen, Limits, Need, OnDurable, Permit, Reason,
-    Replayed, Result, Roots, Store, Usage,
+    Appended, Batch, Changes, Counter, DataHint, DataObject, Draft, Frozen, Limits, Need, OnDurable, Permit, Pin,
+    Reason, Replayed, Result, Roots, Store, Usage,
 };
 use envoyfs_layout::node::NODE_BYTES_MAX;
 use envoyfs_layout::{BLOCK, Hlc, Lsn, Oid, Reference, ReferenceKind, UNIT};
@@ -138,7 +138,16 @@ impl Store for Engine {
     }
 
     fn publish(&self, frozen: Frozen, roots: Roots, changes: Changes) -> Result<()> {
-        self.publish_checkpoint(frozen, roots, changes)
+        self.publish_checkpoint(frozen, roots, changes, &mut || ())
+    }
+
+    fn publish_and_show(&self, frozen: Frozen, roots: Roots, changes: Changes, show: &mut dyn FnMut()) -> Result<()> {
+        self.publish_checkpoint(frozen, roots, changes, show)
+    }
+
+    fn pin(&self) -> Pin {
+        self.metrics.pins.taken.increment();
+        self.reader.pins.pin(self.options.clock.monotonic_ms())
     }
 
     fn abandon(&self, frozen: Frozen) -> Result<()> {

@@ -130,9 +130,13 @@ impl Objects {
         out
     }
 
+    /// Nobody reads what was freed any more.
+    pub fn forget_freed(&mut self) {
+        self.all.retain(|_, object| object.life != Life::Freed);
+    }
+
     /// The batch law (INV-06 to INV-12), then the recount.
     pub fn publish(&mut self, frozen: &Frozen, roots: Roots, changes: Changes, drops: usize) {
-        self.all.retain(|_, object| object.life != Life::Freed);
         let new = self.new_objects(frozen, &roots);
         let mut deltas: HashMap<Oid, i64> = HashMap::new();
         for reference in &roots.references {

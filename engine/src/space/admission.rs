@@ -220,6 +220,12 @@ impl Ledger {
         self.barren >= 2 && self.records == 0
     }
 
+    /// Whether waiting is pointless from the publication on that ends now, with so many containers free.
+    #[must_use]
+    pub const fn is_last_chance(&self, free_containers: u32, dropped: bool) -> bool {
+        self.barren > 0 && !dropped && free_containers <= self.best_free
+    }
+
     /// A checkpoint was published; `dropped`: it worked on the drop queue.
     pub fn published(&mut self, free_containers: u32, dropped: bool) {
         self.publications += 1;

@@ -8,6 +8,8 @@ mod by_heat;
 mod containers;
 pub mod heat;
 mod in_flight;
+pub mod kept;
+pub mod pins;
 mod reader;
 mod readers;
 #[cfg(test)]

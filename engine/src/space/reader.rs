@@ -2,6 +2,8 @@
 //! because the cleaner may have moved the object meanwhile.
 
 use super::in_flight::{InFlight, bytes_of};
+use super::kept::Kept;
+use super::pins::Pins;
 use super::readers::Readers;
 use crate::StoreError;
 use crate::device::Device;
@@ -130,8 +132,12 @@ pub struct Reader {
     root_copies: RwLock<HashMap<Oid, Arc<[u8]>>>,
     /// Bytes not on the device yet.
     pub in_flight: InFlight,
-    /// Pins.
+    /// Readers that are inside.
     pub readers: Readers,
+    /// Pins of clients.
+    pub pins: Arc<Pins>,
+    /// Where units lie that died while a pin may be held.
+    pub kept: Kept,
 }
 
 impl Reader {
@@ -149,6 +155,8 @@ impl Reader {
             root_copies: RwLock::default(),
             in_flight: InFlight::default(),
             readers: Readers::default(),
+            pins: Arc::default(),
+            kept: Kept::default(),
         }
     }
 
@@ -245,22 +253,17 @@ impl Reader {
 
     /// Where a range of units of a segment lies; reads the segment's page if units moved out and it is not in memory.
     fn locate(&self, segment: u32, range: &Range<u32>) -> Result<Pieces> {
+        let kept = self.kept.of(segment);
+        beside(kept.as_ref(), range, |range| self.locate_living(segment, range))
+    }
+
+    /// As if nothing dead were kept.
+    fn locate_living(&self, segment: u32, range: &Range<u32>) -> Result<Pieces> {
         if self.relocations.load(Ordering::Acquire) == 0 {
             return self.locate_mapped(segment, range);
         }
         let fragments = self.relocated.read().get(&segment).cloned();
-        let Some(fragments) = fragments else { return self.locate_mapped(segment, range) };
-        let mut pieces = Pieces::new();
-        let mut at = range.start;
-        // No container: where nothing was relocated, and the slot map knows.
-        for (container, unit, units) in locate(None, &fragments, range) {
-            match container {
-                Some(container) => pieces.push((Some(container), unit, units)),
-                None => pieces.extend(self.locate_mapped(segment, &(at..at.saturating_add(units)))?),
-            }
-            at = at.saturating_add(units);
-        }
-        Ok(pieces)
+        beside(fragments.as_ref(), range, |range| self.locate_mapped(segment, range))
     }
 
     fn locate_mapped(&self, segment: u32, range: &Range<u32>) -> Result<Pieces> {
@@ -435,7 +438,8 @@ impl Reader {
             Ok(())
         };
         // Nothing in flight, nothing moved: the common case costs no allocation.
-        if !self.in_flight.may_hold(segment) && self.relocations.load(Ordering::Acquire) == 0 {
+        let is_plain = self.relocations.load(Ordering::Acquire) == 0 && self.kept.is_empty();
+        if is_plain && !self.in_flight.may_hold(segment) {
             let locations = self.locations.read();
             let location = locations.get(&segment).ok_or_else(unknown)?;
             if matches!(location.slots, Slots::None) {
@@ -525,6 +529,25 @@ impl Reader {
         check(structure, place.crc, crc32c(&into)).map_err(wrong)?;
         Ok(into)
     }
+}
+
+/// Where units lie by fragments that come first, and otherwise as `rest` says.
+fn beside(
+    fragments: Option<&SlotMap>,
+    range: &Range<u32>,
+    rest: impl Fn(&Range<u32>) -> Result<Pieces>,
+) -> Result<Pieces> {
+    let Some(fragments) = fragments else { return rest(range) };
+    let mut pieces = Pieces::new();
+    let mut at = range.start;
+    for (container, unit, units) in locate(None, fragments, range) {
+        match container {
+            Some(container) => pieces.push((Some(container), unit, units)),
+            None => pieces.extend(rest(&(at..at.saturating_add(units)))?),
+        }
+        at = at.saturating_add(units);
+    }
+    Ok(pieces)
 }
 
 /// Compares a checksum.

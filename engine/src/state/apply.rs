@@ -228,7 +228,9 @@ impl State {
                 .map(|(slot, _)| *slot)
                 .collect();
             for slot in empty {
-                segment.moved.remove(&slot);
+                if let Some(fragment) = segment.moved.remove(&slot) {
+                    self.buried.add(number, slot, fragment);
+                }
             }
         }
         if segment.live.is_empty() {

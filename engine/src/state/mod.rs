@@ -178,6 +178,28 @@ pub struct State {
     loaded_bytes: u64,
     loaded_peak: u64,
     clock: u64,
+    buried: Buried,
+}
+
+/// Places of moved units that died, until [`State::take_buried`]: a reader that pinned them looks for them there.
+#[derive(Clone, Debug, Default)]
+struct Buried {
+    /// Segment, slot, place.
+    fragments: Vec<(u32, u32, Fragment)>,
+    /// Most that are remembered between two calls of [`State::take_buried`]; none, unless somebody takes them.
+    max: usize,
+    /// Some were left out.
+    is_short: bool,
+}
+
+impl Buried {
+    fn add(&mut self, segment: u32, slot: u32, fragment: Fragment) {
+        if self.fragments.len() < self.max {
+            self.fragments.push((segment, slot, fragment));
+        } else {
+            self.is_short = true;
+        }
+    }
 }
 
 impl State {
@@ -395,12 +417,23 @@ impl State {
             if let Some(loaded) = self.loaded.remove(&number) {
                 self.loaded_bytes -= loaded.bytes;
                 self.shared_objects -= loaded.segment.shared();
+                loaded.segment.moved.iter().for_each(|(slot, fragment)| self.buried.add(number, *slot, *fragment));
             }
             self.dirty.remove(&number);
             self.orphans.touch(number);
             gone.push(number);
         }
         gone
+    }
+
+    /// From now on places of moved units that died are remembered, so many at most.
+    pub fn remember_buried(&mut self, max: usize) {
+        self.buried = Buried { max, ..Buried::default() };
+    }
+
+    /// Places of moved units that died since the last call: segment, slot, place. And whether these are all.
+    pub fn take_buried(&mut self) -> (Vec<(u32, u32, Fragment)>, bool) {
+        (std::mem::take(&mut self.buried.fragments), !std::mem::take(&mut self.buried.is_short))
     }
 
     /// Every segment that holds something.

@@ -108,6 +108,27 @@ pub struct Client {
     building: bool,
 }
 
+/// What could be reached at a moment, pinned.
+pub struct Seen {
+    pub pin: Pin,
+    trees: BTreeMap<u32, Tree>,
+    top: Option<Reference>,
+}
+
+impl Seen {
+    /// Without the pin.
+    pub fn parts(&self) -> (Trees, Option<Reference>) {
+        (Trees(self.trees.clone()), self.top)
+    }
+    /// Under another pin.
+    pub fn of(pin: Pin, trees: Trees, top: Option<Reference>) -> Self {
+        Self { pin, trees: trees.0, top }
+    }
+}
+
+/// A client's memory.
+pub struct Trees(BTreeMap<u32, Tree>);
+
 pub struct Building {
     frozen: Frozen,
     roots: Roots,
@@ -254,6 +275,34 @@ impl Client {
                 assert_eq!(got[skip..], want[skip..], "tree {id} key {key}");
             }
         }
+    }
+
+    /// Takes a pin, and remembers what can be reached: also what no checkpoint contains yet.
+    pub fn see(&self) -> Seen {
+        Seen { pin: self.engine.pin(), trees: self.trees.clone(), top: self.top }
+    }
+
+    /// Reads every byte of it, and every node.
+    pub fn look(&self, seen: &Seen) -> Result<()> {
+        let (engine, pin) = (&self.engine, &seen.pin);
+        let leaves = || seen.trees.values().flat_map(|tree| tree.leaves.values());
+        let nodes = leaves().filter_map(|leaf| leaf.stored).chain(seen.trees.values().filter_map(|tree| tree.stored));
+        for node in nodes.chain(seen.top) {
+            engine.read_pinned_node(pin, &node)?;
+        }
+        for (key, slot) in leaves().flat_map(|leaf| &leaf.slots) {
+            let Body::Extent { reference, crcs } = &slot.body else { continue };
+            let skip = if slot.value.punched == 0 { 0 } else { half(reference.stored_bytes) };
+            let mut got = vec![0; (reference.stored_bytes - skip) as usize];
+            engine.read_pinned_data(pin, reference.oid, skip, &crcs[skip as usize / 4096..], &mut got)?;
+            let mut want = Vec::new();
+            for (seed, len) in &slot.value.pieces {
+                want.extend(content(*seed, 0, *len));
+                want.resize(want.len().next_multiple_of(512), 0);
+            }
+            assert_eq!(got, want[skip as usize..], "key {key}");
+        }
+        Ok(())
     }
 
     fn need(op: &Op) -> Need {
@@ -508,6 +557,12 @@ impl Client {
     pub fn finish(&mut self, building: Building) -> Result<()> {
         self.building = false;
         self.engine.publish(building.frozen, building.roots, building.changes)
+    }
+
+    /// As [`Client::finish`]; `show` is called when the new roots are shown.
+    pub fn finish_and_show(&mut self, building: Building, show: &mut dyn FnMut()) -> Result<()> {
+        self.building = false;
+        self.engine.publish_and_show(building.frozen, building.roots, building.changes, show)
     }
 
     /// Gives the freeze up; what was built and collected is left to the next checkpoint.

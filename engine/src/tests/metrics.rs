@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-/// Not moved here: by a full store or log, and its waits; by a failing, lying or damaged device; by a mark (`tests/mark.rs` checks what it finds, not what it counts); by
+/// Not moved here: by a full store or log, and its waits; by readers with pins (`tests/pins.rs`); by a failing, lying or damaged device; by a mark (`tests/mark.rs` checks what it finds, not what it counts); by
 /// a device that lets data wait, or is told to discard; by a store so large that heat has classes (`tests/cleaning`); by a crash between a CHECKPOINT record and its publication.
 const UNTOUCHED: &[&str] = &[
     "admission.marks_wanted",
@@ -33,6 +33,12 @@ const UNTOUCHED: &[&str] = &[
     "mark.passes",
     "mark.total",
     "mark.wrong_counts",
+    "pins.broken",
+    "pins.containers",
+    "pins.held",
+    "pins.oldest_ms",
+    "pins.places",
+    "pins.taken",
     "poison.poisoned",
     "poison.refused",
     "reads.damaged",

@@ -13,6 +13,7 @@ mod measure;
 mod metrics;
 #[cfg(feature = "models")]
 mod models;
+mod pins;
 mod relocation;
 mod scrub;
 mod sharing;

@@ -19,6 +19,7 @@ fn small() -> Plan {
         unpublished_objects: 400,
         dirty_bytes: 512 << 10,
         in_flight_bytes: 256 << 10,
+        pinned_bytes: 16 << 10,
         history: HistoryPolicy { checkpoints_max: 3, interval_ms: 50, ..HistoryPolicy::default() },
     };
     Plan {

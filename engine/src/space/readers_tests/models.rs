@@ -1,8 +1,10 @@
 //! Two publications, each of which moves an object and then reuses the place that it had, beside a reader.
 
+use super::loomed::pins::Pins;
 use super::loomed::readers::Readers;
 use crate::loomed::atomic::{AtomicU64, Ordering};
 use crate::loomed::model;
+use crate::mutant::{self, Mutant};
 use loom::sync::Arc;
 use loom::thread;
 
@@ -70,6 +72,71 @@ fn bytes_that_came_while_the_epoch_stayed_are_of_the_place_that_was_looked_up() 
             })
         };
         store.publish();
+        reader.join().unwrap();
+    });
+}
+
+/// Two publications as the engine ends them, beside a client that pins, looks the newest root up, and reads it late.
+struct Pinned {
+    pins: std::sync::Arc<Pins>,
+    root: AtomicU64,
+    places: [AtomicU64; 3],
+}
+
+impl Pinned {
+    fn publish(&self) {
+        let mut held = Vec::new();
+        for next in [1_usize, 2] {
+            self.places[next].store(RIGHT, Ordering::Release);
+            let early = mutant::on(Mutant::PinsAskedEarly).then(|| self.pins.oldest());
+            self.root.store(next as u64, Ordering::Release);
+            let version = self.pins.advance();
+            held.push((next - 1, version));
+            let oldest = early.unwrap_or_else(|| self.pins.oldest()).map(|oldest| oldest.version);
+            held.retain(|(place, since)| {
+                let is_held = oldest.is_some_and(|oldest| oldest < *since);
+                if !is_held {
+                    self.places[*place].store(REUSED, Ordering::Release);
+                }
+                is_held
+            });
+        }
+    }
+
+    fn read(&self) {
+        let pin = self.pins.pin(0);
+        let place = usize::try_from(self.root.load(Ordering::Acquire)).unwrap();
+        // Another reader of the same version comes and goes.
+        drop(self.pins.pin(0));
+        assert_eq!(self.places[place].load(Ordering::Acquire), RIGHT);
+        assert!(!pin.is_broken());
+    }
+}
+
+#[test]
+fn what_was_reachable_when_a_pin_was_taken_is_read_until_it_is_dropped() {
+    model(3, || {
+        let places = [RIGHT, 0, 0].map(AtomicU64::new);
+        let store = Arc::new(Pinned { pins: std::sync::Arc::default(), root: AtomicU64::new(0), places });
+        let reader = {
+            let store = Arc::clone(&store);
+            thread::spawn(move || store.read())
+        };
+        store.publish();
+        reader.join().unwrap();
+        assert_eq!(store.pins.count(), 0);
+    });
+}
+
+#[test]
+fn a_publication_that_waits_for_brief_pins_is_told_when_they_are_dropped() {
+    model(3, || {
+        let pins = std::sync::Arc::<Pins>::default();
+        let pin = pins.pin(0);
+        let reader = thread::spawn(move || drop(pin));
+        let version = pins.advance();
+        // Without a timer here: whoever is not told waits for ever.
+        pins.wait_for_brief(version);
         reader.join().unwrap();
     });
 }

@@ -4,8 +4,8 @@ use crate::file::changes::continues;
 use crate::file::changes::reference;
 use envoyfs_engine::StoreError;
 use envoyfs_engine::store::{
-    Appended, Batch, Changes, Counter, DataObject, Draft, Frozen, Limits, Need, OnDurable, Permit, PermitInner, Reason,
-    Replayed, Result, Roots, Store, Usage,
+    Appended, Batch, Changes, Counter, DataObject, Draft, Frozen, Limits, Need, OnDurable, Permit, PermitInner, Pin,
+    Reason, Replayed, Result, Roots, Store, Usage,
 };
 use envoyfs_layout::checksum;
 use envoyfs_layout::{Encoding, Hlc, Lsn, Oid, Reference, ReferenceKind};
@@ -186,6 +186,9 @@ impl Store for TestStore {
     }
     fn freeze(&self) -> Result<Frozen> {
         none()
+    }
+    fn pin(&self) -> Pin {
+        Pin::of_nothing()
     }
     fn publish(&self, _: Frozen, _: Roots, _: Changes) -> Result<()> {
         none()

@@ -49,6 +49,7 @@ scenarios! {
     ContainersReusedEarly: a_container_is_not_reused_before_the_superblock_that_frees_it,
     PinsIgnored: data_that_no_checkpoint_contains_keeps_its_container,
     ReaderPinsIgnored: a_reader_keeps_what_it_has_looked_up,
+    PinnedReused: what_is_pinned_stays_readable,
     CleanedBeforeArrival: what_is_under_way_is_not_cleaned,
     StalePageTaken: a_page_that_is_replaced_while_it_is_read_is_read_again,
     MovesInstalledEarly: what_the_cleaner_moves_can_be_read_all_the_time,
