@@ -55,6 +55,7 @@ impl Engine {
         held.stop();
         let mut ledger = writer.admission.ledger.lock();
         ledger.frozen = std::mem::take(&mut ledger.current);
+        ledger.pressure.frozen(self.options.clock.monotonic_ns());
         ledger.admitted = 0;
         #[cfg(test)]
         {
@@ -79,6 +80,7 @@ impl Engine {
         batches.current.grown.extend(objects.grown);
         let mut ledger = writer.admission.ledger.lock();
         ledger.current += std::mem::take(&mut ledger.frozen);
+        ledger.pressure.abandoned();
         drop(ledger);
         drop(batches);
         writer.wal.abandon_freeze();
@@ -348,7 +350,9 @@ impl Engine {
         stages.published.increment();
         stages.number.set(frozen.number);
         space.set_urgent(false);
-        writer.admission.ledger.lock().published(space.free_containers(), dropped);
+        let mut ledger = writer.admission.ledger.lock();
+        ledger.published(space.free_containers(), dropped);
+        ledger.pressure.published(self.options.clock.monotonic_ns());
         Ok(())
     }
 

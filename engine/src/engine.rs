@@ -15,12 +15,14 @@ mod batch;
 mod counters;
 mod last_mark;
 mod observe;
+mod pressure;
 mod store;
 
 pub(crate) use admission::Admission;
 pub(crate) use batch::{Batches, Objects};
 pub(crate) use counters::Counters;
 pub(crate) use last_mark::LastMark;
+pub(crate) use pressure::Pressure;
 
 use crate::StoreError;
 use crate::checkpoint::HeldBack;

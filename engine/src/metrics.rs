@@ -200,6 +200,7 @@ groups! {
     admission: AdmissionMetrics {
         permits: Counter = "Operations admitted.",
         wait_log: Latency = "Time that an operation waited for room in the log.",
+        slowed: Latency = "Time that an operation was delayed because the log was more than half full.",
         wait_dirty: Latency = "Time that an operation waited because too much was dirty.",
         wait_space: Latency = "Time that an operation waited for free space.",
         no_space: Counter = "Operations refused: no space.",

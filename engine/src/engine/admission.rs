@@ -1,5 +1,6 @@
 //! Admission: the permit that an operation holds, who waits for space or log, and when a checkpoint is due.
 
+use super::pressure::WAIT_NS_MIN;
 use super::{Engine, Writer};
 use crate::StoreError;
 use crate::mutant::{self, Mutant};
@@ -80,6 +81,8 @@ impl Engine {
                 limit: writer.wal.promisable_blocks() * u64::from(self.shape.block_bytes),
             });
         }
+        // Checkpoints, and what frees a full store, wait for nothing but room.
+        let mut slowed = need.tier == Tier::Last;
         loop {
             if let Some(why) = writer.wal.poisoned() {
                 self.metrics.poison.refused.increment();
@@ -102,6 +105,11 @@ impl Engine {
             if data > 0 && unpublished > 0 && unpublished >= self.options.settings.unpublished_objects {
                 let _timing = self.metrics.time(&self.metrics.admission.wait_dirty);
                 self.wait_for_checkpoint(writer, Reason::Log, "room for data objects")?;
+                continue;
+            }
+            if !slowed {
+                slowed = true;
+                self.slow_down(writer, need.tier, log_bytes);
                 continue;
             }
             let Some(room) = writer.wal.try_reserve(records, log_bytes) else {
@@ -153,6 +161,36 @@ impl Engine {
                     self.wait_for_checkpoint(writer, Reason::Reclaim, "free space")?;
                 }
             }
+        }
+    }
+
+    /// Delays an operation while the log is more than half full, so that the ring is not met full before the checkpoint under way gives some of it back. A publication ends it.
+    fn slow_down(&self, writer: &Writer, tier: Tier, bytes: u64) {
+        let room = writer.wal.room();
+        if !room.is_under_pressure() || !self.options.threads {
+            return;
+        }
+        let mut ledger = writer.admission.ledger.lock();
+        if tier != Tier::Writer && ledger.wanted == Some(Reason::Reclaim) {
+            return;
+        }
+        let (before, start) = (ledger.publications, self.options.clock.monotonic_ns());
+        let slot = ledger.pressure.take(&room, bytes, start);
+        let mut left = slot.saturating_sub(start);
+        if left < WAIT_NS_MIN {
+            return;
+        }
+        let _timing = self.metrics.time(&self.metrics.admission.slowed);
+        while left > 0 && ledger.publications == before && writer.wal.poisoned().is_none() {
+            let step = Duration::from_nanos(left).min(LOOK);
+            writer.admission.changed.wait_for(&mut ledger, step);
+            let now = self.options.clock.monotonic_ns();
+            left = if now > start {
+                slot.saturating_sub(now)
+            } else {
+                // A clock that only tests move does not tell how long this waited.
+                left.saturating_sub(u64::try_from(step.as_nanos()).unwrap_or(u64::MAX))
+            };
         }
     }
 

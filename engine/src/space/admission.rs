@@ -10,7 +10,7 @@
 //! R is sized so that two checkpoints' nodes and payloads, their system pages and the open segments fit: so a writer that is let in never takes what a checkpoint or a
 //! deletion needs. Later tiers may go deeper into it.
 
-use crate::engine::LastMark;
+use crate::engine::{LastMark, Pressure};
 use crate::store::{Reason, Tier};
 use envoyfs_layout::UNIT;
 
@@ -117,6 +117,8 @@ pub struct Ledger {
     pub total: u64,
     /// The mark before ENOSPC.
     pub(crate) mark: LastMark,
+    /// Delays while the log is more than half full.
+    pub(crate) pressure: Pressure,
 }
 
 /// Data worth a checkpoint of its own: what that writes is little beside it.

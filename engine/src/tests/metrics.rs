@@ -13,6 +13,7 @@ use std::time::Duration;
 const UNTOUCHED: &[&str] = &[
     "admission.marks_wanted",
     "admission.no_space",
+    "admission.slowed",
     "admission.too_large",
     "admission.wait_log",
     "admission.wait_numbers",

@@ -14,6 +14,7 @@ mod metrics;
 #[cfg(feature = "models")]
 mod models;
 mod pins;
+mod pressure;
 mod relocation;
 mod scrub;
 mod sharing;

@@ -83,7 +83,18 @@ impl Room {
     /// Half full: writers slow down.
     #[must_use]
     pub const fn is_under_pressure(&self) -> bool {
-        self.used_blocks.saturating_add(self.waiting_blocks).saturating_mul(2) > self.ring_blocks
+        self.over_half_blocks() > 0
+    }
+    /// What is in use beyond the half.
+    #[must_use]
+    pub const fn over_half_blocks(&self) -> u64 {
+        self.used_blocks.saturating_add(self.waiting_blocks).saturating_sub(self.ring_blocks / 2)
+    }
+    /// What is left to writers; what is promised to operations under way is not taken off, since most of it is given back.
+    #[must_use]
+    pub const fn left_blocks(&self) -> u64 {
+        let used = self.used_blocks.saturating_add(self.waiting_blocks).saturating_add(self.reserve_blocks);
+        self.ring_blocks.saturating_sub(used)
     }
     /// A checkpoint is due: min(ring / 4, 192 MiB), or two million records.
     #[must_use]
