@@ -291,7 +291,7 @@ impl Engine {
         let dropped =
             !batch.drops.is_empty() || self.state.lock().has_history() && !self.stalled.load(Ordering::SeqCst);
         let mut next = published.superblock.next();
-        next.hlc_bound = next_bound(self.options.clock.wall_ns(), record.hlc).max(published.superblock.hlc_bound);
+        next.hlc_bound = next_bound(writer.wal.believed_wall_ns(), record.hlc).max(published.superblock.hlc_bound);
         let mut directory = VolumeDirectory { sequence: 0, entry, table };
         if sabotage::on(Rule::ContainersReusedEarly) {
             releasable.iter().for_each(|container| space.release(*container));

@@ -80,6 +80,16 @@ pub enum StoreError {
         /// Which.
         what: &'static str,
     },
+    /// A stamp from outside is further ahead of this host's clock than any clock may be (INV-01).
+    #[error(
+        "a time from outside is {ahead_ms} ms ahead of this host's clock, and {limit_ms} ms at most are believed: one of the two clocks is wrong"
+    )]
+    ClockAhead {
+        /// By how much.
+        ahead_ms: u64,
+        /// By how much it may be.
+        limit_ms: u64,
+    },
     /// A pin was broken: space was so short that what it held back was needed (decision 0016). Take another one, and look up anew what you want to read.
     #[error("the pin was broken: the store is full and needs what it held back; start again with a new one")]
     PinBroken,

@@ -101,10 +101,22 @@ pub fn wall_hlc(wall_ns: i64) -> Hlc {
     Hlc::from_milliseconds(u64::try_from(wall_ns / 1_000_000).unwrap_or(0).min((1 << 47) - 1))
 }
 
+/// A stamp from outside that is further ahead of this host's clock is refused (INV-01).
+pub const AHEAD_MAX: Duration = Duration::from_secs(10);
+/// A wall clock that went ahead of the monotonic one by more than this since it was last looked at has jumped.
+const JUMP: Duration = Duration::from_secs(10);
+/// A jump is believed when it has stood for so long.
+const DOUBTED: Duration = Duration::from_secs(60);
+/// A jump further ahead than this is not believed while the store is mounted.
+const JUMP_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+
 /// A clock may be put back by this without being found wrong, in ms: time servers do.
 const STEP_MS: u64 = 1000;
 /// How far the bound stays ahead of the last stamp when that is ahead of the wall clock: 2^31 stamps fit in it.
 const BOUND_AHEAD_OF_LAST: Duration = Duration::from_secs(60);
+
+/// How far below the bound a stamp from outside has to be: a thousand million records count on from there until it is reached.
+pub const COUNTING_ROOM: Duration = Duration::from_secs(30);
 
 /// The bound to put into a superblock that is published now; never below `last`.
 #[must_use]
@@ -131,6 +143,85 @@ pub fn is_bound_near(wall_ns: i64, bound: Hlc) -> bool {
     wall_hlc(wall_ns).milliseconds().saturating_add(half) > bound.milliseconds()
 }
 
+/// Which wall clock a mount believes. A clock that jumps ahead would take the HLC along, durably and for good, since that never falls: so a jump is followed only up to the
+/// durable bound ([`BOUND_AHEAD`]) at once, as a whole when it has stood for a minute, and not at all beyond a year. What is not believed is taken off ([`Belief::ahead_ns`]), so
+/// that the HLC goes on with the monotonic clock meanwhile.
+///
+/// ```text
+/// believed --jumps ahead--> doubted --a minute--> believed
+///                \-- more than a year --> refused --the clock is put back, or the next mount--> believed
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Belief {
+    wall_ns: i64,
+    monotonic_ms: u64,
+    /// Since when, by the monotonic clock, the wall clock is ahead of what is believed.
+    doubted: Option<u64>,
+    refused: bool,
+    /// The mount found the clock behind what the store has seen: going ahead is what it has to do.
+    was_behind: bool,
+    ahead_ns: i64,
+}
+
+/// What is told of a clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Jump {
+    /// It went ahead, and is not believed yet.
+    Doubted,
+    /// It went ahead, has stood, and is believed now.
+    Believed,
+    /// It went ahead too far.
+    Refused,
+}
+
+impl Belief {
+    /// A mount believes the clock that it finds, if it has no reason not to; `was_behind` says that it has.
+    #[must_use]
+    pub const fn new(wall_ns: i64, monotonic_ms: u64, was_behind: bool) -> Self {
+        Self { wall_ns, monotonic_ms, doubted: None, refused: false, was_behind, ahead_ns: 0 }
+    }
+
+    /// By how much the wall clock is ahead of what is believed.
+    #[must_use]
+    pub const fn ahead_ns(&self) -> i64 {
+        self.ahead_ns
+    }
+
+    /// Looks at the clocks; says what is new, and by how much the clock went ahead. `seen`: the newest stamp of the store.
+    pub fn look(&mut self, wall_ns: i64, monotonic_ms: u64, seen: Hlc) -> Option<(Jump, Duration)> {
+        let passed = i64::try_from(monotonic_ms.saturating_sub(self.monotonic_ms)).unwrap_or(i64::MAX);
+        let expected = self.wall_ns.saturating_add(passed.saturating_mul(1_000_000));
+        let ahead = Duration::from_nanos(u64::try_from(wall_ns.saturating_sub(expected)).unwrap_or(0));
+        if ahead <= JUMP {
+            *self = Self::new(wall_ns, monotonic_ms, self.was_behind);
+            return None;
+        }
+        let stored = i64::try_from(seen.milliseconds()).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+        let from = if self.was_behind { expected.max(stored) } else { expected };
+        let is_new = self.doubted.is_none();
+        let since = *self.doubted.get_or_insert(monotonic_ms);
+        if wall_ns.saturating_sub(from) > i64::try_from(JUMP_MAX.as_nanos()).unwrap_or(i64::MAX) {
+            self.ahead_ns = wall_ns.saturating_sub(expected);
+            return (!std::mem::replace(&mut self.refused, true)).then_some((Jump::Refused, ahead));
+        }
+        let stood = monotonic_ms.saturating_sub(since) >= u64::try_from(DOUBTED.as_millis()).unwrap_or(u64::MAX);
+        if stood || self.was_behind {
+            *self = Self::new(wall_ns, monotonic_ms, false);
+            return Some((Jump::Believed, ahead));
+        }
+        self.ahead_ns = wall_ns.saturating_sub(expected);
+        is_new.then_some((Jump::Doubted, ahead))
+    }
+}
+
+/// Whether a wall clock is behind stamps that a store has seen, by more than a crash accounts for.
+#[must_use]
+pub fn is_behind(wall_ns: i64, seen: Hlc) -> bool {
+    // Stamps that a mount after a crash began with are as far ahead, and the bound a little more.
+    let ahead = u64::try_from((BOUND_AHEAD + BOUND_AHEAD_OF_LAST).as_millis()).unwrap_or(u64::MAX);
+    wall_hlc(wall_ns).milliseconds().saturating_add(ahead).saturating_add(STEP_MS) < seen.milliseconds()
+}
+
 /// Where record HLCs start; the log draws them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HlcSource {
@@ -142,13 +233,11 @@ pub struct HlcSource {
 
 impl HlcSource {
     /// After recovery: `seen` is the largest stamp in the recovered log and checkpoint, `bound` the superblock's before this mount published; `closed`: the last
-    /// mount said that it appended nothing any more. Returns also whether the wall clock is behind what the store has seen, which deserves a warning.
+    /// mount said that it appended nothing any more. Returns also whether the wall clock is behind what the store has seen, which deserves a warning: time
+    /// goes on logically from there, however far ahead that is, since no stamp may be drawn twice.
     #[must_use]
     pub fn after_recovery(wall_ns: i64, seen: Hlc, bound: Hlc, closed: bool) -> (Self, bool) {
-        // Stamps that a mount after a crash began with are as far ahead, and the bound a little more.
-        let ahead = u64::try_from((BOUND_AHEAD + BOUND_AHEAD_OF_LAST).as_millis()).unwrap_or(u64::MAX);
-        let expected = wall_hlc(wall_ns).milliseconds().saturating_add(ahead).saturating_add(STEP_MS);
-        let behind = expected < seen.max(bound).milliseconds();
+        let behind = is_behind(wall_ns, seen.max(bound));
         let last = if closed { seen } else { seen.max(bound) };
         (Self { last: Hlc(last.0 | 1), bound: next_bound(wall_ns, last) }, behind)
     }
@@ -221,6 +310,52 @@ mod tests {
         let bound = next_bound(NOW, Hlc::ZERO);
         assert!(HlcSource::after_recovery(NOW - 2 * MINUTE, wall_hlc(NOW), bound, false).1);
         assert!(!HlcSource::after_recovery(NOW - 500_000_000, wall_hlc(NOW), bound, false).1);
+    }
+
+    const SECOND: i64 = 1_000_000_000;
+    const DAY: i64 = 24 * 60 * MINUTE;
+
+    /// A look at a wall clock that is ahead by so much after so many seconds.
+    fn look(belief: &mut Belief, seconds: u64, ahead: i64) -> (Option<Jump>, i64) {
+        let wall = NOW + i64::try_from(seconds).unwrap() * SECOND + ahead;
+        let told = belief.look(wall, seconds * 1000, wall_hlc(NOW));
+        (told.map(|(jump, _)| jump), wall - belief.ahead_ns() - NOW)
+    }
+
+    #[test]
+    fn a_jump_ahead_is_believed_when_it_has_stood_for_a_minute() {
+        let mut belief = Belief::new(NOW, 0, false);
+        assert_eq!(look(&mut belief, 10, 9 * SECOND), (None, 19 * SECOND));
+        assert_eq!(look(&mut belief, 20, DAY), (Some(Jump::Doubted), 29 * SECOND));
+        // Put back in time, it was never followed.
+        assert_eq!(look(&mut belief, 50, DAY), (None, 59 * SECOND));
+        assert_eq!(look(&mut belief, 60, 0), (None, 60 * SECOND));
+        assert_eq!(look(&mut belief, 100, DAY), (Some(Jump::Doubted), 100 * SECOND));
+        assert_eq!(look(&mut belief, 159, DAY), (None, 159 * SECOND));
+        assert_eq!(look(&mut belief, 160, DAY), (Some(Jump::Believed), 160 * SECOND + DAY));
+        assert_eq!(look(&mut belief, 170, DAY), (None, 170 * SECOND + DAY));
+    }
+
+    #[test]
+    fn a_jump_of_ten_years_is_never_believed_and_told_once() {
+        let mut belief = Belief::new(NOW, 0, false);
+        assert_eq!(look(&mut belief, 10, 3650 * DAY), (Some(Jump::Refused), 10 * SECOND));
+        for minutes in 1..1000 {
+            let seconds = 10 + minutes * 60;
+            assert_eq!(look(&mut belief, seconds, 3650 * DAY), (None, i64::try_from(seconds).unwrap() * SECOND));
+        }
+        assert_eq!(look(&mut belief, 70_000, 0), (None, 70_000 * SECOND));
+    }
+
+    #[test]
+    fn a_clock_that_was_behind_the_store_may_catch_up_at_once_but_no_further_than_a_year() {
+        // Started in 1970, as without a battery; then a time server is heard.
+        let mut belief = Belief::new(0, 0, true);
+        assert_eq!(belief.look(NOW + 30 * DAY, 5000, wall_hlc(NOW)).unwrap().0, Jump::Believed);
+        assert_eq!(belief.ahead_ns(), 0);
+        let mut belief = Belief::new(0, 0, true);
+        assert_eq!(belief.look(NOW + 3650 * DAY, 5000, wall_hlc(NOW)).unwrap().0, Jump::Refused);
+        assert_eq!(belief.ahead_ns(), NOW + 3650 * DAY - 5 * SECOND);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::StoreError;
 use crate::checkpoint::{describe, max_bounds, table};
 use crate::device::{Device, DeviceError, MeteredDevice, Operation, warn_if_changed};
 use crate::engine::{Batches, Counters, Engine, Objects, Options, Published, Writer};
-use crate::hlc::{HlcSource, next_bound};
+use crate::hlc::{HlcSource, next_bound, wall_hlc};
 use crate::metrics::Metrics;
 use crate::sabotage::{self, Rule};
 use crate::space::admission::Budget;
@@ -276,7 +276,11 @@ impl Engine {
         let closed = found.closed.is_some();
         let (hlc, behind) = HlcSource::after_recovery(clock.wall_ns(), seen, superblock.hlc_bound, closed);
         if behind {
-            tracing::warn!("the clock is behind what the store has seen; time goes on from there");
+            let newest = seen.max(superblock.hlc_bound).milliseconds();
+            tracing::warn!(
+                behind_s = newest.saturating_sub(wall_hlc(clock.wall_ns()).milliseconds()) / 1000,
+                "the clock is behind what the store has seen: it is wrong now, or was when the store was written; stamps go on from there, and follow the clock when it has caught up"
+            );
         }
         let open = containers.used().filter(|(_, row)| row.state == ContainerState::Open);
         let published_rows = open.map(|(number, row)| (number, row.used_units)).collect();

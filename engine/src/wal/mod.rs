@@ -36,7 +36,7 @@ pub use room::{LogRoom, Room};
 
 use crate::StoreError;
 use crate::device::{Device, Ticket};
-use crate::hlc::{self, Clock, HlcSource};
+use crate::hlc::{self, Belief, Clock, HlcSource, Jump};
 use crate::metrics::Metrics;
 use crate::mutant::{self, Mutant};
 use crate::sabotage::{self, Rule};
@@ -180,6 +180,8 @@ pub struct Wal {
     staging: Staging,
     /// Held while room is compared with a wish, and while what waits turns into blocks.
     admission: Mutex<()>,
+    /// Which clock is believed. No other lock is taken with it.
+    belief: Mutex<Belief>,
     levels: Levels,
     locals: Mutex<Locals>,
     /// Data of records, still being written or not yet known to be done. A record's entry is made before the record is published.
@@ -209,6 +211,8 @@ struct Levels {
     waiting_since: AtomicU64,
     last_append_ms: AtomicU64,
     hlc_bound: AtomicU64,
+    /// By how much the wall clock is ahead of what is believed.
+    clock_ahead_ns: AtomicU64,
     /// As in `inner`, raised with it held: whoever finds it high enough needs no lock.
     durable: AtomicU64,
     /// Committers that wait for the next group, in seats or with functions; changed with `inner` held.
@@ -260,7 +264,7 @@ impl Wal {
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         metrics.log.ring_blocks.set(config.ring.blocks);
-        let now = clock.monotonic_ms();
+        let (now, wall_ns) = (clock.monotonic_ms(), clock.wall_ns());
         let used_blocks = resume.next_sequence.saturating_sub(resume.start_sequence);
         let staging_bytes = config.ring.bytes(config.ring.blocks).clamp(4096, STAGING_BYTES_MAX).next_power_of_two();
         let inner = Inner {
@@ -288,6 +292,7 @@ impl Wal {
             config,
             staging: Staging::new(resume.next_lsn, resume.hlc.last, usize::try_from(staging_bytes).unwrap_or(4096)),
             admission: Mutex::new(()),
+            belief: Mutex::new(Belief::new(wall_ns, now, hlc::is_behind(wall_ns, resume.hlc.last))),
             levels: Levels {
                 used_blocks: AtomicU64::new(used_blocks),
                 local_bytes: AtomicU64::new(0),
@@ -297,6 +302,7 @@ impl Wal {
                 waiting_since: AtomicU64::new(0),
                 last_append_ms: AtomicU64::new(now),
                 hlc_bound: AtomicU64::new(resume.hlc.bound.0),
+                clock_ahead_ns: AtomicU64::new(0),
                 durable: AtomicU64::new(resume.next_lsn.0),
                 joined: AtomicUsize::new(0),
                 group_ns: AtomicU64::new(0),
@@ -347,7 +353,8 @@ impl Wal {
         encode(&record, scratch)?;
         let bytes = scratch.len() as u64;
         let cost = self.pay(room, bytes)?;
-        let wall = hlc::wall_hlc(self.clock.wall_ns());
+        let ahead = self.levels.clock_ahead_ns.load(Ordering::Acquire);
+        let wall = hlc::wall_hlc(self.clock.wall_ns().saturating_sub_unsigned(ahead));
         let bound = Hlc(self.levels.hlc_bound.load(Ordering::Acquire));
         let drawn = self.staging.draw(bytes, |last| hlc::next(last, wall, bound));
         format::stamp(scratch, drawn.hlc);
@@ -470,7 +477,52 @@ impl Wal {
     /// The wall clock comes near the bound: a publication should raise it.
     #[must_use]
     pub fn is_hlc_bound_near(&self) -> bool {
-        hlc::is_bound_near(self.clock.wall_ns(), Hlc(self.levels.hlc_bound.load(Ordering::Acquire)))
+        hlc::is_bound_near(self.believed_wall_ns(), Hlc(self.levels.hlc_bound.load(Ordering::Acquire)))
+    }
+
+    /// The wall clock as far as it is believed ([`hlc::Belief`]); tells of jumps.
+    pub fn believed_wall_ns(&self) -> i64 {
+        let mut belief = self.belief.lock();
+        let wall = self.clock.wall_ns();
+        match belief.look(wall, self.clock.monotonic_ms(), self.last_hlc()) {
+            None => {}
+            Some((Jump::Doubted, ahead)) => tracing::warn!(
+                ahead_s = ahead.as_secs(),
+                "the clock has jumped ahead; it is believed when it has stood for a minute"
+            ),
+            Some((Jump::Believed, ahead)) => {
+                tracing::warn!(ahead_s = ahead.as_secs(), "the clock has jumped ahead, and is believed now");
+            }
+            Some((Jump::Refused, ahead)) => tracing::error!(
+                ahead_s = ahead.as_secs(),
+                "the clock has jumped ahead by more than a year and is not believed: stamps go on from what it was before; if it is right now, mount the store again"
+            ),
+        }
+        self.levels.clock_ahead_ns.store(belief.ahead_ns().unsigned_abs(), Ordering::Release);
+        wall.saturating_sub(belief.ahead_ns())
+    }
+
+    /// Takes notice of a stamp from outside: every record from now on has a later one (INV-01, INV-40).
+    ///
+    /// # Errors
+    /// [`StoreError::ClockAhead`]: it is more than [`hlc::AHEAD_MAX`] ahead of this host's clock. [`StoreError::WouldWait`]: it is beyond the durable bound; a publication raises that.
+    pub fn observe(&self, stamp: Hlc) -> Result<()> {
+        if stamp <= self.last_hlc() {
+            return Ok(());
+        }
+        let limit_ms = u64::try_from(hlc::AHEAD_MAX.as_millis()).unwrap_or(u64::MAX);
+        let ahead_ms = stamp.milliseconds().saturating_sub(hlc::wall_hlc(self.believed_wall_ns()).milliseconds());
+        if ahead_ms > limit_ms {
+            return Err(StoreError::ClockAhead { ahead_ms, limit_ms });
+        }
+        // Records after it count on from there, and must not come to the bound before the next publication raises it.
+        let bound = Hlc(self.levels.hlc_bound.load(Ordering::Acquire));
+        let room_ms = u64::try_from(hlc::COUNTING_ROOM.as_millis()).unwrap_or(u64::MAX);
+        if stamp.milliseconds().saturating_add(room_ms) > bound.milliseconds() {
+            return Err(StoreError::WouldWait { what: "a stamp beyond the durable bound" });
+        }
+        self.staging.raise(stamp);
+        Ok(())
     }
 
     /// Closes a version: the caller holds the freeze lock, so no client record is between its draw and its effect; LSN and HLC are read together. From here until the

@@ -163,6 +163,21 @@ impl<A: Atomics> Staging<A> {
         }
     }
 
+    /// The next record gets a later HLC than this.
+    pub(super) fn raise(&self, stamp: Hlc) {
+        let mut head = self.head.0.load();
+        loop {
+            let (last, next) = split(head);
+            if last >= stamp {
+                return;
+            }
+            match self.head.0.replace(head, pair(stamp, next)) {
+                Ok(()) => return,
+                Err(now) => head = now,
+            }
+        }
+    }
+
     /// Copies a whole record, padded to 8, to where it was drawn, and publishes it. Once.
     pub(super) fn put(&self, start: Lsn, record: &[u8]) {
         let (words, _) = record.as_chunks::<WORD>();
