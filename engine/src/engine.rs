@@ -16,6 +16,7 @@ mod counters;
 mod last_mark;
 mod observe;
 mod pressure;
+mod replica;
 mod store;
 
 pub(crate) use admission::Admission;
@@ -23,6 +24,7 @@ pub(crate) use batch::{Batches, Objects};
 pub(crate) use counters::Counters;
 pub(crate) use last_mark::LastMark;
 pub(crate) use pressure::Pressure;
+pub use replica::{FreeAndReserve, LiveObjects};
 
 use crate::StoreError;
 use crate::checkpoint::HeldBack;

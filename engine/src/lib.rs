@@ -87,7 +87,7 @@ pub mod wal;
 
 pub use bound::MemoryBound;
 pub use cleaner::{Closed, Occupancy, Use, victim_score};
-pub use engine::{Engine, Options};
+pub use engine::{Engine, FreeAndReserve, LiveObjects, Options};
 pub use error::StoreError;
 pub use history::{HistoryPolicy, HistoryRoot};
 pub use mark::{MarkOptions, MarkProgress, MarkReport, Uses};

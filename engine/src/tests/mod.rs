@@ -16,6 +16,7 @@ mod models;
 mod pins;
 mod pressure;
 mod relocation;
+mod replica;
 mod scrub;
 mod sharing;
 #[cfg(feature = "models")]
