@@ -48,6 +48,8 @@ mutants! {
     CallbackSilently: "models::threads::whoever_waits_for_a_record_is_told_when_it_is_durable_and_not_before",
     /// The end of a group does not wake the committer, although functions wait.
     GroupEndsSilently: "models::threads::whoever_waits_for_a_record_is_told_when_it_is_durable_and_not_before",
+    /// The end of the log tells nobody of those who still wait.
+    ClosedSilently: "models::threads::whoever_waits_at_the_end_of_the_log_is_told",
     /// The committer sleeps without looking again after it said that it does.
     SleepsWithoutLook: "models::threads::a_record_that_nobody_waits_for_is_durable_in_time",
     /// An append that saw the committer asleep wakes it without the lock, perhaps before it sleeps.

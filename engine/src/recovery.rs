@@ -449,7 +449,9 @@ impl Engine {
                 }
             }
             // What other segments' failed writes put here must not be overwritten by the table.
-            let moved_here = relocated.iter().filter(|(moved, _)| moved.to.container == container);
+            let moved_here = relocated
+                .iter()
+                .filter(|(moved, _)| moved.to.container == container && !sabotage::on(Rule::SealOverMoved));
             for (_, row) in moved_here.filter(|(moved, _)| moved.to.offset_units >= covered) {
                 rows.insert(row.offset_units, *row);
             }

@@ -33,6 +33,10 @@ rules! {
     AckWithoutFlush,
     /// A group commit does not wait for the data that its records name (INV-18).
     AckBeforeData,
+    /// Where data was written elsewhere is not framed before the flush that it rests on (INV-18).
+    MovedNotFramed,
+    /// Recovery ends a container that was being filled as if nothing of other segments were in it (INV-18).
+    SealOverMoved,
     /// A flush is taken to cover what was appended while it ran (INV-18).
     AckOfLaterRecords,
     /// A block's watermark names what is framed, not what a completed flush covered (INV-19).
@@ -51,6 +55,10 @@ rules! {
     TableSlotInUse,
     /// A CHECKPOINT record is appended before its nodes, batch and pages are flushed (INV-17).
     NoFlushBeforeCheckpointRecord,
+    /// A publication does not wait for the pages that it names (INV-17).
+    NamedBeforeArrival,
+    /// A publication does not wait for the last parts of containers that its table calls closed (INV-17).
+    ClosedBeforeItsEnd,
     /// Before the superblock, the record is committed, but no barrier covers the directory (INV-17).
     CommitInsteadOfBarrier,
     /// Containers are reused before the superblock that frees them is durable (INV-13).

@@ -5,6 +5,7 @@
 
 use crate::StoreError;
 use crate::engine::Engine;
+use crate::sabotage::{self, Rule};
 use crate::space::{BACKGROUND_DEPTH, RowOf, Space, StreamKind};
 use crate::state::{Pager, StateError, orphans, segments_of};
 use crate::store::Result;
@@ -131,7 +132,9 @@ impl Engine {
     /// The pages are on the device: readers may read them.
     fn pages_arrived(&self, space: &Space, written: &[u32]) -> Result<()> {
         space.stream(StreamKind::System).flush(space);
-        space.wait_writes()?;
+        if !sabotage::on(Rule::NamedBeforeArrival) {
+            space.wait_writes()?;
+        }
         self.keep_buried();
         let state = self.state.lock();
         for number in written {

@@ -148,6 +148,40 @@ fn what_does_not_verify_does_not_keep_the_rest_of_its_container() {
     assert!(counts.moved_data_bytes.get() >= 1 << 20, "{} bytes moved", counts.moved_data_bytes.get());
 }
 
+/// A victim of which nothing verifies is not a lack of room: the publication goes on with the next one, and writers get what it can give.
+#[test]
+fn damage_does_not_end_the_cleaning_of_a_publication() {
+    let (device, mut client) = fragmented(false);
+    let free = |client: &Client| client.engine.writer().unwrap().space.free_containers();
+    let target = client.engine.clean_target(client.engine.writer().unwrap());
+    for key in 1000.. {
+        if free(&client) < target {
+            break;
+        }
+        client.run(&Op::Write { tree: 1, key, seed: key.into(), len: 60_000 }).unwrap();
+    }
+    // Of the containers with little that lives, all but the last are damaged. What was moved already has no home.
+    let home = |client: &Client, key: u32| client.engine.reader.container_of(client.extent_of(0, key).0);
+    let keys: Vec<(u32, u32)> = (0..120).step_by(4).filter_map(|key| Some((key, home(&client, key)?))).collect();
+    let (last, whole) = *keys.last().unwrap();
+    for (key, container) in keys.iter().filter(|(_, container)| *container != whole) {
+        let at = client.engine.shape.offset(*container, client.extent_of(0, *key).0.slot().into());
+        device.inject(Fault::FlipBits { offset: at + 100, mask: 4 });
+    }
+    let counts = |client: &Client| {
+        let cleaner = &client.engine.metrics().cleaner;
+        (cleaner.victims.get(), cleaner.emptied.get())
+    };
+    let before = counts(&client);
+    client.engine.writer().unwrap().admission.ledger.lock().wanted = Some(Reason::Reclaim);
+    client.checkpoint().unwrap();
+    let after = counts(&client);
+    let (victims, emptied) = (after.0 - before.0, after.1 - before.1);
+    println!("{victims} victims, {emptied} emptied, {keys:?}");
+    assert!(victims > emptied, "nothing damaged was looked at: {victims} victims");
+    assert_ne!(home(&client, last), Some(whole), "what could be copied was not");
+}
+
 #[test]
 fn what_is_left_of_an_extent_is_copied_only_if_the_whole_verifies() {
     let (device, mut client) = fragmented(false);

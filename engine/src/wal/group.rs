@@ -237,13 +237,20 @@ impl Wal {
     }
 
     /// Says that nothing is appended any more, and writes and flushes a watermark block at once, unless the ring is so full that it would take from the reserve. For the end of a mount: from
-    /// here on nothing is appended or acknowledged. `numbers`, asked after that: the ruling superblock's sequence, and the numbers that were not handed out.
+    /// here on nothing is appended or acknowledged; whoever still waits for what is not durable is told so. `numbers`, asked after that: the ruling superblock's sequence, and the numbers that were
+    /// not handed out.
     ///
     /// # Errors
     /// Poisoned, or closed before.
     pub fn close(&self, numbers: impl FnOnce() -> (u64, Bounds)) -> Result<()> {
         self.check_open()?;
         self.levels.closed.store(true, Ordering::SeqCst);
+        let result = self.write_end(numbers);
+        self.tell_the_rest();
+        result
+    }
+
+    fn write_end(&self, numbers: impl FnOnce() -> (u64, Bounds)) -> Result<()> {
         let (superblock, next) = numbers();
         let inner = self.unled();
         self.check()?;
@@ -259,6 +266,20 @@ impl Wal {
             self.lead(inner, true);
         }
         self.check()
+    }
+
+    /// There will be no more groups. Who comes later sees with the lock held that the log is closed; who came before is answered here, or wakes and sees it.
+    fn tell_the_rest(&self) {
+        if mutant::on(Mutant::ClosedSilently) {
+            return;
+        }
+        let (calls, waiting, durable) = {
+            let mut inner = self.inner.lock();
+            (inner.line.call_all(), std::mem::take(&mut inner.callbacks), inner.durable)
+        };
+        line::call(calls);
+        let told = |lsn: Lsn| if lsn <= durable { Ok(()) } else { self.check_open() };
+        super::answer(waiting.into_iter().map(|(lsn, done)| (done, told(lsn))).collect());
     }
 
     /// The lock, while nobody leads.
@@ -365,7 +386,7 @@ impl Wal {
             let bulk = std::mem::take(&mut inner.bulk_unflushed);
             (incomplete.map_or(framed, |first| first.min(framed)), flush || bulk || !self.config.durable_writes)
         };
-        if self.levels.local_bytes.load(Ordering::Acquire) > 0 {
+        if self.levels.local_bytes.load(Ordering::Acquire) > 0 && !sabotage::on(Rule::MovedNotFramed) {
             self.submit_waiting(false, self.staging.end()).map_err(|error| error.to_string())?;
         }
         // Also if there are none: others may have framed them since, and a lazy write is nobody's but the leader's.

@@ -50,6 +50,7 @@ pub enum Answer {
 type Script = Box<dyn FnMut(Call, u64) -> Answer + Send>;
 type Hold = Box<dyn Fn(u64) -> bool + Send>;
 type Look = Arc<dyn Fn(Call) + Send + Sync>;
+type Arrived = Arc<dyn Fn(u64) + Send + Sync>;
 
 /// Writes that wait, and which do.
 struct Held {
@@ -63,6 +64,7 @@ pub struct ScriptedDevice {
     counts: [AtomicU64; 3],
     script: Mutex<Script>,
     look: Mutex<Option<Look>>,
+    arrived: Mutex<Option<Arrived>>,
     held: Mutex<Option<Held>>,
     /// Instead of the device's, and how many are taken of it before there are none but the heap's.
     buffers: Option<(BufferPool, AtomicU64)>,
@@ -93,6 +95,7 @@ impl ScriptedDevice {
             counts: Default::default(),
             script: Mutex::new(Box::new(|_, _| Answer::Do)),
             look: Mutex::new(None),
+            arrived: Mutex::new(None),
             held: Mutex::new(None),
             buffers,
         }
@@ -109,9 +112,15 @@ impl ScriptedDevice {
         *self.look.lock().unwrap() = Some(Arc::new(look));
     }
 
-    /// No more of that.
+    /// Called with the offset of every write from now on when it has completed, before whoever waits for it is told; with writes that complete late on the thread that waits.
+    pub fn arrived(&self, arrived: impl Fn(u64) + Send + Sync + 'static) {
+        *self.arrived.lock().unwrap() = Some(Arc::new(arrived));
+    }
+
+    /// No more of these.
     pub fn look_away(&self) {
         *self.look.lock().unwrap() = None;
+        *self.arrived.lock().unwrap() = None;
     }
 
     /// Calls of each kind since the script began: reads, writes, flushes.
@@ -136,6 +145,15 @@ impl ScriptedDevice {
         let held = self.held.lock().unwrap().take();
         for (write, completion) in held.map(|held| held.writes).unwrap_or_default() {
             completion.complete(self.device.submit(write).wait());
+        }
+    }
+
+    /// They fail, with nothing written, and no more are held.
+    pub fn release_failed(&self, errno: i32) {
+        let held = self.held.lock().unwrap().take();
+        for (write, completion) in held.map(|held| held.writes).unwrap_or_default() {
+            let (operation, offset, length) = (Operation::Write, write.offset, write.range.len() as u64);
+            completion.complete(Err(DeviceError::Io { operation, offset, length, errno }));
         }
     }
 
@@ -183,7 +201,12 @@ impl Device for ScriptedDevice {
                     held.writes.push((write, completion));
                     return ticket;
                 }
-                self.device.submit(write)
+                let (arrived, offset) = (self.arrived.lock().unwrap().clone(), write.offset);
+                let ticket = self.device.submit(write);
+                if let Some(arrived) = arrived {
+                    ticket.on_done(Box::new(move |_| arrived(offset)));
+                }
+                ticket
             }
         }
     }

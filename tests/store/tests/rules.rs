@@ -24,6 +24,8 @@ macro_rules! tests {
 tests! {
     acknowledged_records_survive_a_power_cut
     acknowledged_data_survives_a_power_cut
+    data_that_was_moved_after_its_record_was_written_is_found_after_a_power_cut
+    a_recovery_writes_nothing_over_data_that_was_moved
     what_is_appended_while_a_flush_runs_needs_a_flush_of_its_own
     a_power_cut_is_not_taken_for_damage
     after_a_failed_flush_nothing_is_acknowledged
@@ -43,6 +45,8 @@ tests! {
     a_publication_leaves_the_directory_in_use_alone
     a_publication_leaves_the_segment_table_in_use_alone
     a_checkpoint_record_is_durable_only_after_what_it_names
+    a_publication_names_no_page_that_has_not_arrived
+    a_publication_calls_no_container_closed_whose_end_has_not_arrived
     a_superblock_is_durable_only_after_its_directory
     records_between_freeze_and_publication_are_replayed
     ring_space_is_not_reused_before_the_superblock_that_frees_it

@@ -1,6 +1,7 @@
 //! One rule of durability a test.
 
 use super::harness::{BLOCK, DATA_AT, Mounted, NOW, Oracle, checkpoint_body, look, make, mount, mount_at, mount_with};
+use crate::StoreError;
 use crate::device::{
     AlignedBuf, Completion, Device, DeviceError, Drive, Fault, Geometry, SimulatedDevice, Ticket, Write,
 };
@@ -109,6 +110,26 @@ fn a_closed_log_says_so_and_a_mount_that_appended_anything_after_it_does_not() {
     oracle.history.truncate(1);
     put(&third, &mut oracle, false);
     assert!(third.wal.last_hlc() > stamp);
+}
+
+/// An append that comes while the mount ends: whoever left a function with the log hears that it will not be told any more.
+#[test]
+fn a_function_that_waits_when_the_log_is_closed_is_called() {
+    let (mounted, mut oracle) = store(64);
+    let durable = put(&mounted, &mut oracle, false);
+    mounted.wal.commit(durable).unwrap();
+    // With a watermark that says so: the end writes no block, so no group takes the late record along.
+    mounted.clock.advance(Duration::from_millis(200));
+    mounted.wal.pump().unwrap();
+    let late = put(&mounted, &mut oracle, false);
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&heard);
+    mounted.wal.on_durable(late, Box::new(move |result| told.lock().push(result)));
+    assert!(heard.lock().is_empty());
+    mounted.wal.close(|| (1, Bounds::default())).unwrap();
+    let heard = std::mem::take(&mut *heard.lock());
+    assert!(matches!(heard.as_slice(), [Err(StoreError::ReadOnly { .. })]), "{heard:?}");
+    assert!(mounted.wal.commit(late).is_err());
 }
 
 #[test]

@@ -24,6 +24,8 @@ macro_rules! scenarios {
 scenarios! {
     AckWithoutFlush: acknowledged_records_survive_a_power_cut,
     AckBeforeData: acknowledged_data_survives_a_power_cut,
+    MovedNotFramed: data_that_was_moved_after_its_record_was_written_is_found_after_a_power_cut,
+    SealOverMoved: a_recovery_writes_nothing_over_data_that_was_moved,
     AckOfLaterRecords: what_is_appended_while_a_flush_runs_needs_a_flush_of_its_own,
     WatermarkAheadOfFlush: a_power_cut_is_not_taken_for_damage,
     PoisonForgotten: after_a_failed_flush_nothing_is_acknowledged,
@@ -43,6 +45,8 @@ scenarios! {
     DirectorySlotInUse: a_publication_leaves_the_directory_in_use_alone,
     TableSlotInUse: a_publication_leaves_the_segment_table_in_use_alone,
     NoFlushBeforeCheckpointRecord: a_checkpoint_record_is_durable_only_after_what_it_names,
+    NamedBeforeArrival: a_publication_names_no_page_that_has_not_arrived,
+    ClosedBeforeItsEnd: a_publication_calls_no_container_closed_whose_end_has_not_arrived,
     CommitInsteadOfBarrier: a_superblock_is_durable_only_after_its_directory,
     StartAtCheckpointRecord: records_between_freeze_and_publication_are_replayed,
     RingReusedEarly: ring_space_is_not_reused_before_the_superblock_that_frees_it,

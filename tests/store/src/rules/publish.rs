@@ -4,9 +4,12 @@ use crate::bench::{Bench, Region, recover};
 use crate::device::{Device, DeviceImage, RecordingDevice, SectorFate, SimulatedDevice};
 use crate::mini::Mini;
 use crate::scripted::{Answer, Call};
+use envoyfs_layout::directory_page::ContainerState;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// A store with a checkpoint, and the events of the next one.
 fn checkpointed() -> (Bench, Arc<Mini>, Range<usize>) {
@@ -280,4 +283,84 @@ pub fn an_adopted_checkpoint_counts_once() {
         client.quiesce_and_check();
     }
     assert!(adopted > 0, "no cut between record and superblock");
+}
+
+/// Containers of system pages in the version that rules.
+fn system_containers(bench: &Bench) -> (Vec<Range<u64>>, u64) {
+    let superblock = envoyfs_engine::superblock::open(&bench.simulated).unwrap().superblock;
+    let table = envoyfs_engine::superblock::read_directory(&bench.simulated, &superblock).unwrap().table;
+    let bytes = u64::from(superblock.segment_bytes);
+    let place =
+        |number: u64| superblock.segments_offset + number * bytes..superblock.segments_offset + (number + 1) * bytes;
+    let rows = (0_u64..).zip(&table).filter(|(_, row)| row.state == ContainerState::System);
+    (rows.map(|(number, _)| place(number)).collect(), bytes)
+}
+
+/// Publishes on another thread, while writes are held back, and says whether a superblock was written before they had arrived.
+fn is_published_early(bench: &Bench, mini: &Arc<Mini>) -> bool {
+    let copies = bench.copies();
+    let (reached, superblock) = channel();
+    let reached = Mutex::new(reached);
+    bench.device.look(move |call| {
+        if matches!(call, Call::Write(offset, _) if copies.contains(&offset)) {
+            let _ = reached.lock().unwrap().send(());
+        }
+    });
+    std::thread::scope(|scope| {
+        let checkpoint = scope.spawn(|| mini.checkpoint());
+        // It must not get there; a broken one has the time to.
+        let early = superblock.recv_timeout(Duration::from_millis(700)).is_ok();
+        assert!(bench.device.held_writes() > 0, "nothing was held back");
+        bench.device.release();
+        checkpoint.join().unwrap().unwrap();
+        bench.device.look_away();
+        early
+    })
+}
+
+/// INV-17: pages of segments are named by the segment table.
+pub fn a_publication_names_no_page_that_has_not_arrived() {
+    let (bench, mini, _) = checkpointed();
+    mini.put(0, 8192).unwrap();
+    let (pages, _) = system_containers(&bench);
+    assert!(!pages.is_empty(), "a checkpoint wrote no pages");
+    bench.device.hold_writes(move |offset| pages.iter().any(|container| container.contains(&offset)));
+    assert!(!is_published_early(&bench, &mini), "the superblock names pages that are on their way");
+    assert_eq!(recover(&bench.cut()).keys(), KEYS);
+}
+
+/// INV-17: while a publication waits for its pages, somebody else fills a container; the table that it then makes calls it closed, and a mount looks no more for what ends it.
+pub fn a_publication_calls_no_container_closed_whose_end_has_not_arrived() {
+    let bench = Bench::of(16, true);
+    let mini = bench.mount();
+    mini.put(1, 8192).unwrap();
+    mini.checkpoint().unwrap();
+    mini.put(2, 8192).unwrap();
+    let (pages, bytes) = system_containers(&bench);
+    let (filling, written) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+    bench.device.arrived({
+        let (pages, filling, kept, weak) =
+            (pages.clone(), Arc::clone(&filling), Arc::clone(&written), Arc::downgrade(&mini));
+        move |offset| {
+            let page = pages.iter().any(|container| container.contains(&offset));
+            if page && !filling.swap(true, Ordering::SeqCst) {
+                // On the thread of the publication, which waits for this page.
+                let mini = weak.upgrade().unwrap();
+                // Named by nobody: the log does not wait for it.
+                let keys = 10..12 + bytes / (60 << 10);
+                kept.lock().unwrap().extend(keys.map(|key| (key, mini.write(key, 60 << 10).unwrap())));
+            }
+        }
+    });
+    let regions = Bench::on(bench.simulated.image(), false);
+    bench
+        .device
+        .hold_writes(move |offset| filling.load(Ordering::SeqCst) && regions.region(offset) == Region::Segments);
+    assert!(!is_published_early(&bench, &mini), "the table calls closed what is on its way");
+    assert!(mini.engine.metrics().streams.containers_sealed.get() > 0, "no container was filled");
+    for (key, written) in written.lock().unwrap().drain(..) {
+        mini.name(key, written).unwrap();
+    }
+    mini.commit().unwrap();
+    assert_eq!(recover(&bench.cut()).keys(), mini.keys());
 }

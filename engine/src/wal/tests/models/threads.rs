@@ -3,10 +3,11 @@
 
 use crate::device::{AlignedBuf, Device as _, DeviceImage, SimulatedDevice, Ticket, Write};
 use crate::shuttled::check;
-use crate::store::DataObject;
+use crate::store::{DataObject, Result};
 use crate::sync::{Condvar, Mutex, TIMERS, thread};
 use crate::wal::tests::harness::{DATA_AT, NOW, look, make, mount_with};
 use crate::wal::{Committer, NewRecord};
+use envoyfs_layout::directory_page::Bounds;
 use envoyfs_layout::{Lsn, Oid, checksum};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
@@ -120,4 +121,56 @@ fn an_append_alone() {
 fn a_record_that_nobody_waits_for_is_durable_in_time() {
     TIMERS.store(true, Ordering::Relaxed);
     check(300, an_append_alone);
+}
+
+/// The log is closed while three append: whoever waits comes back, with what is true, and whoever left a function is called once.
+fn closed_amid_appends() {
+    static MADE: OnceLock<DeviceImage> = OnceLock::new();
+    let image = MADE.get_or_init(|| make(64, 3).durable_image()).clone();
+    let device = SimulatedDevice::from_image(image, 512, 1).slow(true);
+    let mounted = mount_with(device.clone(), NOW, false).unwrap();
+    let committer = Committer::start(&mounted.wal).unwrap();
+    let told = Arc::new((Mutex::new(0), Condvar::new()));
+    let threads: Vec<_> = [true, true, false]
+        .into_iter()
+        .map(|waits| {
+            let (wal, device, told) = (Arc::clone(&mounted.wal), device.clone(), Arc::clone(&told));
+            thread::spawn(move || {
+                let mut room = wal.try_reserve(1, 100).unwrap();
+                let appended = wal.append(&mut room, NewRecord::engine(256, &[7; 50]));
+                drop(room);
+                let Ok(end) = appended.map(|position| position.end) else { return 0 };
+                if waits {
+                    if wal.commit(end).is_ok() {
+                        assert_durable(&device, end);
+                    }
+                    return 0;
+                }
+                let then = Box::new(move |result: Result<()>| {
+                    if result.is_ok() {
+                        assert_durable(&device, end);
+                    }
+                    *told.0.lock() += 1;
+                    told.1.notify_all();
+                });
+                wal.on_durable(end, then);
+                1
+            })
+        })
+        .collect();
+    // As the end of a mount does it.
+    mounted.wal.commit(mounted.wal.end()).unwrap();
+    drop(committer);
+    mounted.wal.close(|| (1, Bounds::default())).unwrap();
+    let left: usize = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
+    let mut heard = told.0.lock();
+    while *heard < left {
+        told.1.wait(&mut heard);
+    }
+    assert_eq!(*heard, left, "each once");
+}
+
+#[test]
+fn whoever_waits_at_the_end_of_the_log_is_told() {
+    check(400, closed_amid_appends);
 }
