@@ -227,7 +227,7 @@ impl Engine {
         }
         crate::space::install_relocations(&self.pager(), &space.relocations())?;
         let mut releasable = self.dead(&candidates);
-        self.leave_homes(writer, &releasable)?;
+        self.leave_homes(space, &releasable)?;
         if sabotage::on(Rule::MarkBeforePublication) {
             self.pin_version(frozen.number, &roots.references, copies);
         }
@@ -423,23 +423,13 @@ impl Engine {
     }
 
     /// Segments whose home is about to be reused lose it.
-    fn leave_homes(&self, writer: &Writer, releasable: &BTreeSet<u32>) -> Result<()> {
-        let space = &writer.space;
+    fn leave_homes(&self, space: &Space, releasable: &BTreeSet<u32>) -> Result<()> {
         let homes: Vec<(u32, u32)> = space.with_containers(|containers| {
             let segment = |container: &u32| containers.get(*container).map_or(0, |row| row.segment);
             releasable.iter().map(|container| (*container, segment(container))).collect()
         });
         self.load_segments(&homes.iter().map(|(_, segment)| *segment).collect())?;
-        let gone = {
-            let mut state = self.state.lock();
-            homes.iter().for_each(|(container, segment)| state.release(*container, *segment));
-            state.forget_empty()
-        };
-        // Before anybody is sent to a page that is given up with them.
-        self.keep_buried();
-        gone.iter().for_each(|number| self.reader.set_page(*number, Place::NONE, false));
-        // Readers go on finding what they have seen: until the containers are reused.
-        writer.held.lock().leave(homes, gone);
+        self.forget_segments(homes);
         Ok(())
     }
 

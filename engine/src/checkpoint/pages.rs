@@ -106,6 +106,8 @@ impl Engine {
             return Ok(());
         }
         self.metrics.state.spills.increment();
+        // Before their pages are written and forgotten: later nobody would look at them again.
+        self.forget_segments(Vec::new());
         let written = self.write_segments(space)?;
         self.pages_arrived(space, &written)?;
         self.state.lock().trim(bytes_max);
@@ -161,18 +163,23 @@ impl Engine {
     pub(crate) fn write_pages(&self, space: &Space) -> Result<()> {
         let mut written = self.write_segments(space)?;
         let sparse = self.sparse_system_containers(space);
-        if !sparse.is_empty() {
-            written.extend(self.move_pages(space, &sparse)?);
-        }
-        {
-            let mut state = self.state.lock();
-            state.write_lists(&sparse, |bytes| write_page(space, bytes))?;
-        }
-        self.write_orphans(space)?;
+        written.extend(self.leave_containers(space, &sparse)?);
         self.pages_arrived(space, &written)
     }
 
-    /// Copies segment pages out of containers that are to be emptied. Pages of stacks stay: they are consumed before long.
+    /// Writes the lists that changed, and whatever lies in containers that are to be emptied but stacks, which are consumed before long. Returns the segments whose page moved.
+    pub(crate) fn leave_containers(&self, space: &Space, sparse: &BTreeSet<u32>) -> Result<Vec<u32>> {
+        let moved = if sparse.is_empty() { Vec::new() } else { self.move_pages(space, sparse)? };
+        {
+            let mut state = self.state.lock();
+            state.write_lists(sparse, |bytes| write_page(space, bytes))?;
+            state.orphans.touch_containers(|container| sparse.contains(&container));
+        }
+        self.write_orphans(space)?;
+        Ok(moved)
+    }
+
+    /// Copies segment pages out of containers that are to be emptied.
     fn move_pages(&self, space: &Space, sparse: &BTreeSet<u32>) -> Result<Vec<u32>> {
         let all: Vec<(u32, Place)> = {
             let state = self.state.lock();

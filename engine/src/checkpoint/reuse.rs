@@ -11,7 +11,7 @@ use crate::engine::{Engine, Writer};
 use crate::mutant::{self, Mutant};
 use crate::sabotage::{self, Rule};
 use crate::store::{Reason, Tier};
-use envoyfs_layout::directory_page::ContainerState;
+use envoyfs_layout::directory_page::{ContainerState, Place};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Dead containers that are not reused yet, and what readers have to forget when they are.
@@ -74,6 +74,23 @@ impl Engine {
         if !(self.reader.kept.add(&buried, version, max) && all) {
             // What is not remembered cannot be read: also by those who take a pin before this is shown.
             self.break_pins(version);
+        }
+    }
+
+    /// These segments, each at home in a container, lose that home; and segments that have none and hold nothing any more are forgotten.
+    pub(crate) fn forget_segments(&self, homes: Vec<(u32, u32)>) {
+        let gone = {
+            let mut state = self.state.lock();
+            homes.iter().for_each(|(container, segment)| state.release(*container, *segment));
+            state.forget_empty()
+        };
+        // Before anybody is sent to a page that is given up with them.
+        self.keep_buried();
+        gone.iter().for_each(|number| self.reader.set_page(*number, Place::NONE, false));
+        match &self.writer {
+            // Readers go on finding what they have seen: until the containers are reused.
+            Some(writer) => writer.held.lock().leave(homes, gone),
+            None => gone.iter().for_each(|number| self.reader.forget(*number)),
         }
     }
 

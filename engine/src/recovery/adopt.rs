@@ -64,9 +64,7 @@ impl Engine {
     pub(super) fn adopt(&self, start: &Start, space: Option<&Space>) -> Result<()> {
         let Some(adopted) = &start.adopted else { return Ok(()) };
         let applied = self.apply_adopted(&start.batch, retained(&start.batch, adopted), space);
-        for number in self.state.lock().forget_empty() {
-            self.reader.forget(number);
-        }
+        self.forget_segments(Vec::new());
         applied
     }
 

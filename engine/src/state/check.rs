@@ -24,6 +24,9 @@ impl State {
             if row.home.is_none() && !self.orphans_know(*number) {
                 found.push(format!("segment {number}: no home, and in no list"));
             }
+            if row.home.is_none() && segment.live.is_empty() {
+                found.push(format!("segment {number}: no home, and nothing lives in it"));
+            }
             for range in segment.live.iter() {
                 live += u64::from(range.end - range.start);
                 for (container, at, units) in self.locate(*number, &range) {

@@ -402,10 +402,11 @@ impl State {
         }
     }
 
-    /// Forgets segments that have neither a home nor a live unit; returns their numbers.
+    /// Forgets segments that have neither a home nor a live unit; returns their numbers. To be called before their pages are trimmed.
     pub fn forget_empty(&mut self) -> Vec<u32> {
         let mut gone = Vec::new();
         for number in std::mem::take(&mut self.maybe_empty) {
+            debug_assert!(self.loaded.contains_key(&number) || !self.table.contains_key(&number), "{number}: trimmed");
             let homeless = self.table.get(&number).is_some_and(|row| row.home.is_none());
             let empty = self.loaded.get(&number).is_some_and(|loaded| loaded.segment.live.is_empty());
             if !(homeless && empty) {

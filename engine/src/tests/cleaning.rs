@@ -4,6 +4,8 @@ use crate::scrub::{ScrubOptions, ScrubReport};
 use crate::store::*;
 use crate::{Engine, HistoryPolicy, Options, Settings};
 use envoyfs_layout::Oid;
+use envoyfs_layout::directory_page::Place;
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -323,4 +325,73 @@ fn what_died_by_itself_is_counted_before_anything_is_copied() {
         client.verify();
         client.quiesce_and_check();
     }
+}
+
+/// Segments whose containers were cleaned, and so were given to others.
+fn homeless(client: &Client) -> usize {
+    client.engine.state.lock().table().values().filter(|row| row.home.is_none()).count()
+}
+
+fn many_homeless() -> Client {
+    let (_, mut client) = fresh_with_segments(48, 512, 3, 256 << 10);
+    for round in 0..6 {
+        for key in 0..400 {
+            if round == 0 || (key * 7 + round) % 3 == 0 {
+                let seed = u64::from(1000 * round + key);
+                client.run(&Op::Write { tree: 0, key, seed, len: 20_000 }).unwrap();
+            }
+            tick(&client.clock);
+            if key % 100 == 99 {
+                client.checkpoint().unwrap();
+            }
+        }
+        while client.engine.clean_anyway().unwrap() {}
+        client.checkpoint().unwrap();
+    }
+    client
+}
+
+#[test]
+fn segments_that_die_without_a_home_are_forgotten_although_their_pages_do_not_fit_into_memory() {
+    let mut client = many_homeless();
+    let before = homeless(&client);
+    assert!(before > 20, "{before} segments without a home");
+    let spills = client.engine.metrics().state.spills.get();
+    for key in 0..400 {
+        client.run(&Op::Delete { tree: 0, key }).unwrap();
+    }
+    client.quiesce();
+    assert!(client.engine.metrics().state.spills.get() > spills);
+    assert!(homeless(&client) < before / 2);
+    client.quiesce_and_check();
+}
+
+#[test]
+fn lists_of_segments_without_a_home_leave_containers_that_are_to_be_emptied() {
+    let mut client = many_homeless();
+    let lists = |client: &Client| -> Vec<Place> {
+        let state = client.engine.state.lock();
+        state.orphans.pages().map(|(_, page)| page).chain(state.orphans.index().iter().copied()).collect()
+    };
+    // Written again, until nothing but they, and pages of segments with a home, lies where they do.
+    let apart = (0..200).any(|round: u32| {
+        for key in 0..40 {
+            let key = 1000 + (round * 37 + key * 11) % 300;
+            client.run(&Op::Write { tree: 1, key, seed: u64::from(round * 300 + key), len: 9000 }).unwrap();
+            tick(&client.clock);
+        }
+        client.engine.state.lock().orphans.touch_containers(|_| true);
+        client.checkpoint().unwrap();
+        let state = client.engine.state.lock();
+        let homeless: BTreeSet<u32> =
+            state.table().values().filter(|row| row.home.is_none()).map(|row| row.page.container).collect();
+        drop(state);
+        lists(&client).iter().all(|place| !homeless.contains(&place.container))
+    });
+    let before = lists(&client);
+    assert!(apart && before.len() >= 2, "{before:?}");
+    let sparse: BTreeSet<u32> = before.iter().map(|place| place.container).collect();
+    client.engine.leave_containers(&client.engine.writer().unwrap().space, &sparse).unwrap();
+    let after = lists(&client);
+    assert!(!after.is_empty() && after.iter().all(|place| !before.contains(place)), "{before:?}, {after:?}");
 }
