@@ -241,7 +241,7 @@ pub fn format_with_progress(
     format_calibrated(device, options, None, progress)
 }
 
-/// As [`format_with_progress`]; with a clock, it also measures which barrier the device makes best (a second at most) and keeps that in the superblock.
+/// As [`format_with_progress`]; with a clock, it also measures which barrier the device makes best (half a second at most) and keeps that in the superblock.
 ///
 /// # Errors
 /// [`StoreError::Refused`], or what the device reports.

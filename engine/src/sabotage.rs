@@ -31,6 +31,8 @@ macro_rules! rules {
 rules! {
     /// A group commit ends without its flush (INV-18).
     AckWithoutFlush,
+    /// Blocks of the log that were not written durably, because a flush was to follow, are forgotten when it does not (INV-18).
+    PlainBlocksForgotten,
     /// A group commit does not wait for the data that its records name (INV-18).
     AckBeforeData,
     /// Where data was written elsewhere is not framed before the flush that it rests on (INV-18).

@@ -7,7 +7,7 @@
 //! first record whose data had not. A watermark in a block is never more than that, so recovery may take it for a promise.
 //!
 //! With durable writes ([`super::Config::durable_writes`]) a completed block is durable, and so is data written durably: the flush is left out unless a record covered by the
-//! group names other data, or somebody wants a barrier.
+//! group names other data, or somebody wants a barrier. Where it is known beforehand that a flush follows, blocks are written without that, and then it does follow.
 //!
 //! Data that was written elsewhere ([`crate::space`]) completes after its RELOCATED record was appended; that record must not be less durable than what rests on it. So what is
 //! covered is fixed first, then the local records that wait are framed and written, also those that others framed meanwhile, and then comes the flush.
@@ -60,11 +60,13 @@ pub(super) struct Submitter {
     writes: Vec<Ticket>,
     /// Records that started in a block since they were last counted.
     started: u64,
+    /// Of the writes since they were last waited for, one is durable only by a flush that begins when it has completed.
+    needs_flush: bool,
 }
 
 impl Submitter {
     pub(super) const fn new(next: Lsn) -> Self {
-        Self { published: next, next_start: next, writes: Vec::new(), started: 0 }
+        Self { published: next, next_start: next, writes: Vec::new(), started: 0, needs_flush: false }
     }
 
     /// LSN of the first record that starts in `from..end`. Moves on to the first that starts at `end` or later.
@@ -182,7 +184,7 @@ impl Wal {
     pub fn frame(&self) -> Result<()> {
         let target = self.staging.end();
         loop {
-            self.submit_waiting(false, target)?;
+            self.submit_waiting(false, target, true)?;
             let inner = self.inner.lock();
             self.check()?;
             if self.staging.framed() >= target {
@@ -196,7 +198,7 @@ impl Wal {
     /// Makes room in the memory for records: writes blocks, and if too much is un-flushed for that, runs a group or waits for one.
     pub(super) fn relieve(&self) -> Result<()> {
         let before = self.staging.consumed();
-        self.submit_waiting(false, Lsn(0))?;
+        self.submit_waiting(false, Lsn(0), true)?;
         if self.staging.consumed() == before {
             self.lead_or_wait(self.inner.lock());
         }
@@ -368,14 +370,15 @@ impl Wal {
 
     /// The IO of one group; returns what is durable now.
     fn group(&self, wanted: Lsn, watermark: bool, flush: bool) -> std::result::Result<Lsn, String> {
-        let framed = self.submit_waiting(watermark, wanted).map_err(|error| error.to_string())?;
-        self.wait_blocks()?;
+        let will_flush = flush || self.names_bulk();
+        let framed = self.submit_waiting(watermark, wanted, will_flush).map_err(|error| error.to_string())?;
+        let mut flush = flush | self.wait_blocks()?;
         let waiting = self.metrics.time(&self.metrics.log.group_data);
         for write in self.writes_before(wanted).into_iter().filter(|_| !sabotage::on(Rule::AckBeforeData)) {
             write.wait().map_err(|error| format!("a data write named by the log failed: {error}"))?;
         }
         waiting.stop();
-        let (covered, flush) = {
+        let covered = {
             let mut inner = self.inner.lock();
             let (incomplete, bulk) = self.first_incomplete()?;
             let incomplete = incomplete.filter(|_| !sabotage::on(Rule::AckBeforeData));
@@ -384,13 +387,14 @@ impl Wal {
             self.levels.named_bytes.store(0, Ordering::Relaxed);
             inner.bulk_unflushed |= bulk;
             let bulk = std::mem::take(&mut inner.bulk_unflushed);
-            (incomplete.map_or(framed, |first| first.min(framed)), flush || bulk || !self.config.durable_writes)
+            flush |= bulk || !self.config.durable_writes;
+            incomplete.map_or(framed, |first| first.min(framed))
         };
         if self.levels.local_bytes.load(Ordering::Acquire) > 0 && !sabotage::on(Rule::MovedNotFramed) {
-            self.submit_waiting(false, self.staging.end()).map_err(|error| error.to_string())?;
+            self.submit_waiting(false, self.staging.end(), flush).map_err(|error| error.to_string())?;
         }
         // Also if there are none: others may have framed them since, and a lazy write is nobody's but the leader's.
-        self.wait_blocks()?;
+        flush |= self.wait_blocks()?;
         if flush && !sabotage::on(Rule::AckWithoutFlush) {
             let flushing = self.metrics.time(&self.metrics.log.group_flush);
             self.device.flush().map_err(|error| format!("a flush failed: {error}"))?;
@@ -402,16 +406,27 @@ impl Wal {
         Ok(covered)
     }
 
-    fn wait_blocks(&self) -> std::result::Result<(), String> {
-        let blocks = std::mem::take(&mut self.submitter.lock().writes);
+    /// Waits for the blocks submitted so far. True: a flush has to follow, of whoever asked.
+    fn wait_blocks(&self) -> std::result::Result<bool, String> {
+        let (blocks, needs_flush) = {
+            let mut submitter = self.submitter.lock();
+            (std::mem::take(&mut submitter.writes), std::mem::take(&mut submitter.needs_flush))
+        };
         blocks
             .into_iter()
-            .try_for_each(|block| block.wait().map_err(|error| format!("a write to the log failed: {error}")))
+            .try_for_each(|block| block.wait().map_err(|error| format!("a write to the log failed: {error}")))?;
+        Ok(needs_flush && !sabotage::on(Rule::PlainBlocksForgotten))
+    }
+
+    /// Whether a record names data that is durable only by a flush. What is named later than this looks may be missed: then blocks are written durably for nothing.
+    fn names_bulk(&self) -> bool {
+        self.named.lock().values().flatten().any(|write| !write.is_durable())
     }
 
     /// Frames what is whole (at most [`UNFLUSHED_BYTES_MAX`] since the last flush) and submits it; with `watermark`, a block even if nothing waits. Waits until the
-    /// records before `target` are whole: their appenders are copying them, and wait for nothing. Returns the LSN up to which everything is submitted.
-    fn submit_waiting(&self, watermark: bool, target: Lsn) -> Result<Lsn> {
+    /// records before `target` are whole: their appenders are copying them, and wait for nothing. `flushed`: a flush follows in any case, so that the blocks need not be durable by themselves;
+    /// the next group sees to it. Returns the LSN up to which everything is submitted.
+    fn submit_waiting(&self, watermark: bool, target: Lsn, flushed: bool) -> Result<Lsn> {
         let mut submitter = self.submitter.lock();
         let planned = loop {
             self.check()?;
@@ -450,7 +465,9 @@ impl Wal {
                 self.fill(&mut submitter, planned, block, ring);
             }
             let write = Write::part(start, buf, 0..length);
-            let write = if self.config.durable_writes { write.durable() } else { write };
+            let durable = self.config.durable_writes && !flushed;
+            submitter.needs_flush |= !durable;
+            let write = if durable { write.durable() } else { write };
             let write = if length <= LAZY_BYTES_MAX { write.lazy() } else { write };
             submitter.writes.push(self.device.submit(write));
             rest = later;

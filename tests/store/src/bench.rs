@@ -3,7 +3,7 @@
 use crate::device::{
     CrashImages, Device, DeviceImage, Recording, RecordingDevice, SECTOR_BYTES, SectorFate, SimulatedDevice,
 };
-use crate::history::formatted;
+use crate::history::{formatted, with_durable_writes};
 use crate::hlc::ManualClock;
 use crate::mini::Mini;
 use crate::scripted::ScriptedDevice;
@@ -52,6 +52,12 @@ impl Bench {
         Self::on(formatted(mib, 512, 1).durable_image(), slow)
     }
 
+    /// Of 8 MiB, whose log and small data are written durably.
+    #[must_use]
+    pub fn durable() -> Self {
+        Self::on(with_durable_writes(formatted(8, 512, 1)).durable_image(), false)
+    }
+
     /// A store that somebody left.
     #[must_use]
     pub fn on(base: DeviceImage, slow: bool) -> Self {
@@ -73,19 +79,13 @@ impl Bench {
     /// What lies at an offset.
     #[must_use]
     pub fn region(&self, offset: u64) -> Region {
-        let s = &self.superblock;
-        let copies = Superblock::positions(s.size);
-        if copies.iter().any(|at| (*at..at + 4096).contains(&offset)) {
-            Region::Superblock
-        } else if (s.ring_offset..s.ring_offset + s.ring_bytes).contains(&offset) {
-            Region::Ring
-        } else if (s.segments_offset..s.segments_offset + u64::from(s.containers) * u64::from(s.segment_bytes))
-            .contains(&offset)
-        {
-            Region::Segments
-        } else {
-            Region::Directory
-        }
+        region(&self.superblock, offset)
+    }
+
+    /// The same, to be asked from a callback.
+    pub fn regions(&self) -> impl Fn(u64) -> Region + Send + Sync + 'static {
+        let superblock = self.superblock.clone();
+        move |offset| region(&superblock, offset)
     }
 
     /// Is it in one of the four places of a whole segment table?
@@ -161,4 +161,19 @@ pub fn recover(image: &DeviceImage) -> Mini {
     assert_eq!(mini.engine.read_only(), "", "after the cut");
     mini.verify();
     mini
+}
+
+fn region(s: &Superblock, offset: u64) -> Region {
+    let copies = Superblock::positions(s.size);
+    if copies.iter().any(|at| (*at..at + 4096).contains(&offset)) {
+        Region::Superblock
+    } else if (s.ring_offset..s.ring_offset + s.ring_bytes).contains(&offset) {
+        Region::Ring
+    } else if (s.segments_offset..s.segments_offset + u64::from(s.containers) * u64::from(s.segment_bytes))
+        .contains(&offset)
+    {
+        Region::Segments
+    } else {
+        Region::Directory
+    }
 }

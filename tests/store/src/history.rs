@@ -7,6 +7,7 @@ use crate::hlc::{Clock as _, ManualClock};
 use crate::store::{Result, Store as _};
 use crate::{Engine, HistoryPolicy, Options, client};
 use envoyfs_layout::Lsn;
+use envoyfs_layout::superblock::{Barrier, Superblock};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,6 +115,14 @@ pub fn formatted(mib: u64, block: u32, seed: u64) -> SimulatedDevice {
     device
 }
 
+/// From now on the log and small data are written durably where the store's blocks are.
+pub fn with_durable_writes(device: SimulatedDevice) -> SimulatedDevice {
+    let superblock = envoyfs_engine::superblock::open(&device).expect("a store").superblock;
+    let superblock = Superblock { barrier: Barrier::ForcedUnitAccess, ..superblock };
+    envoyfs_engine::superblock::format(&device, &superblock).expect("no faults yet");
+    device
+}
+
 /// Mounts, without threads.
 pub fn mount(device: Arc<dyn Device>, clock: &Arc<ManualClock>) -> Result<Engine> {
     let clock: Arc<dyn crate::hlc::Clock> = Arc::<ManualClock>::clone(clock);
@@ -170,6 +179,7 @@ fn small(op: Op) -> Op {
 pub fn record(seed: u64, shape: Shape) -> Recorded {
     let clock = clock();
     let device = formatted(8, shape.block, seed);
+    let device = if seed.is_multiple_of(2) { with_durable_writes(device) } else { device };
     // A few mounts and checkpoints of age, so that slots, cuts and twins are in use.
     {
         let mut client = Client::start(mount(Arc::new(device.clone()), &clock).expect("fresh"), clock.clone());

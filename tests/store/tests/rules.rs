@@ -23,6 +23,7 @@ macro_rules! tests {
 
 tests! {
     acknowledged_records_survive_a_power_cut
+    what_a_checkpoint_frames_is_flushed_before_it_is_acknowledged
     acknowledged_data_survives_a_power_cut
     data_that_was_moved_after_its_record_was_written_is_found_after_a_power_cut
     a_recovery_writes_nothing_over_data_that_was_moved
@@ -59,6 +60,7 @@ tests! {
     a_fork_counts_what_it_shares
     an_adopted_checkpoint_counts_once
     what_a_retained_checkpoint_holds_stays_readable
+    what_is_pinned_stays_readable
     a_mount_knows_every_retained_checkpoint
     an_adopted_checkpoint_gives_back_what_the_dropped_ones_kept
     history_goes_before_a_write_is_refused

@@ -1,7 +1,8 @@
 //! A stretch of a device as a device: the store has one half of the scratch device, the floor the other.
 
 use envoyfs_engine::device::{
-    AlignedBuf, BufferPool, Device, DeviceError, DeviceReads, Geometry, Operation, ReadDone, Ticket, Write, open_reads,
+    AlignedBuf, BufferPool, Device, DeviceError, DeviceReads, Geometry, Operation, ReadDone, Ticket, Write, WriteCache,
+    open_reads,
 };
 use std::sync::Arc;
 
@@ -55,6 +56,10 @@ impl Device for Slice {
 
     fn label(&self) -> String {
         self.inner.label()
+    }
+
+    fn write_cache(&self) -> Option<WriteCache> {
+        self.inner.write_cache()
     }
 
     fn own_reads(&self, depth: u32) -> Result<Option<Box<dyn DeviceReads>>, DeviceError> {

@@ -78,6 +78,11 @@ fn a_group_with_data_that_was_not_written_durably_is_flushed_once_and_a_barrier_
         seen.push(flushes() - before);
     }
     assert_eq!(seen, [0, 0, 1, 0, 0, 1], "every third object is bulk");
+    let durable = mounted.device.counters().durable_writes;
+    assert_eq!(
+        durable, 8,
+        "of four groups block and data each: where a flush follows, the block is not written durably too"
+    );
     let before = flushes();
     mounted.wal.barrier().unwrap();
     assert_eq!(flushes() - before, 1);

@@ -82,6 +82,32 @@ pub fn a_recovery_writes_nothing_over_data_that_was_moved() {
     assert_eq!(recover(&bench.cut()).keys(), [1, 2]);
 }
 
+/// INV-18: what a checkpoint gives its block while the log is written durably is so by the checkpoint's flush, or by that of whoever acknowledges it before.
+pub fn what_a_checkpoint_frames_is_flushed_before_it_is_acknowledged() {
+    let bench = Bench::durable();
+    let mini = bench.mount();
+    let (other, once) = (Arc::downgrade(&mini), AtomicBool::new(false));
+    let (recording, acknowledged) = (bench.recording(), Arc::new(AtomicUsize::new(0)));
+    let at = Arc::clone(&acknowledged);
+    let region = bench.regions();
+    let open = mini.freeze().unwrap();
+    mini.put(2, 4096).unwrap();
+    bench.device.look(move |call| {
+        // After the CHECKPOINT record, and before its barrier.
+        if matches!(call, Call::Write(offset, _) if region(offset) == Region::Directory)
+            && !once.swap(true, Ordering::SeqCst)
+        {
+            other.upgrade().unwrap().commit().unwrap();
+            at.store(recording.len(), Ordering::SeqCst);
+        }
+    });
+    mini.publish(open).unwrap();
+    bench.device.look_away();
+    let position = acknowledged.load(Ordering::SeqCst);
+    assert!(position > 0, "committed amid the publication");
+    assert_eq!(recover(&bench.cut_at(position, |_| SectorFate::Gone)).keys(), [2]);
+}
+
 /// INV-18: a flush covers what had completed when it began.
 pub fn what_is_appended_while_a_flush_runs_needs_a_flush_of_its_own() {
     let bench = Bench::new();

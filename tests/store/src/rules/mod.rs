@@ -23,6 +23,7 @@ macro_rules! scenarios {
 
 scenarios! {
     AckWithoutFlush: acknowledged_records_survive_a_power_cut,
+    PlainBlocksForgotten: what_a_checkpoint_frames_is_flushed_before_it_is_acknowledged,
     AckBeforeData: acknowledged_data_survives_a_power_cut,
     MovedNotFramed: data_that_was_moved_after_its_record_was_written_is_found_after_a_power_cut,
     SealOverMoved: a_recovery_writes_nothing_over_data_that_was_moved,

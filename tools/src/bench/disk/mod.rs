@@ -23,7 +23,7 @@ mod tests;
 use anyhow::{Context as _, Result, bail, ensure};
 use checkpoint::Checkpointer;
 use envoyfs_engine::device::{AlignedBuf, Device, OpenMode, UringDevice};
-use envoyfs_engine::format::{FormatOptions, format};
+use envoyfs_engine::format::{FormatOptions, format_calibrated};
 use envoyfs_engine::hlc::{Clock as _, SystemClock};
 use envoyfs_engine::store::{DataObject, Draft, FreedRange, Need, Store as _, Tier};
 use envoyfs_engine::{Engine, Options, superblock};
@@ -144,7 +144,8 @@ impl Disk {
             force: true,
             small: false,
         };
-        format(&**device, &options).context("formatting the store")?;
+        format_calibrated(&**device, &options, Some(&SystemClock::new()), &mut |_, _| ())
+            .context("formatting the store")?;
         let engine = open_engine(device)?;
         let available = engine.usage().available;
         let leaf = span as u64 * u64::from(BLOCK);
