@@ -1,12 +1,14 @@
 //! Every index wiped: the store is made again from its segments, and everything is there, byte for byte; what the log held too, as long as its blocks are there.
-use crate::common::Random;
+use crate::common::{CX, Random};
 use crate::fsck_bench::*;
 use envoyfs_engine::device::{DeviceImage, SimulatedDevice};
-use envoyfs_layout::UNIT;
 use envoyfs_layout::directory_page::ContainerState;
+use envoyfs_layout::node::TreeKind;
 use envoyfs_layout::superblock::Superblock;
+use envoyfs_layout::{Entry, UNIT};
 use envoyfs_namespace::api::*;
 use envoyfs_tools::fsck::disk::Disk;
+use envoyfs_tools::fsck::findings;
 use envoyfs_tools::fsck::rebuild::rebuild_disk;
 use envoyfs_tools::fsck::report::Report;
 use std::collections::BTreeSet;
@@ -218,4 +220,46 @@ fn numbers_that_a_closed_log_names_are_not_handed_out_again_after_a_rebuild() {
             "{checkpoints} checkpoints: {new:?}, {before:?}"
         );
     }
+}
+
+/// Decision 0011: without the store's own books nobody knows which of the nodes that nothing leads to are lost and which are of directories that were deleted, or of versions before. So a
+/// rebuild names what it lost, keeps everything else, and finds no directories below it.
+#[test]
+fn a_rebuild_names_a_lost_directory_and_finds_nothing_below_it() {
+    let device = populated(12);
+    {
+        let mounted = mount(&device);
+        let other = mounted.ns.lookup(&CX, InodeId::ROOT, b"other").unwrap().id;
+        let below = mounted.directory(other, "below");
+        mounted.file(below, "whole", &[4; 9000]);
+        mounted.close();
+    }
+    let expected = tree_of(&SimulatedDevice::from_image(device.image(), 512, 1));
+    let inner = {
+        let mut root = None;
+        Surgeon::new(&device).nodes(&mut |header, items| {
+            for item in items.iter().filter(|_| header.tree == TreeKind::Directory && header.level == 0) {
+                if let Ok(Entry::Directory(directory)) = Entry::decode(&item.value, &item.references)
+                    && item.key.ends_with(b"other")
+                {
+                    root = Some(directory.root);
+                }
+            }
+        });
+        root.unwrap()
+    };
+    // Too deep for a copy in the roots object.
+    let mut surgeon = Surgeon::new(&device);
+    surgeon.flip(surgeon.position(inner.oid) + 70);
+    let wiped = wiped(&surgeon.device(), true);
+    let report = rebuild(&wiped);
+    assert!(report.is_clean(), "{report}");
+    let lost = report.repaired.iter().find(|finding| finding.kind == findings::NODE_CHECKSUM);
+    assert!(lost.is_some_and(|finding| finding.place.contains("/other")), "{report}");
+    let found = tree_of(&wiped);
+    assert!(!found.keys().any(|path| path.starts_with("/lost+found")), "{:?}", found.keys());
+    let (gone, kept): (Vec<_>, Vec<_>) = expected.iter().partition(|(path, _)| path.starts_with("/other/"));
+    assert!(gone.len() > 40 && expected.contains_key("/other/below/whole"));
+    assert_eq!(found.keys().collect::<Vec<_>>(), kept.iter().map(|(path, _)| *path).collect::<Vec<_>>());
+    assert!(kept.iter().all(|(path, seen)| found[*path].contents == seen.contents));
 }

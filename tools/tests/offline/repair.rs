@@ -1,6 +1,7 @@
 //! Every kind of inconsistency, made through the layout's own encoders: found by its number, repaired, and gone in a second run (INV-34). What was not damaged is as before.
 //!
 //! Shows also: a repair that a power cut interrupts at any write leaves a store that a second repair brings to the same.
+use crate::common::CX;
 use crate::fsck_bench::*;
 use envoyfs_engine::device::SimulatedDevice;
 use envoyfs_layout::directory_page::Place;
@@ -424,4 +425,56 @@ fn what_was_moved_is_found_when_the_page_that_says_where_is_damaged() {
         surgeon.flip(surgeon.offset(page.container, page.units) + 20);
         assert_same(&is_repaired(&surgeon.device(), findings::SYSTEM_PAGE, false), &expected);
     }
+}
+
+/// A repair that writes shared nodes anew writes each once: the forks share afterwards what they shared before. (Else one bad block below a thousand forks would take a thousand times the room.)
+#[test]
+fn what_forks_share_is_written_anew_once() {
+    let device = empty(16, 512);
+    let mounted = mount(&device);
+    let top = mounted.directory(InodeId::ROOT, "top");
+    // Leaves of its own, so that trees and nodes inside them are met again.
+    for number in 0..300 {
+        mounted.file(top, &format!("a file with a longer name {number}"), &[1; 10]);
+    }
+    let inner = mounted.directory(top, "inner");
+    mounted.file(inner, "bad", &[0xA7; 8192]);
+    mounted.ns.checkpoint().unwrap();
+    for number in 0..6 {
+        mounted.act(|| mounted.ns.fork(&CX, top, InodeId::ROOT, format!("fork {number}").as_bytes()));
+    }
+    mounted.close();
+    // What the names `top` and `fork n` lead to, and how much lives.
+    let shared = |device: &SimulatedDevice| {
+        let mut roots = Vec::new();
+        let mut surgeon = Surgeon::new(device);
+        let live = surgeon.directory.entry.totals.live_units;
+        surgeon.nodes(&mut |header, items| {
+            for item in items.iter().filter(|_| header.tree == TreeKind::Directory && header.level == 0) {
+                let root = match Entry::decode(&item.value, &item.references) {
+                    Ok(Entry::Directory(directory)) => directory.root,
+                    Ok(Entry::Realm(realm)) => realm.root,
+                    _ => continue,
+                };
+                if item.key.ends_with(b"top") || item.key[..item.key.len() - 1].ends_with(b"fork ") {
+                    roots.push(root.oid);
+                }
+            }
+        });
+        (roots, live)
+    };
+    let (before, live_before) = shared(&device);
+    assert!(before.len() == 7 && before.iter().all(|oid| *oid == before[0]), "{before:?}");
+    let image = device.image();
+    let mut held = vec![0; 4096];
+    let at = (0..image.size_bytes()).step_by(4096).find(|at| {
+        image.read(*at, &mut held);
+        held.iter().all(|byte| *byte == 0xA7)
+    });
+    device.inject(envoyfs_engine::device::Fault::FlipBits { offset: at.unwrap() + 9, mask: 4 });
+    is_repaired(&device, findings::DATA_CHECKSUM, true);
+    let (after, live_after) = shared(&device);
+    assert!(after.len() == 7 && after.iter().all(|oid| *oid == after[0]), "{after:?}");
+    assert_ne!(after[0], before[0], "it had to be written anew");
+    assert!(live_after <= live_before + 8, "{live_before} units lived, {live_after} live");
 }
