@@ -352,7 +352,9 @@ impl Engine {
         stages.published.increment();
         stages.number.set(frozen.number);
         space.set_urgent(false);
+        let pages = self.state.lock().pages.units() * u64::from(UNIT);
         let mut ledger = writer.admission.ledger.lock();
+        ledger.pages = pages;
         ledger.published(space.free_containers(), dropped);
         ledger.pressure.published(self.options.clock.monotonic_ns());
         Ok(())

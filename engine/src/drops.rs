@@ -14,12 +14,23 @@ use envoyfs_layout::node::edges;
 const LOOK_DROPS: usize = 16;
 
 impl Engine {
+    /// Whether more may be changed in this publication, by choice: the pages that have changed so far, and so many bytes more, have room, and a container is left beside each of two
+    /// streams (INV-25).
+    pub(crate) fn has_room_for_pages(&self, writer: &Writer, more: u64) -> bool {
+        let room =
+            u64::from(writer.space.free_containers().saturating_sub(2)) * writer.admission.budget.container_bytes;
+        self.state.lock().dirty_page_bytes().saturating_add(more) < room
+    }
+
     /// Pops nodes, frees them, and takes their edges back.
     pub(crate) fn work_off(&self, writer: &Writer, batch: &mut Batch, hurry: bool) -> Result<()> {
         let dirty_max = writer.admission.budget.dirty_max;
         let mut left = (if hurry { dirty_max / 2 } else { dirty_max / 8 }).max(64 << 10);
         let part_bytes = self.options.settings.page_part_bytes();
         while left > 0 {
+            if batch.drops.len().is_multiple_of(LOOK_DROPS) && !self.has_room_for_pages(writer, 0) {
+                return Ok(());
+            }
             if let Err(error) = self.pager().load_queue() {
                 tracing::error!(%error, "a page of the drop queue cannot be read; nothing is dropped until fsck.envoyfs -y repairs it");
                 self.stalled.store(true, crate::sync::atomic::Ordering::SeqCst);

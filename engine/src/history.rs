@@ -197,6 +197,9 @@ impl Engine {
                 left -= 1;
                 if left.is_multiple_of(LOOK_ROWS) {
                     self.spill(&writer.space)?;
+                    if !self.has_room_for_pages(writer, 0) {
+                        left = 0;
+                    }
                 }
             }
             self.metrics.state.released.add(rows);

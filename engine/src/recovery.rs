@@ -390,6 +390,8 @@ impl Engine {
             writer.unpublished.fetch_add(record.data.len() as u64, Ordering::Relaxed);
         }
         drop(batches);
+        let pages = self.state.lock().pages.units() * u64::from(UNIT);
+        writer.admission.ledger.lock().pages = pages;
         Ok(writer)
     }
 

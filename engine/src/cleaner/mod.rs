@@ -418,10 +418,10 @@ impl Engine {
             Pace::Paced => budget.floor_containers(Tier::Shrinking),
             Pace::Hurry => {
                 // The rest of this checkpoint and the next one's nodes come first; but one container can always be turned over.
-                let keep = u32::try_from(budget.dirty_max.div_ceil(budget.container_bytes))
-                    .unwrap_or(u32::MAX)
-                    .saturating_add(2);
-                if free <= keep && free > 2 && !deep { free - 1 } else { keep }
+                let first = budget.dirty_max.max(writer.admission.ledger.lock().pages);
+                let keep = u32::try_from(first.div_ceil(budget.container_bytes)).unwrap_or(u32::MAX).saturating_add(2);
+                let turns = free <= keep && free > 2 && !deep;
+                if turns && self.has_room_for_pages(writer, budget.container_bytes / 4) { free - 1 } else { keep }
             }
         }
     }

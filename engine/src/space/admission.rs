@@ -4,7 +4,7 @@
 //! free containers >= R/2 + data promised         R = 2(D + P) + C/(1-u) + (O + 2)S      for writers
 //! free and coming containers >= R + data promised                                       coming: emptied by the cleaner, released by the next publication
 //! nodes and payloads admitted since a freeze <= D + P                                   for everybody
-//! free containers >= nodes and payloads not written yet + 5 containers                  for all but the last tier
+//! free containers >= nodes and payloads not written yet + max(5 containers, 3 containers + all pages twice and what they may grow by)     for all but the last tier
 //! ```
 //!
 //! R is sized so that two checkpoints' nodes and payloads, their system pages and the open segments fit: so a writer that is let in never takes what a checkpoint or a
@@ -42,6 +42,8 @@ const OPEN: u64 = 3;
 pub const SPARE: u32 = 5;
 /// What is left of them then.
 const SPARE_LAST: u32 = 3;
+/// Containers that a publication may begin and not fill: nodes, payloads, pages.
+const STREAMS: u32 = 3;
 
 impl Budget {
     /// For a store of so many bytes with segments of so many.
@@ -115,6 +117,8 @@ pub struct Ledger {
     pub admitted: u64,
     /// Data, nodes and payloads admitted in this mount.
     pub total: u64,
+    /// Bytes of all system pages, at the last publication.
+    pub pages: u64,
     /// The mark before ENOSPC.
     pub(crate) mark: LastMark,
     /// Delays while the log is more than half full.
@@ -170,8 +174,8 @@ impl Ledger {
         if dirty > 0 && present > 0 && present + dirty > budget.dirty_max {
             return Err(Short::Dirty);
         }
-        let spare = u64::from(if self.hopeless() { SPARE_LAST } else { SPARE }) * budget.container_bytes;
         let unwritten = present + self.frozen + dirty;
+        let spare = self.spare(budget, unwritten);
         if dirty > 0 && tier != Tier::Last && u64::from(free.now) * budget.container_bytes < unwritten + spare {
             self.short(free);
             return Err(Short::Space(0));
@@ -192,6 +196,17 @@ impl Ledger {
         self.admitted += data;
         self.total += data + dirty;
         Ok(())
+    }
+
+    /// Bytes of free containers beside the nodes and payloads that are not written yet: [`SPARE`], or what the pages of one publication may take, if that is more. Something may
+    /// have died in every segment, so that is all pages, those written early once more when the cleaner's copies are installed, and what they grow by: an edge that goes takes 32
+    /// bytes of a node, and at most 8 of a page. When nothing is given back any more and there is no other record, one operation may go deeper: the pages that it changes are few.
+    fn spare(&self, budget: &Budget, unwritten: u64) -> u64 {
+        if self.hopeless() {
+            return u64::from(SPARE_LAST) * budget.container_bytes;
+        }
+        let pages = u64::from(STREAMS) * budget.container_bytes + 2 * self.pages + unwritten / 4;
+        pages.max(u64::from(SPARE) * budget.container_bytes)
     }
 
     /// Whether so much is dirty that a checkpoint is due: three quarters of D + P, since the more overwrites meet a node before it is written, the fewer nodes and pages are. The rest is for
@@ -295,6 +310,22 @@ mod tests {
         assert_eq!(ledger.admit(&budget, now(SPARE), Tier::Shrinking, 0, 4096), Ok(()));
         ledger.records += 1;
         assert_eq!(ledger.admit(&budget, now(SPARE), Tier::Shrinking, 0, 4096), short);
+    }
+
+    #[test]
+    fn what_the_pages_of_all_segments_take_stays_free() {
+        let budget = Budget::new(64 * MIB, 256 << 10);
+        let mut ledger = Ledger { pages: 4 * budget.container_bytes, ..Ledger::default() };
+        let short = Err(Short::Space(0));
+        // Eleven containers beside the nodes, and a quarter of these.
+        assert_eq!(ledger.admit(&budget, now(11), Tier::Shrinking, 0, 4096), short);
+        assert_eq!(ledger.admit(&budget, now(12), Tier::Shrinking, 0, 4096), Ok(()));
+        let more = budget.container_bytes * 4 / 5 - 4096;
+        assert_eq!(ledger.admit(&budget, now(12), Tier::Shrinking, 0, more), Ok(()));
+        assert_eq!(ledger.admit(&budget, now(12), Tier::Shrinking, 0, 8), short);
+        // Deletions go on one at a time when nothing is given back any more.
+        ledger = Ledger { barren: 2, pages: ledger.pages, ..Ledger::default() };
+        assert_eq!(ledger.admit(&budget, now(4), Tier::Shrinking, 0, 4096), Ok(()));
     }
 
     #[test]

@@ -520,6 +520,12 @@ impl Space {
         self.metrics().streams.containers_free.set(containers.free().into());
     }
 
+    /// A test's own: the container is in use, by nobody.
+    #[cfg(test)]
+    pub(crate) fn occupy(&self, container: u32) {
+        self.containers.lock().set(container, Container { state: ContainerState::Open, ..Container::FREE });
+    }
+
     /// The segment table as a checkpoint publishes it; containers behind its last row are free.
     pub fn table(&self, state: &State) -> Vec<ContainerRow> {
         let containers = self.containers.lock();

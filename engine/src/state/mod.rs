@@ -364,6 +364,13 @@ impl State {
         }
     }
 
+    /// Bytes that the pages of changed segments take at most, when they are written.
+    #[must_use]
+    pub fn dirty_page_bytes(&self) -> u64 {
+        let loaded = self.dirty.iter().filter_map(|number| self.loaded.get(number));
+        loaded.map(|loaded| loaded.segment.page_bytes_max()).sum()
+    }
+
     /// Segments that changed since their page was written.
     #[must_use]
     pub const fn dirty(&self) -> &BTreeSet<u32> {

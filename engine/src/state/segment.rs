@@ -1,6 +1,7 @@
 //! One logical segment as its page says: live units, counts, moved units, and units that only retained checkpoints need.
 
 use super::Runs;
+use envoyfs_layout::UNIT;
 use envoyfs_layout::system_page::{Moved, SegmentPage};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -90,6 +91,14 @@ impl Segment {
     pub fn memory(&self) -> u64 {
         let runs = tree_memory(self.live.count(), 8) + tree_memory(self.deferred.count(), 8);
         320 + runs + tree_memory(self.extra.len(), 6) + map_memory(self.moved.len())
+    }
+
+    /// Bytes that its page takes on the device at most.
+    #[must_use]
+    pub fn page_bytes_max(&self) -> u64 {
+        let runs = 4 * (self.live.count() + self.deferred.count());
+        let rows = runs + 6 * self.extra.len() + 12 * self.moved.len();
+        (64 + rows as u64).next_multiple_of(u64::from(UNIT))
     }
 
     /// Objects that have more than one reference.

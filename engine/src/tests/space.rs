@@ -1,6 +1,8 @@
 use super::client::*;
 use crate::StoreError;
-use crate::store::{Need, Store, Tier};
+use crate::store::{Batch, Changes, Draft, Gone, Need, Roots, Store, Tier};
+use envoyfs_layout::node::{NodeBuilder, Owner, TreeKind, edges};
+use envoyfs_layout::{Reference, ReferenceKind};
 
 fn fill(client: &mut Client, tree: u32) -> u32 {
     for key in 0.. {
@@ -112,4 +114,130 @@ fn who_makes_way_does_not_wait_for_the_containers_of_a_writers_data() {
     space.make_way(0);
     let under_way = device.poll(usize::MAX) as u64;
     assert!(under_way >= 4 && under_way == submitted, "{under_way} of {submitted} are under way");
+}
+
+/// Leaves of tiny extents. What a leaf refers to was written in as many publications as it has extents, and so lies in several segments; leaves of all ages together, in all of them.
+struct Scattered {
+    client: Client,
+    /// Groups that are not complete yet: their extents hang in the top nodes.
+    open: Vec<Vec<Reference>>,
+    leaves: Vec<Reference>,
+    top: Vec<Reference>,
+    gone: Vec<Gone>,
+}
+
+const GROUPS: usize = 40;
+const LEAF_EXTENTS: usize = 300;
+
+impl Scattered {
+    /// A checkpoint, with so many more extents for each group.
+    fn publish(&mut self, grows: usize) -> Result<(), StoreError> {
+        let engine = &self.client.engine;
+        let frozen = engine.freeze()?;
+        let birth = frozen.hlc;
+        let node = |references: &[Reference]| {
+            let mut builder = NodeBuilder::new(TreeKind::Extents, 1, birth, Owner::default());
+            for (key, reference) in (0_u32..).zip(references) {
+                builder.push(&key.to_be_bytes(), b"", &[*reference]).unwrap();
+            }
+            engine.append_node(Batch::Frozen, ReferenceKind::Node, 0, birth, &builder.finish())
+        };
+        // Neighbours belong to different groups.
+        for number in 0..grows * GROUPS {
+            let object = engine.append_payload(Batch::Frozen, birth, &content(number as u64, 0, 512))?;
+            if let Some(group) = self.open.get_mut(number % GROUPS) {
+                group.push(Reference::extent(object.oid, birth, object.stored_bytes));
+            }
+        }
+        for group in &mut self.open {
+            if group.len() >= LEAF_EXTENTS {
+                let complete = std::mem::take(group);
+                // Each has a twin, so that all extents have a count that stands in the page.
+                self.leaves.extend([node(&complete)?, node(&complete)?]);
+            }
+        }
+        for top in self.top.drain(..) {
+            self.gone.push(Gone { node: top, edges: edges(&engine.read_node(&top)?).unwrap() });
+        }
+        let all: Vec<Reference> = self.open.iter().flatten().chain(&self.leaves).copied().collect();
+        for part in all.chunks(300) {
+            self.top.push(node(part)?);
+        }
+        let roots = Roots { references: self.top.clone(), blob: Vec::new() };
+        engine.publish(frozen, roots, Changes { gone: std::mem::take(&mut self.gone), freed: Vec::new() })
+    }
+
+    /// An operation that may have to wait; false if it would, or there is no space.
+    fn operation(&self, bytes: u64, tier: Tier) -> Result<bool, StoreError> {
+        let need = Need { log_bytes: 64, node_bytes: bytes, payload_bytes: 0, data_bytes: 0, tier };
+        let engine = &self.client.engine;
+        let mut permit = match engine.reserve(need) {
+            Ok(permit) => permit,
+            Err(StoreError::WouldWait { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let draft = Draft { kind: 300, territory: 1, origin: None, data: &[], body: &[9; 21] };
+        engine.append(&mut permit, draft)?;
+        Ok(true)
+    }
+}
+
+/// INV-25: something dies in every segment at once, with no more free containers than deletions were promised at first, and the publication has room for all pages.
+#[test]
+fn a_publication_in_which_every_segment_changes_has_room_for_its_pages() {
+    let (_, client) = fresh(128, 512, 3);
+    client.engine.retain(crate::HistoryPolicy::NONE);
+    let open = vec![Vec::new(); GROUPS];
+    let mut store = Scattered { client, open, leaves: Vec::new(), top: Vec::new(), gone: Vec::new() };
+    // Until writers are refused: top nodes and leaves that are written anew, and 320 KiB.
+    while match store.operation(1200 << 10, Tier::Writer) {
+        Ok(_) => true,
+        Err(StoreError::NoSpace { .. }) => false,
+        Err(error) => panic!("{error}"),
+    } {
+        store.publish(16).unwrap();
+    }
+    assert!(store.leaves.len() > 300, "{} leaves", store.leaves.len());
+    let (mut number, mut most, mut deleted, mut held) = (0, 0, 0, Vec::new());
+    for batch in 0..20 {
+        // Five containers beside the nodes of twenty deletions, which was once kept whatever there is of pages; and plenty.
+        for free in [7, 60] {
+            squeeze(&store.client.engine, free, &mut held);
+            let mut operations = 0;
+            while operations < 20 && matches!(store.operation(16 << 10, Tier::Shrinking), Ok(true)) {
+                // Of all ages.
+                number += store.leaves.len() / 20 + 1;
+                let leaf = store.leaves.swap_remove(number % store.leaves.len());
+                let edges = edges(&store.client.engine.read_node(&leaf).unwrap()).unwrap();
+                store.gone.push(Gone { node: leaf, edges });
+                operations += 1;
+            }
+            deleted += operations;
+            let pages = |store: &Scattered| store.client.engine.metrics().streams.page_bytes.get();
+            let before = pages(&store);
+            store.publish(0).unwrap_or_else(|error| {
+                panic!("batch {batch}, {free} containers free, {operations} deletions: {error}")
+            });
+            most = most.max(pages(&store) - before);
+        }
+    }
+    let container = u64::from(store.client.engine.shape.segment_bytes);
+    println!("{deleted} deletions, pages of up to {most} bytes a publication, containers of {container}");
+    assert!(most > 4 * container && deleted > 100, "{deleted} deletions, {most} bytes of pages");
+    squeeze(&store.client.engine, u32::MAX, &mut held);
+    assert_eq!(store.client.engine.check_space(), Vec::<String>::new());
+}
+
+/// Takes free containers away, or gives them back, until so many are free.
+fn squeeze(engine: &crate::Engine, free: u32, held: &mut Vec<u32>) {
+    let space = &engine.writer().unwrap().space;
+    while space.free_containers() > free {
+        let container = space.with_containers(|all| all.first_free()).unwrap();
+        space.occupy(container);
+        held.push(container);
+    }
+    while space.free_containers() < free {
+        let Some(container) = held.pop() else { return };
+        space.release(container);
+    }
 }
