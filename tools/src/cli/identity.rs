@@ -3,6 +3,7 @@
 use super::Failure;
 use crate::inspect;
 use crate::mkfs::in_use;
+use crate::mount::claim::Claim;
 use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
 use envoyfs_engine::device::{DeviceError, OpenMode, UringDevice};
@@ -37,7 +38,7 @@ impl Arguments {
     pub fn run(self) -> Result<()> {
         let before = inspect::identity_of(&self.store)?;
         let report = if self.new {
-            let identity = self.renew()?;
+            let identity = self.renew(before)?;
             Report { identity: identity.to_string(), before: Some(before.to_string()) }
         } else {
             Report { identity: before.to_string(), before: None }
@@ -50,9 +51,9 @@ impl Arguments {
         Ok(())
     }
 
-    fn renew(&self) -> Result<Uuid> {
+    fn renew(&self, before: Uuid) -> Result<Uuid> {
         let busy = |why: String| Failure::Busy { path: self.store.clone(), why };
-        // The claim below does not see a mount through a loop device.
+        // The exclusive open does not see a mount through a loop device.
         if let Some(why) = in_use::user_of(&self.store) {
             return Err(busy(why).into());
         }
@@ -62,7 +63,10 @@ impl Arguments {
             }
             other => anyhow!(other),
         })?;
-        let identity = superblock::set_identity(&device, Uuid::new_v4().into_bytes())
+        let identity = Uuid::new_v4();
+        // So that nobody mounts it by another path meanwhile. The old one is not free where this is a copy of what is mounted.
+        let _claims = (Claim::take(before, &self.store).ok(), Claim::take(identity, &self.store)?);
+        let identity = superblock::set_identity(&device, identity.into_bytes())
             .with_context(|| format!("the identity of {} was not changed, or only in part of its superblocks; look with: envoyfs identity {0}", self.store.display()))?;
         Ok(Uuid::from_bytes(identity.superblock.identity))
     }

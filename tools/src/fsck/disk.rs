@@ -74,6 +74,14 @@ impl Disk {
         Ok(look(into))
     }
 
+    /// Claims the identity that the store is about to have, if none is claimed: see [`Source::claim`].
+    ///
+    /// # Errors
+    /// A store that has it is mounted, or being repaired.
+    pub fn claim(&self, identity: [u8; 16]) -> anyhow::Result<()> {
+        self.source.as_ref().map_or(Ok(()), |source| source.claim(identity))
+    }
+
     /// Is it of use to say what is wanted soon?
     #[must_use]
     pub const fn expects(&self) -> bool {

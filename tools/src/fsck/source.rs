@@ -1,10 +1,15 @@
 //! A store opened through the page cache: works on files and block devices and needs no `io_uring`. Opened for reading it cannot write by construction.
 
+use crate::mkfs::in_use;
+use crate::mount::claim::Claim;
 use anyhow::{Context as _, Result, bail};
 use envoyfs_engine::device::{AlignedBuf, Device, DeviceError, Geometry, MappedFile, Operation, Ticket, Write};
+use envoyfs_engine::superblock;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use uuid::Uuid;
 
 /// What reads past the page cache are aligned to: no device has larger blocks.
 pub const DIRECT: u64 = 4096;
@@ -18,13 +23,16 @@ pub struct Source {
     direct: Option<File>,
     geometry: Geometry,
     writable: bool,
+    /// Keeps mounts away by whatever path: a loop device over an image takes no lock of it.
+    claim: OnceLock<Claim>,
 }
 
 impl Source {
     /// Opens and claims it, so that no mount changes it meanwhile.
     ///
     /// # Errors
-    /// It does not exist, is not a device or file, or is in use.
+    /// It does not exist, is not a device or file, or is in use; or it is to be written, and a store with the same identity is mounted or being repaired. (Only checked
+    /// may be the copy of a mounted store.)
     pub fn open(path: &Path, writable: bool) -> Result<Self> {
         let shown = path.display();
         let metadata = std::fs::metadata(path).with_context(|| format!("cannot look at {shown}"))?;
@@ -32,8 +40,8 @@ impl Source {
         if !is_block_device && !metadata.is_file() {
             bail!("{shown} is neither a block device nor a regular file");
         }
-        if let Some(at) = crate::mkfs::in_use::mount_point_of(path) {
-            bail!("{shown} is mounted at {at}; unmount it first: umount {at}", at = at.display());
+        if let Some(user) = if writable { in_use::user_of(path) } else { in_use::mount_of(path) } {
+            bail!("{user}");
         }
         let flags = if is_block_device { libc::O_EXCL } else { 0 };
         let file = match OpenOptions::new().read(true).write(writable).custom_flags(flags).open(path) {
@@ -54,7 +62,27 @@ impl Source {
         let geometry = Geometry { size_bytes: size_bytes & !511, logical_block_bytes: 512, is_block_device };
         // The page cache costs most of a fast device's bandwidth. (The claim is the first descriptor's.)
         let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path).ok();
-        Ok(Self { path: path.to_path_buf(), file, direct, geometry, writable })
+        let source = Self { path: path.to_path_buf(), file, direct, geometry, writable, claim: OnceLock::new() };
+        if let Ok(opened) = superblock::open(&source) {
+            match source.claim(opened.superblock.identity) {
+                Err(error) if writable => return Err(error),
+                // Free, or a copy of what is mounted.
+                _ => {}
+            }
+        }
+        Ok(source)
+    }
+
+    /// Claims an identity, unless one is claimed already: the first is that of the superblock.
+    ///
+    /// # Errors
+    /// A store that has it is mounted, or being repaired.
+    pub fn claim(&self, identity: [u8; 16]) -> Result<()> {
+        if self.claim.get().is_none() {
+            let claim = Claim::take(Uuid::from_bytes(identity), &self.path)?;
+            self.claim.get_or_init(|| claim);
+        }
+        Ok(())
     }
 
     /// The descriptor, for what is no store.
@@ -122,7 +150,7 @@ impl Device for Source {
     fn read(&self, offset: u64, into: &mut AlignedBuf) -> Result<(), DeviceError> {
         self.read_at(offset, into.as_mut_slice())
     }
-    /// Writes before it returns; durable after a flush.
+    /// Writes before it returns; durable after a flush, or at once if the write is to be.
     fn submit(&self, write: Write) -> Ticket {
         let operation = Operation::Write;
         if !self.writable {
@@ -139,7 +167,10 @@ impl Device for Source {
             let size = self.geometry.size_bytes;
             return Ticket::done(Err(DeviceError::ShortDevice { operation, offset, length, size }));
         }
-        let written = self.file.write_all_at(bytes, offset);
+        let mut written = self.file.write_all_at(bytes, offset);
+        if write.durable && written.is_ok() {
+            written = self.file.sync_data();
+        }
         Ticket::done(written.map_err(|error| {
             let errno = error.raw_os_error().unwrap_or(libc::EIO);
             DeviceError::Io { operation, offset, length, errno }

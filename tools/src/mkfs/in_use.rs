@@ -31,32 +31,62 @@ fn identity(path: &Path) -> Option<Identity> {
 #[must_use]
 pub fn user_of(path: &Path) -> Option<String> {
     let own = identity(path)?;
-    let mut members = vec![own];
-    if let Identity::Device(rdev) = own {
-        members.extend(partitions(rdev).into_iter().map(Identity::Device));
-        members.extend(
-            fs::read(sysfs(rdev).join("loop/backing_file")).ok().and_then(|text| identity(&backing_file(text))),
-        );
-    }
+    let members = members(own);
     let shown = path.display();
-    let mountinfo = fs::read("/proc/self/mountinfo").unwrap_or_default();
-    if let Some((member, at)) = members.iter().find_map(|member| Some((member, mounted_at(&mountinfo, *member)?))) {
-        let at = at.display();
-        let what = match member {
-            Identity::File(..) if *member != own => "lies in a file that is mounted",
-            _ if *member != own => "has a partition that is mounted",
-            _ => "is mounted",
-        };
-        return Some(format!("{shown} {what} at {at}; unmount it first: umount {at}"));
+    if let Some(mount) = mount_among(path, &members) {
+        return Some(mount);
     }
     let swaps = fs::read("/proc/swaps").unwrap_or_default();
-    if let Some(swap) = members.iter().find_map(|member| swap_on(&swaps, *member)) {
+    if let Some(swap) = members.iter().find_map(|(member, _)| swap_on(&swaps, *member)) {
         return Some(format!("{shown} is in use as swap space; first: swapoff {}", swap.display()));
     }
-    if let Some(holder) = members.iter().find_map(|member| holder(*member)) {
+    if let Some(holder) = members.iter().find_map(|(member, _)| holder(*member)) {
         return Some(format!("{shown} is in use by {holder}; stop that first (lsblk shows what it is)"));
     }
-    loop_device_on(own).map(|device| format!("{shown} is the backing file of {device}; first: losetup -d {device}"))
+    let device = loops_over(own).into_iter().next()?.path;
+    Some(format!("{shown} is the backing file of {device}; first: losetup -d {device}"))
+}
+
+/// Where the path is mounted, itself or through a loop device over the same bytes, with what to do about it: it must not even be checked then.
+#[must_use]
+pub fn mount_of(path: &Path) -> Option<String> {
+    mount_among(path, &members(identity(path)?))
+}
+
+/// What shares bytes with it, and what to say when that is mounted. Loop devices over loop devices are not followed.
+fn members(own: Identity) -> Vec<(Identity, &'static str)> {
+    const THROUGH: &str = "is, through a loop device, mounted";
+    let mut members = vec![(own, "is mounted")];
+    let partitions_of = |rdev: u64| {
+        partitions(rdev).into_iter().map(|part| (Identity::Device(part), "has a partition that is mounted"))
+    };
+    match own {
+        Identity::Device(rdev) => {
+            members.extend(partitions_of(rdev));
+            if let Some(own_loop) = LoopDevice::at(&sysfs(rdev))
+                && let Some(file) = own_loop.file
+            {
+                members.push((file, "lies in a file that is mounted"));
+                let others =
+                    loops_over(file).into_iter().filter(|other| other.rdev != rdev && other.overlaps(&own_loop));
+                members.extend(others.map(|other| (Identity::Device(other.rdev), THROUGH)));
+            }
+        }
+        Identity::File(..) => {
+            for over in loops_over(own) {
+                members.push((Identity::Device(over.rdev), THROUGH));
+                members.extend(partitions_of(over.rdev));
+            }
+        }
+    }
+    members
+}
+
+fn mount_among(path: &Path, members: &[(Identity, &'static str)]) -> Option<String> {
+    let mountinfo = fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let (at, what) = members.iter().find_map(|(member, what)| Some((mounted_at(&mountinfo, *member)?, what)))?;
+    let (shown, at) = (path.display(), at.display());
+    Some(format!("{shown} {what} at {at}; unmount it first: umount {at}"))
 }
 
 /// Where something is mounted, if it is.
@@ -98,11 +128,15 @@ fn partitions(rdev: u64) -> Vec<u64> {
     let Ok(children) = fs::read_dir(sysfs(rdev)) else { return Vec::new() };
     let number = |path: PathBuf| {
         path.join("partition").exists().then_some(())?;
-        let text = fs::read_to_string(path.join("dev")).ok()?;
-        let (major, minor) = text.trim().split_once(':')?;
-        Some(rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?))
+        device_number(&path)
     };
     children.flatten().filter_map(|child| number(child.path())).collect()
+}
+
+fn device_number(sysfs: &Path) -> Option<u64> {
+    let text = fs::read_to_string(sysfs.join("dev")).ok()?;
+    let (major, minor) = text.trim().split_once(':')?;
+    Some(rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?))
 }
 
 /// Device mapper, md and bcache devices on top.
@@ -118,12 +152,42 @@ fn backing_file(mut text: Vec<u8>) -> PathBuf {
     PathBuf::from(OsString::from_vec(text))
 }
 
-fn loop_device_on(wanted: Identity) -> Option<String> {
-    fs::read_dir("/sys/block").ok()?.flatten().find_map(|device| {
-        let backing = fs::read(device.path().join("loop/backing_file")).ok()?;
-        (identity(&backing_file(backing)) == Some(wanted))
-            .then(|| format!("/dev/{}", device.file_name().to_string_lossy()))
-    })
+/// A loop device, and the part of a file that it shows.
+#[derive(Debug)]
+struct LoopDevice {
+    path: String,
+    rdev: u64,
+    file: Option<Identity>,
+    offset: u64,
+    end: u64,
+}
+
+impl LoopDevice {
+    fn at(sysfs: &Path) -> Option<Self> {
+        let backing = fs::read(sysfs.join("loop/backing_file")).ok()?;
+        let number = |name: &str| fs::read_to_string(sysfs.join(name)).ok()?.trim().parse::<u64>().ok();
+        let offset = number("loop/offset").unwrap_or(0);
+        let limit = number("loop/sizelimit").filter(|limit| *limit > 0);
+        let uevent = fs::read_to_string(sysfs.join("uevent")).ok()?;
+        let name = uevent.lines().find_map(|line| line.strip_prefix("DEVNAME="))?;
+        Some(Self {
+            path: format!("/dev/{name}"),
+            rdev: device_number(sysfs)?,
+            file: identity(&backing_file(backing)),
+            offset,
+            end: limit.map_or(u64::MAX, |limit| offset.saturating_add(limit)),
+        })
+    }
+
+    const fn overlaps(&self, other: &Self) -> bool {
+        self.offset < other.end && other.offset < self.end
+    }
+}
+
+fn loops_over(wanted: Identity) -> Vec<LoopDevice> {
+    let Ok(devices) = fs::read_dir("/sys/block") else { return Vec::new() };
+    let loops = devices.flatten().filter_map(|device| LoopDevice::at(&device.path()));
+    loops.filter(|device| device.file == Some(wanted)).collect()
 }
 
 /// The kernel writes space, tab, newline and backslash in these files as `\040` and so on.
@@ -182,6 +246,13 @@ mod tests {
     fn a_plain_file_is_not_in_use() {
         let file = tempfile::NamedTempFile::new().unwrap();
         assert_eq!(user_of(file.path()), None);
+    }
+
+    #[test]
+    fn parts_of_a_file_overlap_where_they_share_bytes() {
+        let part = |offset, end| LoopDevice { path: String::new(), rdev: 0, file: None, offset, end };
+        assert!(part(0, u64::MAX).overlaps(&part(4096, 8192)) && part(4096, 8192).overlaps(&part(0, u64::MAX)));
+        assert!(!part(0, 4096).overlaps(&part(4096, 8192)) && !part(4096, 8192).overlaps(&part(0, 4096)));
     }
 
     #[test]

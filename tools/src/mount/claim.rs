@@ -1,4 +1,5 @@
 //! One mount of an identity at a time on a host (DESIGN 6): a copy of an image is the same store to everybody who goes by its identity, and a loop device over an image *is* the same.
+//! Whatever else writes to a store that is not mounted (`fsck.envoyfs`, `envoyfs identity`) holds the claim too, so that no mount begins meanwhile.
 //!
 //! The claim is a listening socket with the identity in its abstract name: it ends with the process, whatever ends it, leaves no file behind, and every user sees it. It holds within
 //! a network namespace: containers with networks of their own are hosts of their own here. If power fails: nothing is left of it.
@@ -25,7 +26,7 @@ impl Claim {
     /// Claims an identity for the store at `path`.
     ///
     /// # Errors
-    /// A store with that identity is mounted; says which, where, and what to do.
+    /// A store with that identity is mounted, or being repaired; says which, where, and what to do.
     pub fn take(identity: Uuid, path: &Path) -> Result<Self> {
         let name = SocketAddr::from_abstract_name(format!("{NAME}{identity}"))?;
         match UnixListener::bind_addr(&name) {
@@ -33,7 +34,7 @@ impl Claim {
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
                 let shown = path.display();
                 bail!(
-                    "a store with the same identity as {shown} ({identity}) is mounted already: {}. If {shown} is a copy, give it an identity of its own: envoyfs identity --new {shown}",
+                    "a store with the same identity as {shown} ({identity}) is mounted already, or being repaired: {}. If {shown} is a copy, give it an identity of its own: envoyfs identity --new {shown}",
                     holder(identity)
                 )
             }
@@ -50,7 +51,7 @@ fn holder(identity: Uuid) -> String {
     };
     match mounts.iter().find(held) {
         Some(mount) => format!("{} on {}", mount.source.display(), mount.at.display()),
-        None => format!("by a process that 'ss -xlp' shows with {}{identity}", NAME),
+        None => format!("the process that 'ss -xlp' shows with {NAME}{identity}"),
     }
 }
 

@@ -8,7 +8,7 @@
 //!
 //! If power fails here: the store is what the engine promises; the mount is gone.
 
-mod claim;
+pub(crate) mod claim;
 mod daemon;
 mod options;
 mod serve;
