@@ -108,7 +108,7 @@ pub fn walk_unpublished(walk: &mut Walk<'_>, log: &Found) -> Vec<Finding> {
 fn walk_beside(walk: &mut Walk<'_>, purpose: Purpose, name: String, roots: &Roots) -> Vec<Finding> {
     let base = Rc::new(At::Root(name.into()));
     let visits = roots.trees.iter().map(|(reference, tree, name)| {
-        let at = Rc::new(At::Name(Rc::clone(&base), name.as_bytes().to_vec()));
+        let at = At::below(&base, *name);
         Visit::root(*reference, *tree, None, None, &at)
     });
     let visits: Vec<Visit> = visits.collect();

@@ -208,7 +208,7 @@ impl<'a> Blame<'a> {
         let whole = Rc::new(*realm);
         for (reference, links) in [(Some(realm.root), false), (realm.links, true)] {
             let Some(reference) = reference.filter(|reference| self.leads.contains(&reference.oid)) else { continue };
-            let table = || Rc::new(At::Name(Rc::clone(at), b"(link table)".to_vec()));
+            let table = || At::below(at, "(link table)");
             let inside = if links { table() } else { Rc::clone(at) };
             let (realm, realm_at) = (Some(Rc::clone(&whole)), Rc::clone(at));
             stack.push(Step { reference, at: inside, realm, realm_at, links });
@@ -224,14 +224,13 @@ impl<'a> Blame<'a> {
         stack: &mut Vec<Step>,
         report: &mut Report,
     ) {
-        let below = |at: &Rc<At>, name: Vec<u8>| Rc::new(At::Name(Rc::clone(at), name));
         match tree {
             TreeKind::Directory => {
                 let (Ok(key), Ok(entry)) = (DirectoryKey::decode(item.key), Entry::decode(item.value, references))
                 else {
                     return;
                 };
-                let at = below(&step.at, key.name);
+                let at = At::below(&step.at, key.name);
                 match &entry {
                     Entry::File(inode) | Entry::Symlink(inode) | Entry::Special(inode) => {
                         self.body(inode, step, &at, stack, report)
@@ -250,7 +249,7 @@ impl<'a> Blame<'a> {
                 }
                 let mut names = self.names_of(step, Some(&key));
                 if names.is_empty() {
-                    names.push(below(&step.at, format!("inode {}", key.inode).into_bytes()));
+                    names.push(At::below(&step.at, format!("inode {}", key.inode)));
                 }
                 for at in names {
                     self.body(&inode, step, &at, stack, report);
@@ -268,13 +267,13 @@ impl<'a> Blame<'a> {
                     RealmItemKind::Snapshot => {
                         let Ok(snapshot) = SnapshotItem::decode(item.value, references) else { return };
                         let directory = format!("(directory {} of realm {})/.snap", key.directory, key.realm);
-                        let parent = below(&step.realm_at, directory.into_bytes());
-                        self.realm(stack, &snapshot.realm, &below(&parent, snapshot.name));
+                        let parent = At::below(&step.realm_at, directory);
+                        self.realm(stack, &snapshot.realm, &At::below(&parent, snapshot.name));
                     }
                     RealmItemKind::Orphan => {
                         let Ok(inode) = Inode::decode(item.value, references) else { return };
                         let name = format!("(unlinked inode {} of realm {})", key.id, key.realm);
-                        self.body(&inode, step, &below(&step.realm_at, name.into_bytes()), stack, report);
+                        self.body(&inode, step, &At::below(&step.realm_at, name), stack, report);
                     }
                 }
             }
@@ -336,7 +335,7 @@ impl<'a> Blame<'a> {
                 else {
                     continue;
                 };
-                let here = Rc::new(At::Name(Rc::clone(&at), name.name));
+                let here = At::below(&at, name.name);
                 match entry {
                     Entry::Link(link)
                         if wanted.is_none_or(|wanted| (link.shard, link.inode) == (wanted.shard, wanted.inode)) =>

@@ -54,7 +54,7 @@ pub fn leaf(
         TreeKind::Directory => {
             let name = DirectoryKey::decode(key)?;
             let entry = Entry::decode(value, references)?;
-            let at = Rc::new(At::Name(Rc::clone(here), name.name.clone()));
+            let at = At::below(here, name.name.as_slice());
             walk.report.statistics.names += 1;
             if hash_key.is_some_and(|hash_key| name_hash(&hash_key, &name.name) != name.hash) {
                 walk.report.add(findings::NAME_HASH, &at, "");
@@ -77,7 +77,7 @@ pub fn leaf(
             if inode.number != number {
                 return Err(LayoutError::Field { structure: "link table item", field: "inode", found: inode.number });
             }
-            let at = Rc::new(At::Name(Rc::clone(here), format!("inode {number}").into_bytes()));
+            let at = At::below(here, format!("inode {number}"));
             let totals = Totals { bytes: inode.body.allocated(), files: 1, ..Totals::ZERO };
             body(walk, &inode, birth, &at);
             Ok(sum(totals, 0))
@@ -164,16 +164,13 @@ fn realm_item(
         RealmItemKind::Snapshot => {
             let item = SnapshotItem::decode(value, references)?;
             let directory = format!("(directory {} of realm {})/.snap", key.directory, key.realm);
-            let parent = Rc::new(At::Name(Rc::clone(&walk.base), directory.into_bytes()));
+            let parent = At::below(&walk.base, directory);
             walk.report.statistics.snapshots += 1;
-            walk.realm(&item.realm, birth, &Rc::new(At::Name(parent, item.name)));
+            walk.realm(&item.realm, birth, &At::below(&parent, item.name));
         }
         RealmItemKind::Orphan => {
             let inode = Inode::decode(value, references)?;
-            let at = Rc::new(At::Name(
-                Rc::clone(&walk.base),
-                format!("(unlinked inode {} of realm {})", key.id, key.realm).into_bytes(),
-            ));
+            let at = At::below(&walk.base, format!("(unlinked inode {} of realm {})", key.id, key.realm));
             walk.report.add(findings::ORPHAN, &at, format_args!("{} bytes", inode.body.allocated()));
             body(walk, &inode, birth, &at);
         }

@@ -22,7 +22,7 @@ use super::space::Space;
 use super::units::Units;
 use super::walk::{interior, summary};
 use super::{interrupt, tree};
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use envoyfs_engine::repair::OfflineWriter;
 use envoyfs_layout::key::DirectoryKey;
 use envoyfs_layout::node::{NODE_BYTES_MAX, NodeView, Owner, TreeKind};
@@ -30,8 +30,10 @@ use envoyfs_layout::{ClientRoots, Hlc, Oid, Reference, ReferenceKind, Slice, che
 use std::collections::{BTreeMap, HashMap, HashSet};
 use tree::{Built, Item, Packer};
 
-/// Directories may lie in each other as deep as the store has room for.
-const STACK_BYTES: usize = 1 << 30;
+/// Nodes below each other that one stack is for; then the next one is begun, since directories may lie in each other as deep as the store has room for. A node takes 5 KiB of stack.
+const NODES_PER_STACK: usize = 4096;
+/// Reserved for a stack; memory is taken as it is used.
+const STACK_BYTES: usize = 64 << 20;
 
 /// See the module.
 pub struct Rewriter<'a, 'w> {
@@ -56,6 +58,8 @@ pub struct Rewriter<'a, 'w> {
     share: Hlc,
     /// Nodes that stay as they are, whatever the realm.
     same: BTreeMap<u32, Units>,
+    /// Nodes above the one that is being written.
+    depth: usize,
     /// The tree being written must be sorted again.
     disorder: bool,
     /// End of the last slice of the extents tree being written; none while items are gathered in any order.
@@ -101,6 +105,7 @@ impl<'a, 'w> Rewriter<'a, 'w> {
             lost: Vec::new(),
             share: examined.directory.entry.checkpoint_hlc,
             same: BTreeMap::new(),
+            depth: 0,
             disorder: false,
             slices_end: Some(0),
         }
@@ -123,13 +128,23 @@ impl<'a, 'w> Rewriter<'a, 'w> {
     /// # Errors
     /// There is no room, the device fails, the table of territories is lost, or the user stopped it.
     pub fn roots(&mut self, old: &Roots) -> Result<Roots> {
-        let this = &mut *self;
-        let result = std::thread::scope(|scope| {
+        self.on_new_stack(|this| this.roots_here(old))
+    }
+
+    /// What goes deeper: recursion, on as many stacks as it needs.
+    fn deeper<T: Send>(&mut self, step: impl FnOnce(&mut Self) -> Result<T> + Send) -> Result<T> {
+        self.depth += 1;
+        let result = if self.depth.is_multiple_of(NODES_PER_STACK) { self.on_new_stack(step) } else { step(self) };
+        self.depth -= 1;
+        result
+    }
+
+    fn on_new_stack<T: Send>(&mut self, step: impl FnOnce(&mut Self) -> Result<T> + Send) -> Result<T> {
+        std::thread::scope(|scope| {
             let builder = std::thread::Builder::new().name("fsck-rewrite".into()).stack_size(STACK_BYTES);
-            let thread = builder.spawn_scoped(scope, || this.roots_here(old))?;
+            let thread = builder.spawn_scoped(scope, || step(self)).context("a stack for trees as deep as these")?;
             thread.join().map_err(|_| anyhow!("the repair failed; nothing was changed"))?
-        })?;
-        Ok(result)
+        })
     }
 
     fn roots_here(&mut self, old: &Roots) -> Result<Roots> {
@@ -201,7 +216,7 @@ impl<'a, 'w> Rewriter<'a, 'w> {
         let built = match self.read_or_copy(reference) {
             Some((bytes, is_copy)) => match NodeView::parse(&bytes) {
                 Ok(view) if stays => self.known(reference, &view, down),
-                Ok(view) => self.parsed(reference, &view, down, is_copy)?,
+                Ok(view) => self.deeper(|this| this.parsed(reference, &view, down, is_copy))?,
                 Err(_) => None,
             },
             None => None,
@@ -348,7 +363,8 @@ impl<'a, 'w> Rewriter<'a, 'w> {
             } else if header.level == 0 {
                 out.extend(self.item(reference.oid, &header, &old, down)?);
             } else if let Ok((child, ..)) = interior(&old.value, &old.references) {
-                self.gather(&child, Down { level: header.level.checked_sub(1), ..down }, out)?;
+                let down = Down { level: header.level.checked_sub(1), ..down };
+                self.deeper(|this| this.gather(&child, down, out))?;
             }
         }
         Ok(())

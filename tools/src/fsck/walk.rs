@@ -37,15 +37,40 @@ const CHUNK: u64 = 1 << 16;
 pub enum At {
     /// A root: `territory table`, or nothing for the view.
     Root(Cow<'static, str>),
+    /// A name below: see [`At::below`]. The parent is there until it is dropped.
+    Name(Option<Rc<At>>, Vec<u8>),
+}
+
+impl At {
     /// A name below.
-    Name(Rc<At>, Vec<u8>),
+    #[must_use]
+    pub fn below(above: &Rc<Self>, name: impl Into<Vec<u8>>) -> Rc<Self> {
+        Rc::new(Self::Name(Some(Rc::clone(above)), name.into()))
+    }
+
+    const fn above(&mut self) -> Option<Rc<Self>> {
+        match self {
+            Self::Name(above, _) => above.take(),
+            Self::Root(_) => None,
+        }
+    }
+}
+
+impl Drop for At {
+    /// Takes the chain above apart one by one: left to itself it would recurse as deep as the tree is.
+    fn drop(&mut self) {
+        let mut above = self.above();
+        while let Some(at) = above {
+            above = Rc::into_inner(at).and_then(|mut at| at.above());
+        }
+    }
 }
 
 impl fmt::Display for At {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut names = Vec::new();
         let mut at = self;
-        while let Self::Name(parent, name) = at {
+        while let Self::Name(Some(parent), name) = at {
             names.push(String::from_utf8_lossy(name));
             at = parent;
         }
@@ -315,7 +340,7 @@ impl<'a> Walk<'a> {
         self.number_max = self.number_max.max(realm.number);
         let mut visits = vec![Visit::root(realm.root, TreeKind::Directory, Some(realm.totals), Some(birth), at)];
         if let Some(links) = realm.links {
-            let at = Rc::new(At::Name(Rc::clone(at), b"(link table)".to_vec()));
+            let at = At::below(at, "(link table)");
             visits.push(Visit::root(links, TreeKind::Links, Some(realm.links_totals), Some(birth), &at));
         }
         // 10^5 forks that nobody changed need not wait.

@@ -345,6 +345,24 @@ impl Surgeon {
         self.publish();
     }
 
+    /// Looks at every node below every root, however deep.
+    pub fn every_node(&self, look: &mut dyn FnMut(&NodeHeader, &[Item])) {
+        let roots = RootsObject::decode(&self.read(&self.directory.entry.roots.unwrap())).unwrap();
+        let mut stack = roots.references;
+        while let Some(reference) = stack.pop().filter(|reference| reference.kind == ReferenceKind::Node) {
+            let bytes = self.read(&reference);
+            let view = NodeView::parse(&bytes).unwrap();
+            let items = view.items().map(|item| Item {
+                key: item.key.to_vec(),
+                value: item.value.to_vec(),
+                references: item.reference_indexes().map(|index| view.reference(index).unwrap()).collect(),
+            });
+            let items: Vec<Item> = items.collect();
+            look(view.header(), &items);
+            stack.extend(view.references().filter(|child| child.kind == ReferenceKind::Node));
+        }
+    }
+
     fn node(
         &mut self,
         reference: &mut Reference,

@@ -10,6 +10,7 @@
 mod beside;
 #[path = "../../../namespace/tests/common/mod.rs"]
 mod common;
+mod deep;
 mod findings;
 #[path = "../fsck_bench/mod.rs"]
 mod fsck_bench;
