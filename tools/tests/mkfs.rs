@@ -97,6 +97,17 @@ fn a_file_with_data_of_no_known_format_needs_force() {
 }
 
 #[test]
+fn data_amid_a_file_whose_ends_are_empty_needs_force_too() {
+    let images = Images::new();
+    let path = images.file("wiped.img", SIZE, SIZE / 2 + 777, &noise(9, 5000));
+    let answer = unchanged(&path, || mkfs(&["--size", "128MiB", &path]));
+    assert!(answer.code == 1 && answer.stderr.contains("not empty"), "{answer:?}");
+    // Zeros that were written are no data.
+    std::fs::write(&path, vec![0; usize::try_from(SIZE).unwrap()]).unwrap();
+    assert_eq!(mkfs(&[&path]).code, 0);
+}
+
+#[test]
 fn an_image_is_not_cut_without_force() {
     let images = Images::new();
     let path = images.file("large.img", 2 * SIZE, 0, b"");

@@ -278,22 +278,26 @@ fn check_room(path: &Path, bytes: u64) -> Result<()> {
     Ok(())
 }
 
-/// Whether the first or the last mebibyte of a file holds anything but zeros.
+/// Whether a file holds anything but zeros. Holes are not read.
 fn has_data(file: &File, bytes: u64) -> Result<bool> {
-    const WINDOW: u64 = 1 << 20;
     let mut buffer = vec![0; 1 << 20];
-    for start in [0, bytes.saturating_sub(WINDOW)] {
-        let mut done = 0;
-        while done < bytes.min(WINDOW) {
-            let count = file.read_at(&mut buffer, start + done)?;
-            if count == 0 {
-                break;
-            }
-            if buffer.iter().take(count).any(|byte| *byte != 0) {
-                return Ok(true);
-            }
-            done += count as u64;
+    let mut at = 0;
+    while at < bytes {
+        at = match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(at)) {
+            Ok(data) => data,
+            // Nothing but a hole is left.
+            Err(rustix::io::Errno::NXIO) => return Ok(false),
+            Err(rustix::io::Errno::INVAL) => at,
+            Err(error) => return Err(error.into()),
+        };
+        let count = file.read_at(&mut buffer, at)?;
+        if count == 0 {
+            break;
         }
+        if buffer.iter().take(count).any(|byte| *byte != 0) {
+            return Ok(true);
+        }
+        at += count as u64;
     }
     Ok(false)
 }
