@@ -140,6 +140,7 @@ impl Engine {
 
     fn open_as(device: Arc<dyn Device>, options: Options, adopts: bool, asked: &str) -> Result<Self> {
         let metrics = Metrics::new(Arc::clone(&options.clock));
+        let again = (Arc::clone(&device), options.clone());
         let device: Arc<dyn Device> = Arc::new(MeteredDevice::new(device, Arc::clone(&metrics)));
         let whole = metrics.time(&metrics.recovery.total);
         let mut stage = metrics.time(&metrics.recovery.tables);
@@ -241,7 +242,12 @@ impl Engine {
         };
         if let Err(error) = engine.adopt(&start, begun.as_ref().map(|begun| &*begun.space)) {
             match error {
-                StoreError::Refused(_) => return Err(error),
+                // Nothing was published, and what was written lies in containers that are free in what is: all records since are in the log.
+                StoreError::Refused(why) => {
+                    tracing::warn!("{why}; starting from the published one");
+                    let (device, options) = again;
+                    return Self::open_as(device, options, false, asked);
+                }
                 error => note(&mut engine.read_only, error.to_string()),
             }
             if let Some(begun) = begun.take() {

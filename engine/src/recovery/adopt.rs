@@ -60,7 +60,7 @@ impl Engine {
     /// Brings the state to the checkpoint that the mount starts from. `space`: where pages may be written.
     ///
     /// # Errors
-    /// [`StoreError::Refused`]: the batch does not fit the state. Anything else: counts and liveness could not follow it, and the store can only be read.
+    /// [`StoreError::Refused`]: the batch does not fit the state (a repair wrote the store's books anew, perhaps), and the mount has to start from the published one. Anything else: counts and liveness could not follow it, and the store can only be read.
     pub(super) fn adopt(&self, start: &Start, space: Option<&Space>) -> Result<()> {
         let Some(adopted) = &start.adopted else { return Ok(()) };
         let applied = self.apply_adopted(&start.batch, retained(&start.batch, adopted), space);

@@ -17,6 +17,7 @@ use envoyfs_layout::system_page::{ListPage, OrphanedSegment, SegmentPage};
 use envoyfs_layout::{Hlc, Lsn, Reference, ReferenceKind, UNIT};
 use indicatif::ProgressBar;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 /// Rows of one page of a list.
 const LIST_ROWS: usize = 2048;
@@ -39,12 +40,27 @@ pub struct NewState {
     pub unreadable: Vec<Reference>,
 }
 
-/// Containers that records of the log put something into.
+/// Containers that records of the log put something into, or that what they name lies in: it need not live yet, nor its place be told by the log, which may begin behind that.
 fn placed_by_log(examined: &Examined) -> BTreeSet<u32> {
     let mut placed: BTreeSet<u32> =
         examined.log.iter().flat_map(|log| &log.placed).map(|placed| placed.container).collect();
     placed.extend(examined.log.iter().flat_map(|log| &log.relocated).map(|relocated| relocated.container));
+    for (segment, units) in named_by_log(examined) {
+        let places = units.into_iter().flat_map(|units| examined.space.locate(segment, units).unwrap_or_default());
+        placed.extend(places.map(|(position, _)| examined.space.container_at(position)));
+    }
     placed
+}
+
+/// Units of data that records of the log name, by segment.
+fn named_by_log(examined: &Examined) -> BTreeMap<u32, Vec<Range<u32>>> {
+    let mut named: BTreeMap<u32, Vec<Range<u32>>> = BTreeMap::new();
+    let records = examined.log.iter().flat_map(|log| &log.records);
+    for object in records.flat_map(|record| &record.data).filter(|o| examined.space.has_room(o.oid, o.stored_bytes)) {
+        let start = u32::from(object.oid.slot());
+        named.entry(object.oid.segment()).or_default().push(start..start + object.stored_bytes.div_ceil(UNIT));
+    }
+    named
 }
 
 /// Containers that nothing may need: neither the table nor the log.
@@ -111,11 +127,14 @@ pub fn publish(
     examined.directory.entry.roots_twin = entry.roots_twin;
     let roots = state.roots.or_else(|| examined.roots.take());
     let waiting: Vec<Reference> = state.queue.iter().chain(&state.unreadable).copied().collect();
-    let books = account(disk, examined, roots.as_ref(), &waiting, &mut writer, options)?;
+    let logged = if state.keep_log { named_by_log(examined) } else { BTreeMap::new() };
+    let books = account(disk, examined, roots.as_ref(), (&waiting, &logged), &mut writer, options)?;
     if interrupt::requested() {
         bail!("stopped before anything was changed");
     }
-    let (table, entry) = finish(examined, entry, books, (&state.queue, &state.unreadable), writer)?;
+    // Nothing replays a log that is over.
+    let placed = if state.keep_log { placed_by_log(examined) } else { BTreeSet::new() };
+    let (table, entry) = finish(examined, entry, books, (&state.queue, &state.unreadable, &placed), writer)?;
     publish_directory(disk.device(), &examined.superblock, entry, table)?;
     Ok(())
 }
@@ -147,7 +166,7 @@ fn account(
     disk: &Disk,
     examined: &mut Examined,
     roots: Option<&Roots>,
-    queue: &[Reference],
+    (queue, logged): (&[Reference], &BTreeMap<u32, Vec<Range<u32>>>),
     writer: &mut OfflineWriter<'_>,
     options: Options,
 ) -> Result<Books> {
@@ -164,6 +183,7 @@ fn account(
     let mut published: BTreeMap<u32, Place> =
         examined.directory.table.iter().map(|row| (row.segment, row.metadata)).collect();
     published.extend(examined.orphans.iter().map(|row| (row.segment, row.page)));
+    let logged_in = |number: u32| logged.get(&number).map_or(&[][..], Vec::as_slice);
     let mut from = 0;
     while from < u32::MAX {
         examined.space.begin_pass(from..u32::MAX);
@@ -179,7 +199,7 @@ fn account(
         for number in numbers {
             let waiting: Vec<u16> =
                 queue.iter().filter(|r| r.oid.segment() == number).map(|reference| reference.oid.slot()).collect();
-            let Some(page) = examined.space.exact(number, complete, &waiting) else { continue };
+            let Some(page) = examined.space.exact(number, complete, &waiting, logged_in(number)) else { continue };
             let Some(segment) = examined.space.segments().get(&number) else { continue };
             let place = published.get(&number).copied().unwrap_or_default();
             let row = examined.directory.table.get(place.container as usize);
@@ -217,11 +237,10 @@ fn finish(
     examined: &Examined,
     mut entry: VolumeEntry,
     mut books: Books,
-    (queue, unreadable): (&[Reference], &[Reference]),
+    (queue, unreadable, placed): (&[Reference], &[Reference], &BTreeSet<u32>),
     mut writer: OfflineWriter<'_>,
 ) -> Result<(Vec<ContainerRow>, VolumeEntry)> {
     let mut table = examined.directory.table.clone();
-    let placed = placed_by_log(examined);
     // What only a scan took for used (it was free, with an old header), or nothing needs any more: a mount would have to make a checkpoint to get it back, and that may want
     // more room than is left.
     for (number, row) in (0_u32..).zip(&mut table) {

@@ -31,8 +31,11 @@ impl Judge for Verifier<'_> {
     }
     fn record(&mut self, _record: &FoundRecord) {}
     fn verify(&mut self, object: &DataObject) -> bool {
-        let mut bytes = vec![0; object.stored_bytes as usize];
         let (segment, slot) = (object.oid.segment(), u32::from(object.oid.slot()));
+        if !self.space.has_room(object.oid, object.stored_bytes) {
+            return false;
+        }
+        let mut bytes = vec![0; object.stored_bytes as usize];
         let elsewhere = self.relocated.get(&(segment, slot)).map(|place| (place.container, place.offset_units));
         let read = match elsewhere.or_else(|| self.placed.get(&segment).map(|container| (*container, slot))) {
             Some((container, unit)) => self

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! segment headers every 64 KiB -> seed, where containers lie -> headers, footers, table parts -> homes and slot maps (the newest opening wins)
-//!   -> the newest roots object whose tables can be read -> log from its freeze LSN on, if its blocks are there -> walk: counts, liveness, bounds
+//!   -> the newest roots object whose tables can be read, unless the log shows that its checkpoint was cut short -> log from its freeze LSN on, if its blocks are there -> walk: counts, liveness, bounds
 //!   -> pages, directory, superblocks (written to free space, published last) -> an ordinary repair
 //! ```
 //! Lost are: the label and the identity when no superblock is left, retained checkpoints, and whatever was acknowledged after the newest roots object if the log's blocks
@@ -27,7 +27,8 @@ use envoyfs_engine::format::{FormatOptions, blank};
 use envoyfs_engine::hlc::next_bound;
 use envoyfs_engine::repair::OfflineWriter;
 use envoyfs_engine::superblock;
-use envoyfs_layout::directory_page::{Bounds, ContainerRow, ContainerState, VolumeDirectory};
+use envoyfs_engine::wal::recovery::Found;
+use envoyfs_layout::directory_page::{Bounds, ContainerRow, ContainerState, VolumeDirectory, VolumeEntry};
 use envoyfs_layout::node::NodeView;
 use envoyfs_layout::roots::RootsObject;
 use envoyfs_layout::superblock::Superblock;
@@ -52,14 +53,13 @@ pub fn rebuild(path: &Path, settings: &Settings) -> Result<Report> {
 pub fn rebuild_disk(disk: &Disk, settings: &Settings) -> Result<Report> {
     disk.device().flush()?;
     let Shape { superblock, mut directory, pages } = shape(disk, settings)?;
+    // Without a superblock there was nothing to claim.
+    disk.claim(superblock.identity)?;
     let scanned: BTreeMap<u32, Scanned> = (0..superblock.containers)
         .filter_map(|n| container(disk, &superblock, n).map(|scanned| (n, scanned)))
         .collect();
     let space = places(&superblock, &mut directory, &scanned);
     let volume = directory.entry.volume;
-    let Some(found) = newest_roots(disk, &space, &scanned) else {
-        bail!("no segment of {} holds roots that can be read; there is nothing to rebuild from", disk.device().label());
-    };
     let openings = scanned.values().map(|scanned| scanned.opening).max().unwrap_or(0);
     let mut superblock = superblock;
     // Raised by an even number: slots follow from the sequence, and what the version that rules has in its slot is not written over (INV-20).
@@ -67,23 +67,15 @@ pub fn rebuild_disk(disk: &Disk, settings: &Settings) -> Result<Report> {
     let raised = |least: u64| known.max(least + ((least ^ known) & 1));
     superblock.sequence = raised((openings >> 20) + 2);
     let ring = Ring::read(disk, &superblock, volume);
-    let entry = &mut directory.entry;
-    entry.checkpoint.number = found.checkpoint;
-    entry.checkpoint.freeze = found.freeze;
-    entry.checkpoint.record = found.freeze;
-    entry.checkpoint_hlc = entry.checkpoint_hlc.max(found.hlc);
-    entry.merged_through = found.checkpoint;
-    let blocks = superblock.ring_bytes / u64::from(superblock.logical_block.max(1));
-    let mut keep_log = ring.describe(entry, found.freeze, blocks);
-    let mut log = None;
-    if keep_log {
-        let mut scratch = Report::new(String::new());
-        log = log::check(disk, &superblock, &directory, &space, &mut scratch);
-        keep_log = log.is_some();
-        // The numbers that CLOSED names count only while the superblock of that mount rules: the rebuilt tree has drawn others.
-        if let Some(closed) = log.as_ref().and_then(|log| log.closed.as_ref()) {
-            superblock.sequence = superblock.sequence.max(raised(closed.superblock));
-        }
+    let log_from = |roots: &RootsObject| log_behind(disk, &superblock, directory.clone(), &space, &ring, roots);
+    let Some((found, entry, log)) = newest_checkpoint(roots_objects(disk, &space, &scanned), log_from) else {
+        bail!("no segment of {} holds roots that can be read; there is nothing to rebuild from", disk.device().label());
+    };
+    directory.entry = entry;
+    let keep_log = log.is_some();
+    // The numbers that CLOSED names count only while the superblock of that mount rules: the rebuilt tree has drawn others.
+    if let Some(closed) = log.as_ref().and_then(|log| log.closed.as_ref()) {
+        superblock.sequence = superblock.sequence.max(raised(closed.superblock));
     }
     if !keep_log {
         let entry = &mut directory.entry;
@@ -261,18 +253,20 @@ fn places(superblock: &Superblock, directory: &mut VolumeDirectory, scanned: &BT
     space
 }
 
-/// The newest roots object whose table of territories can be read.
-fn newest_roots(disk: &Disk, space: &Space, scanned: &BTreeMap<u32, Scanned>) -> Option<RootsObject> {
-    let rows = scanned.values().flat_map(|found| &found.rows).filter(|row| row.kind == ReferenceKind::Roots);
-    let mut all: Vec<RootsObject> = rows
-        .filter_map(|row| {
-            let mut bytes = vec![0; row.stored_bytes as usize];
-            space.read(disk, row.oid, 0, &mut bytes).ok()?;
-            RootsObject::decode(&bytes).ok().filter(|_| checksum::crc32c(&bytes) == row.crc)
+/// The roots objects whose table of territories can be read, the newest first.
+fn roots_objects(disk: &Disk, space: &Space, scanned: &BTreeMap<u32, Scanned>) -> impl Iterator<Item = RootsObject> {
+    let rows = scanned.values().flat_map(|found| found.rows.iter().map(|row| (found.opening, row)));
+    let mut all: Vec<(u64, RootsObject)> = rows
+        .filter(|(_, row)| row.kind == ReferenceKind::Roots)
+        .filter_map(|(opening, row)| {
+            let bytes = space.read_whole(disk, row.oid, row.stored_bytes).ok()?;
+            let roots = RootsObject::decode(&bytes).ok().filter(|_| checksum::crc32c(&bytes) == row.crc)?;
+            Some((opening, roots))
         })
         .collect();
-    all.sort_by_key(|roots| std::cmp::Reverse(roots.checkpoint));
-    all.into_iter().find(|roots| {
+    // The number of a checkpoint that was cut short is given again, by a later mount, which opens its own containers.
+    all.sort_by_key(|(opening, roots)| std::cmp::Reverse((roots.checkpoint, *opening)));
+    all.into_iter().map(|(_, roots)| roots).filter(|roots| {
         let Ok(client) = ClientRoots::decode(&roots.blob, &roots.references) else { return false };
         let reference = client.territory_table;
         let copied = |(node, bytes): &(Reference, Vec<u8>)| {
@@ -281,11 +275,56 @@ fn newest_roots(disk: &Disk, space: &Space, scanned: &BTreeMap<u32, Scanned>) ->
         if roots.copies.iter().any(copied) {
             return true;
         }
-        let mut bytes = vec![0; reference.stored_bytes as usize];
-        space.read(disk, reference.oid, 0, &mut bytes).is_ok()
-            && checksum::crc32c(&bytes) == reference.crc
-            && NodeView::parse(&bytes).is_ok()
+        space
+            .read_whole(disk, reference.oid, reference.stored_bytes)
+            .is_ok_and(|bytes| checksum::crc32c(&bytes) == reference.crc && NodeView::parse(&bytes).is_ok())
     })
+}
+
+/// The newest checkpoint that took place, with the log behind it: that of a checkpoint which power cut short has no record in the log, but the log behind the one before has
+/// everything that was acknowledged, and perhaps not all that the other one holds. If the log does not reach back that far, the newest was published.
+fn newest_checkpoint(
+    mut newest_first: impl Iterator<Item = RootsObject>,
+    log_from: impl Fn(&RootsObject) -> (VolumeEntry, Option<Found>),
+) -> Option<(RootsObject, VolumeEntry, Option<Found>)> {
+    let mut newest = newest_first.next()?;
+    let (mut entry, mut log) = log_from(&newest);
+    for older in newest_first {
+        if older.checkpoint >= newest.checkpoint {
+            continue;
+        }
+        let (older_entry, older_log) = log_from(&older);
+        let Some(whole) = older_log.filter(|log| log.corrupt.is_none()) else { break };
+        if whole.adopted.as_ref().is_some_and(|adopted| adopted.body.number >= newest.checkpoint) {
+            break;
+        }
+        (newest, entry, log) = (older, older_entry, Some(whole));
+    }
+    Some((newest, entry, log))
+}
+
+/// The directory's entry for a store that starts from these roots, and what the ring holds behind them, if it can be read from there on.
+fn log_behind(
+    disk: &Disk,
+    superblock: &Superblock,
+    mut directory: VolumeDirectory,
+    space: &Space,
+    ring: &Ring,
+    roots: &RootsObject,
+) -> (VolumeEntry, Option<Found>) {
+    let entry = &mut directory.entry;
+    entry.checkpoint.number = roots.checkpoint;
+    entry.checkpoint.freeze = roots.freeze;
+    entry.checkpoint.record = roots.freeze;
+    entry.checkpoint_hlc = entry.checkpoint_hlc.max(roots.hlc);
+    entry.merged_through = roots.checkpoint;
+    let blocks = superblock.ring_bytes / u64::from(superblock.logical_block.max(1));
+    let mut log = None;
+    if ring.describe(entry, roots.freeze, blocks) {
+        let mut scratch = Report::new(String::new());
+        log = log::check(disk, superblock, &directory, space, &mut scratch);
+    }
+    (directory.entry, log)
 }
 
 /// Numbers that may have been handed out: beyond all that are met, and what a mount reserves at once.

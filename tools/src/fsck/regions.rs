@@ -73,7 +73,12 @@ pub fn directory(disk: &Disk, superblock: &Superblock, report: &mut Report) -> O
     let (seed, containers) = (&superblock.seed, superblock.containers);
     let pages = superblock.slot_positions();
     let page = copies(disk, pages, superblock.directory_bytes.into(), "volume directory", report, |bytes| {
-        DirectoryPage::decode(bytes, seed, superblock.directory_crc)
+        let page = DirectoryPage::decode(bytes, seed, superblock.directory_crc)?;
+        // Before as much memory is taken.
+        match page.base.rows {
+            rows if rows <= containers => Ok(page),
+            rows => Err(LayoutError::Field { structure: "volume directory", field: "rows", found: rows.into() }),
+        }
     })?;
     let tables = superblock.table_positions(page.base.slot);
     copies(disk, tables, page.base.bytes(), "segment table", report, |bytes| page.clone().over(bytes, seed, containers))

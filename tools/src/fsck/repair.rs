@@ -96,7 +96,14 @@ pub fn repair_disk(disk: &Disk, settings: &Settings) -> Result<Report> {
                 return Ok(report);
             }
             Step::Containers => containers::mend(disk, &examined.superblock, &examined.directory)?,
-            Step::Books => books(disk, &mut examined, settings)?,
+            Step::Books => {
+                books(disk, &mut examined, settings)?;
+                // The books that were written are those of the published checkpoint, without history: the batch of a newer one in the log may not fit them. On damaged trees the
+                // next step replays it.
+                if examined.log.as_ref().is_some_and(|log| log.adopted.is_some()) {
+                    let _later = replay_from(disk, settings, true);
+                }
+            }
             Step::Replay => {
                 let damaged = report.count(findings::LOG_CHECKPOINT) > 0;
                 if let Err(why) = replay(disk, settings, damaged) {

@@ -100,8 +100,7 @@ pub fn read_pair(disk: &Disk, space: &Space, copies: &[Reference]) -> Result<Roo
 }
 
 fn read_copy(disk: &Disk, space: &Space, copy: &Reference) -> Result<RootsObject, String> {
-    let mut bytes = vec![0; copy.stored_bytes as usize];
-    space.read(disk, copy.oid, 0, &mut bytes).map_err(|error| error.to_string())?;
+    let bytes = space.read_whole(disk, copy.oid, copy.stored_bytes).map_err(|error| error.to_string())?;
     let found = checksum::crc32c(&bytes);
     if found != copy.crc {
         return Err(format!("checksum {found:#010x}, expected {:#010x}", copy.crc));

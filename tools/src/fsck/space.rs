@@ -131,12 +131,9 @@ impl Space {
     /// A root node's stored bytes, or its copy.
     #[must_use]
     pub fn root(&self, disk: &Disk, reference: &Reference) -> Option<Vec<u8>> {
-        let mut bytes = vec![0; reference.stored_bytes as usize];
-        let read = self.read(disk, reference.oid, 0, &mut bytes).is_ok();
-        if read && checksum::crc32c(&bytes) == reference.crc {
-            return Some(bytes);
-        }
-        self.copy(reference.oid).map(<[u8]>::to_vec)
+        let read = self.read_whole(disk, reference.oid, reference.stored_bytes);
+        let good = read.ok().filter(|bytes| checksum::crc32c(bytes) == reference.crc);
+        good.or_else(|| self.copy(reference.oid).map(<[u8]>::to_vec))
     }
 
     /// Forgets what was marked, and marks from now on only in these segments.
@@ -191,6 +188,12 @@ impl Space {
         let inside = u64::from(unit) * u64::from(UNIT);
         (container < self.containers && inside < self.segment_bytes)
             .then(|| self.segments_offset + u64::from(container) * self.segment_bytes + inside)
+    }
+
+    /// Could an object of so many bytes lie there at all? To be asked before memory is taken for it.
+    #[must_use]
+    pub fn has_room(&self, oid: Oid, stored_bytes: u32) -> bool {
+        u64::from(oid.slot()) * u64::from(UNIT) + u64::from(stored_bytes) <= self.segment_bytes
     }
 
     /// Container of a device offset.
@@ -259,6 +262,19 @@ impl Space {
             rest = after;
         }
         Ok(begins.unwrap_or(0))
+    }
+
+    /// All stored bytes of an object, not verified.
+    ///
+    /// # Errors
+    /// It has no place, or the device failed.
+    pub fn read_whole(&self, disk: &Disk, oid: Oid, stored_bytes: u32) -> Result<Vec<u8>, ReadError> {
+        if !self.has_room(oid, stored_bytes) {
+            return Err(ReadError::Unresolved(format!("{stored_bytes} bytes pass the end of its segment")));
+        }
+        let mut bytes = vec![0; stored_bytes as usize];
+        self.read(disk, oid, 0, &mut bytes)?;
+        Ok(bytes)
     }
 
     /// An edge to an object.
@@ -377,9 +393,10 @@ impl Space {
     }
 
     /// What a page must say, as far as this pass knows. `complete`: every node was read; else nothing is freed and no count is lowered.
+    /// Objects that wait to be freed (`waiting`, in this segment) have a count of their own. Retained checkpoints are given up. `logged`: units that records of the log name;
+    /// where they lie must be known although nothing of it lives yet.
     #[must_use]
-    /// Objects that wait to be freed (`waiting`, in this segment) have a count of their own. Retained checkpoints are given up.
-    pub fn exact(&self, number: u32, complete: bool, waiting: &[u16]) -> Option<SegmentPage> {
+    pub fn exact(&self, number: u32, complete: bool, waiting: &[u16], logged: &[Range<u32>]) -> Option<SegmentPage> {
         let segment = self.segments.get(&number)?;
         let mut live = segment.reached.clone();
         let mut extra: BTreeMap<u16, i32> =
@@ -399,7 +416,7 @@ impl Space {
         let runs = live.runs();
         let moved = segment.page.moved.iter().filter(|m| {
             let range = u32::from(m.slot)..u32::from(m.slot) + u32::from(m.units);
-            runs.iter().any(|run| run.start < range.end && range.start < run.end)
+            runs.iter().chain(logged).any(|run| run.start < range.end && range.start < run.end)
         });
         let small = |units: u32| u16::try_from(units).unwrap_or(u16::MAX);
         let mut rows = Vec::new();

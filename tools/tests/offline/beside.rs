@@ -120,6 +120,74 @@ fn a_damaged_checkpoint_that_a_mount_would_adopt_is_passed_over_and_nothing_is_l
     repaired_without_loss(&damaged, findings::LOG_CHECKPOINT.number, &expected, "both copies of the roots");
 }
 
+/// A store that retains two checkpoints and whose last one stands in the log only: it gives the oldest up and retains itself. With what it holds.
+fn unpublished_with_history() -> (Surgeon, Tree) {
+    let device = empty(48, 512);
+    let mounted = mount(&device);
+    mounted.engine.retain(HistoryPolicy { checkpoints_max: 2, ..HistoryPolicy::default() });
+    let mut random = Random(11);
+    for round in 0..5 {
+        mounted.file(InodeId::ROOT, &format!("dies {round}"), &random.bytes(20_000));
+        mounted.file(InodeId::ROOT, &format!("stays {round}"), &random.bytes(9_000));
+        mounted.ns.checkpoint().unwrap();
+        mounted.ns.unlink(&crate::common::CX, InodeId::ROOT, format!("dies {round}").as_bytes()).unwrap();
+    }
+    let before = device.image();
+    mounted.ns.checkpoint().unwrap();
+    mounted.file(InodeId::ROOT, "after", &random.bytes(3000));
+    mounted.ns.sync().unwrap();
+    let expected = mounted.tree();
+    drop(mounted.ns);
+    mounted.engine.close().unwrap();
+    let mut cut = Surgeon::new(&device);
+    for at in Superblock::positions(cut.superblock.size) {
+        let mut bytes = vec![0; 4096];
+        before.read(at, &mut bytes);
+        cut.image.write(at, &bytes);
+    }
+    let cut = Surgeon::new(&cut.device());
+    assert!(history(&cut).len() >= 2, "there is no history to give up");
+    assert!(numbers(&check(&cut.device())).contains(&findings::LOG_UNPUBLISHED.number));
+    (cut, expected)
+}
+
+/// A repair of the books gives history up, and the checkpoint in the log has steps for it.
+#[test]
+fn a_repair_of_the_books_leaves_a_store_that_mounts_whatever_checkpoint_the_log_holds() {
+    let (cut, expected) = unpublished_with_history();
+    assert_eq!(tree_of(&cut.device()), expected);
+    let damaged = cut.device();
+    damaged.inject(Fault::FlipBits { offset: cut.superblock.slot_positions()[1] + 80, mask: 1 });
+    repaired_without_loss(&damaged, findings::DIRECTORY_COPY.number, &expected, "a copy of the directory");
+
+    let row = cut.directory.table.iter().find(|row| row.segment != 0 && !row.metadata.is_none()).unwrap();
+    let damaged = cut.device();
+    let offset = cut.offset(row.metadata.container, row.metadata.units) + 40;
+    damaged.inject(Fault::FlipBits { offset, mask: 4 });
+    repaired_without_loss(&damaged, findings::SYSTEM_PAGE.number, &expected, "a page");
+}
+
+#[test]
+fn a_checkpoint_of_the_log_that_does_not_fit_the_published_one_is_passed_over_by_a_mount() {
+    let (mut cut, expected) = unpublished_with_history();
+    cut.directory.entry.history = Place::NONE;
+    cut.publish();
+    let mounted = try_mount(&cut.device(), true).unwrap_or_else(|why| panic!("to read: {why}"));
+    assert_eq!(mounted.tree(), expected);
+    let device = cut.device();
+    for _ in 0..2 {
+        // The second time after a crash: nothing but the recovery itself has published.
+        let mounted = try_mount(&device, false).unwrap_or_else(|why| panic!("to write: {why}"));
+        assert_eq!(mounted.tree(), expected);
+        drop(mounted);
+    }
+    let mounted = mount(&device);
+    mounted.file(InodeId::ROOT, "later", &[1; 5000]);
+    mounted.close();
+    let tree = mount(&device).tree();
+    assert_eq!(tree.len(), expected.len() + 1);
+}
+
 #[test]
 fn a_damaged_root_node_is_read_from_its_copy_and_written_anew() {
     let device = populated(48);

@@ -4,7 +4,7 @@ use crate::common::{CX, Random};
 use crate::fsck_bench::*;
 use envoyfs_engine::MarkOptions;
 use envoyfs_engine::device::{DeviceImage, Fault, SimulatedDevice};
-use envoyfs_layout::directory_page::ContainerState;
+use envoyfs_layout::directory_page::{ContainerState, DirectoryPage, TableBase};
 use envoyfs_layout::inode::Inode;
 use envoyfs_layout::key::{DirectoryKey, RealmItemKind, RealmKey};
 use envoyfs_layout::node::TreeKind;
@@ -143,6 +143,28 @@ fn volume_directory_and_segment_table() {
     surgeon.directory.table[system].state = ContainerState::Survivors;
     surgeon.publish();
     assert_eq!(is_mended(&surgeon.device(), findings::SYSTEM_PLACE), expected);
+}
+
+/// The page vouches for the table: what it says is only compared with the superblock afterwards.
+#[test]
+fn a_directory_with_more_rows_than_the_store_has_containers_is_damaged_and_takes_no_memory() {
+    let mut surgeon = Surgeon::new(&populated(12));
+    let page = DirectoryPage {
+        sequence: surgeon.directory.sequence,
+        entry: surgeon.directory.entry.clone(),
+        containers: u32::MAX,
+        base: TableBase { rows: u32::MAX, ..surgeon.base },
+        changed: Vec::new(),
+    };
+    let (bytes, crc) = page.encode(&surgeon.superblock.seed);
+    (surgeon.superblock.directory_crc, surgeon.superblock.directory_bytes) = (crc, bytes.len() as u32);
+    for at in surgeon.superblock.slot_positions() {
+        surgeon.image.write(at, &bytes);
+    }
+    for at in Superblock::positions(surgeon.superblock.size) {
+        surgeon.image.write(at, &surgeon.superblock.encode(at));
+    }
+    is_found(&surgeon.device(), findings::NO_DIRECTORY);
 }
 
 #[test]

@@ -263,3 +263,41 @@ fn a_rebuild_names_a_lost_directory_and_finds_nothing_below_it() {
     assert_eq!(found.keys().collect::<Vec<_>>(), kept.iter().map(|(path, _)| *path).collect::<Vec<_>>());
     assert!(kept.iter().all(|(path, seen)| found[*path].contents == seen.contents));
 }
+
+/// Such a checkpoint leaves a roots object, and its number is given again.
+#[test]
+fn a_checkpoint_that_power_cut_short_is_not_what_is_rebuilt() {
+    let start = || {
+        let device = published(2);
+        let mounted = mount(&device);
+        mounted.file(InodeId::ROOT, "before", &[5; 6000]);
+        (device, mounted)
+    };
+    let (device, mounted) = start();
+    let before = writes(&device);
+    mounted.ns.checkpoint().unwrap();
+    let ios = writes(&device) - before;
+    drop(mounted);
+    for (cut, checkpoint) in (0..ios).flat_map(|cut| [(cut, true), (cut, false)]) {
+        let (device, mounted) = start();
+        device.crash_after(cut);
+        let _cut = mounted.ns.checkpoint();
+        let device = device.crash(cut);
+        drop(mounted);
+        let mounted = mount(&device);
+        mounted.file(InodeId::ROOT, "since", &[6; 6000]);
+        mounted.ns.sync().unwrap();
+        if checkpoint {
+            mounted.ns.checkpoint().unwrap();
+        }
+        let expected = mounted.tree();
+        drop(mounted);
+        let device = wiped(&device, false);
+        let report = rebuild(&device);
+        let what = format!("cut {cut} of {ios}, then {}", if checkpoint { "a checkpoint" } else { "a sync" });
+        assert!(report.is_clean(), "{what}:\n{report}");
+        let found = tree_of(&device);
+        assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{what}");
+        assert_same(&found, &expected);
+    }
+}

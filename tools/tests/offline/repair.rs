@@ -478,3 +478,44 @@ fn what_forks_share_is_written_anew_once() {
     assert_ne!(after[0], before[0], "it had to be written anew");
     assert!(live_after <= live_before + 8, "{live_before} units lived, {live_after} live");
 }
+
+/// Where the data of an acknowledged record lies may have been told before the log's start; and nothing of it lives before the next checkpoint.
+#[test]
+fn a_repair_of_the_books_keeps_what_only_records_of_the_log_name() {
+    let device = empty(12, 512);
+    let mounted = mount(&device);
+    mounted.file(InodeId::ROOT, "dies", &[1; 9000]);
+    mounted.file(InodeId::ROOT, "stays", &[2; 300]);
+    mounted.ns.checkpoint().unwrap();
+    mounted.ns.unlink(&crate::common::CX, InodeId::ROOT, b"dies").unwrap();
+    mounted.ns.checkpoint().unwrap();
+    // Into the segment that was begun, and in which nothing lives any more.
+    mounted.file(InodeId::ROOT, "logged", &[3; 9000]);
+    mounted.ns.sync().unwrap();
+    drop(mounted.ns);
+    mounted.engine.close().unwrap();
+    // A recovery ends that segment, and publishes no checkpoint of its own.
+    let mounted = mount(&device);
+    let expected = mounted.tree();
+    drop(mounted);
+    let mut surgeon = Surgeon::new(&device);
+    let row = surgeon.directory.table.iter_mut().find(|row| row.segment != 0 && row.live_units > 0).unwrap();
+    row.live_units += 1;
+    surgeon.publish();
+    let device = surgeon.device();
+    let report = repair(&device, false);
+    assert_eq!(report.exit_code(), 1, "{report}");
+    let report = check(&device);
+    assert!(report.is_clean(), "{report}");
+    let mounted = mount(&device);
+    // What is written now does not come to lie on it.
+    for number in 0..20 {
+        mounted.file(InodeId::ROOT, &format!("{number}"), &[4; 60_000]);
+    }
+    mounted.ns.checkpoint().unwrap();
+    mounted.close();
+    let found = tree_of(&device);
+    for (path, seen) in &expected {
+        assert_eq!(found.get(path), Some(seen), "{path}");
+    }
+}
