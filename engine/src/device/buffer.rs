@@ -344,11 +344,11 @@ mod tests {
             for mark in 0..8_u8 {
                 let pool = pool.clone();
                 scope.spawn(move || {
-                    // Byte by byte: 16000 rounds would take Miri hours.
-                    for _ in 0..if cfg!(miri) { 4 } else { 2000 } {
+                    for _ in 0..if cfg!(miri) { 10 } else { 2000 } {
                         let mut buffer = pool.take(4096);
                         buffer.as_mut_slice().fill(mark);
-                        assert!(buffer.as_slice().iter().all(|byte| *byte == mark));
+                        // As a whole: byte by byte is slow under Miri.
+                        assert!(*buffer.as_slice() == [mark; 4096]);
                     }
                 });
             }

@@ -21,7 +21,7 @@ use envoyfs_layout::wal::{Block, CheckpointBody, Closed, Record, Relocated, Segm
 use envoyfs_layout::{Hlc, LayoutError, Lsn, Oid};
 
 /// Bytes of the ring behind the end of the chain that are searched for blocks of this mount. More than can be un-flushed at any time.
-const SEARCH_BYTES: u64 = 4 * super::UNFLUSHED_BYTES_MAX;
+pub(super) const SEARCH_BYTES: u64 = 4 * super::UNFLUSHED_BYTES_MAX;
 /// Bytes of one read.
 const READ_BYTES: usize = 1 << 20;
 

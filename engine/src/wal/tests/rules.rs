@@ -1,13 +1,15 @@
 //! One rule of durability a test.
 
-use super::harness::{BLOCK, DATA_AT, Mounted, NOW, Oracle, checkpoint_body, look, make, mount, mount_at, mount_with};
+use super::harness::{
+    BLOCK, DATA_AT, Mounted, NOW, Oracle, checkpoint_body, look, make, make_of, mount, mount_at, mount_with,
+};
 use crate::StoreError;
 use crate::device::{
     AlignedBuf, Completion, Device, DeviceError, Drive, Fault, Geometry, SimulatedDevice, Ticket, Write,
 };
 use crate::hlc::HlcSource;
 use crate::store::Result;
-use crate::wal::recovery::Cause;
+use crate::wal::recovery::{Cause, SEARCH_BYTES};
 use crate::wal::{Committer, Config, NewRecord, RingGeometry, Wal};
 use envoyfs_layout::directory_page::Bounds;
 use envoyfs_layout::wal::{Block, BlockHeader, Closed, RecordParts, SegmentPlaced, kind};
@@ -155,6 +157,37 @@ fn behind_a_closed_log_nothing_is_searched_and_behind_another_everything_that_a_
     let second = mount_at(device, NOW + 1_000_000).unwrap();
     put(&second, &mut oracle, false);
     assert!(bytes_read(&second.device.crash(2)) > 6990 * u64::from(BLOCK));
+}
+
+/// A mount that has gone round the ring leaves blocks of its generation everywhere. After a crash only what follows the freeze is read, and what is searched behind its end: not all of the ring.
+#[test]
+fn after_a_crash_on_a_ring_written_several_times_what_follows_the_checkpoint_is_read() {
+    const RING_BYTES: u64 = 112 << 20;
+    let device = make_of(256 << 20, RING_BYTES / u64::from(BLOCK), 5);
+    let (mut mounted, mut oracle) = (mount(device).unwrap(), Oracle::default());
+    let body = vec![7; 60_000];
+    let some = |mounted: &Mounted, bytes: u64| {
+        for _ in 0..bytes / 60_000 {
+            let mut room = mounted.wal.try_reserve(1, 60_100).unwrap();
+            mounted.wal.append(&mut room, NewRecord::engine(kind::CLIENT_FIRST, &body)).unwrap();
+            drop(room);
+            mounted.wal.pump().unwrap();
+        }
+        mounted.wal.commit(mounted.wal.end()).unwrap();
+        mounted.wal.end()
+    };
+    for _ in 0..3 * RING_BYTES / (20 << 20) {
+        some(&mounted, 20 << 20);
+        mounted.checkpoint(&mut oracle, &mut |_, _| {}).unwrap();
+    }
+    let end = some(&mounted, 10 << 20);
+    let device = mounted.device.crash(1);
+    let before = device.counters().bytes_read;
+    let found = look(&device).unwrap().2;
+    let read = device.counters().bytes_read - before;
+    println!("{} MiB of {} read", read >> 20, RING_BYTES >> 20);
+    assert!(found.corrupt.is_none() && found.cut.lsn >= end);
+    assert!(read > 10 << 20 && read < (16 << 20) + SEARCH_BYTES, "{} MiB read", read >> 20);
 }
 
 /// Real threads: the loom models know the orderings, this knows the machine.
