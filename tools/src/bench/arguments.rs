@@ -17,6 +17,9 @@ enum Format {
     Normal,
     /// fio's JSON.
     Json,
+    /// The same, with how many latencies fell into each of fio's bins.
+    #[value(name = "json+")]
+    JsonPlus,
 }
 
 /// Measure the object store with fio's jobs, and the bare device below it in turns with it.
@@ -79,7 +82,8 @@ impl Arguments {
         let report = Report { entries, global: &jobs.global, disks, wall_ns, elapsed_s };
         let shown = match line.output_format {
             Format::Normal => text::text(&report),
-            Format::Json => serde_json::to_string_pretty(&json::value(&report))? + "\n",
+            Format::Json => serde_json::to_string_pretty(&json::value(&report, false))? + "\n",
+            Format::JsonPlus => serde_json::to_string_pretty(&json::value(&report, true))? + "\n",
         };
         match line.output {
             Some(path) => std::fs::write(&path, shown).with_context(|| format!("cannot write {}", path.display()))?,

@@ -84,6 +84,11 @@ impl Latencies {
         let histogram = self.histogram.as_ref().filter(|_| self.count > 0)?;
         Some(histogram.value_at_percentile(percentile).min(self.most))
     }
+    /// Nanoseconds, told apart to a thousandth, and how many there were of each that there was; in order.
+    pub fn counts(&self) -> impl Iterator<Item = (u64, u64)> {
+        let recorded = self.histogram.iter().flat_map(Histogram::iter_recorded);
+        recorded.map(|bin| (bin.value_iterated_to(), bin.count_at_value()))
+    }
     /// How many were at most `ns`.
     pub fn up_to(&self, ns: u64) -> u64 {
         self.histogram.as_ref().map_or(0, |histogram| histogram.count_between(0, ns))

@@ -48,6 +48,43 @@ pub fn percentiles(of: &Latencies) -> Vec<(f64, u64)> {
     PERCENTILES.iter().filter_map(|percentile| Some((*percentile, of.at(*percentile)?))).collect()
 }
 
+/// fio tells 64 values apart in each power of two, in 29 groups.
+const BIN_BITS: u32 = 6;
+const BINS: u64 = 29 << BIN_BITS;
+
+/// fio's bins (`plat_val_to_idx` and `plat_idx_to_val` in its stat.c): the nanoseconds that stand for each that is not empty, and how many fell into it. The last takes all that is longer.
+pub fn bins(of: &Latencies) -> Vec<(u64, u64)> {
+    let mut out: Vec<(u64, u64)> = Vec::new();
+    for (ns, count) in of.counts() {
+        let bin = bin_ns(bin_of(ns));
+        match out.last_mut() {
+            Some((last, so_far)) if *last == bin => *so_far += count,
+            _ => out.push((bin, count)),
+        }
+    }
+    out
+}
+
+fn bin_of(ns: u64) -> u64 {
+    let highest = ns.checked_ilog2().unwrap_or(0);
+    if highest <= BIN_BITS {
+        return ns;
+    }
+    let dropped = highest - BIN_BITS;
+    let within = (ns >> dropped) & ((1 << BIN_BITS) - 1);
+    ((u64::from(dropped + 1) << BIN_BITS) + within).min(BINS - 1)
+}
+
+/// The middle of a bin.
+fn bin_ns(bin: u64) -> u64 {
+    if bin < 2 << BIN_BITS {
+        return bin;
+    }
+    let dropped = (bin >> BIN_BITS) - 1;
+    let within = bin & ((1 << BIN_BITS) - 1);
+    (1 << (dropped + u64::from(BIN_BITS))) + (within << dropped) + ((1 << dropped) >> 1)
+}
+
 /// Labels of the classes of depth.
 pub const DEPTHS: [&str; 7] = ["1", "2", "4", "8", "16", "32", ">=64"];
 /// Labels of the classes of submit and complete.
@@ -78,5 +115,20 @@ mod tests {
         let of = |table: &Table, bound: &str| rows(&statistics, table).into_iter().find(|(b, _)| b == bound).unwrap().1;
         assert_eq!((of(&NANO, "2"), of(&NANO, "1000"), of(&MICRO, "2"), of(&MICRO, "50")), (10.0, 10.0, 20.0, 10.0));
         assert_eq!((of(&MILLI, ">=2000"), of(&MILLI, "4")), (10.0, 10.0));
+    }
+
+    #[test]
+    fn bins_are_those_of_fio() {
+        // As fio 3.33 printed them; its last one stands in fio_jsonplus_clat2csv.
+        for bin in [12, 127, 168_960, 177_152, 183_296, 189_440, 214_016, 246_784, 329_728, 1_003_520, 1_089_536] {
+            assert_eq!(bin_ns(bin_of(bin)), bin);
+        }
+        assert_eq!(bin_ns(bin_of(u64::MAX)), 17_112_760_320);
+        assert!((1..3000).map(bin_of).is_sorted());
+        let mut latencies = Latencies::with_histogram();
+        let times = [12, 12, 13, 168_000, 169_000, 30_000_000_000];
+        times.iter().for_each(|ns| latencies.record(Duration::from_nanos(*ns)));
+        assert_eq!(bins(&latencies), [(12, 2), (13, 1), (168_960, 2), (17_112_760_320, 1)]);
+        assert!(bins(&Latencies::with_histogram()).is_empty() && bins(&Latencies::moments()).is_empty());
     }
 }

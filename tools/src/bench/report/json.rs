@@ -11,9 +11,9 @@ use std::time::Duration;
 /// Whose layout this is.
 const LAYOUT: &str = "fio-3.33";
 
-/// The report as one value; keys in fio's order.
+/// The report as one value; keys in fio's order. `bins`: with fio's bins of latencies, as its `json+` has them.
 #[must_use]
-pub fn value(report: &Report<'_>) -> Value {
+pub fn value(report: &Report<'_>, bins: bool) -> Value {
     let ms = report.wall_ns.div_euclid(1_000_000);
     json!({
         "fio version": LAYOUT,
@@ -22,7 +22,7 @@ pub fn value(report: &Report<'_>) -> Value {
         "timestamp_ms": ms,
         "time": date(ms.div_euclid(1000)),
         "global options": options(report.global),
-        "jobs": report.entries.iter().map(|entry| job(entry, report.elapsed_s)).collect::<Vec<_>>(),
+        "jobs": report.entries.iter().map(|entry| job(entry, report.elapsed_s, bins)).collect::<Vec<_>>(),
         "disk_util": report.disks.iter().map(|used| disk(used, report.elapsed_s)).collect::<Vec<_>>(),
     })
 }
@@ -31,7 +31,7 @@ fn options(given: &[(String, String)]) -> Value {
     given.iter().map(|(option, value)| (option.clone(), Value::from(value.as_str()))).collect::<Map<_, _>>().into()
 }
 
-fn job(entry: &Entry, elapsed_s: u64) -> Value {
+fn job(entry: &Entry, elapsed_s: u64, bins: bool) -> Value {
     let of = &entry.statistics;
     let cpu =
         |time: Duration| 100.0 * time.as_secs_f64() / of.runtime.as_secs_f64().max(1e-9) / float(entry.clones.into());
@@ -46,10 +46,10 @@ fn job(entry: &Entry, elapsed_s: u64) -> Value {
         "eta": 0,
         "elapsed": elapsed_s,
         "job options": options(&entry.job.given),
-        "read": flow(&of.read, entry, Direction::Read),
-        "write": flow(&of.write, entry, Direction::Write),
-        "trim": flow(&crate::bench::statistics::Statistics::default().read, entry, Direction::Read),
-        "sync": { "total_ios": of.sync.count, "lat_ns": latencies(&of.sync) },
+        "read": flow(&of.read, entry, Direction::Read, bins),
+        "write": flow(&of.write, entry, Direction::Write, bins),
+        "trim": flow(&crate::bench::statistics::Statistics::default().read, entry, Direction::Read, bins),
+        "sync": { "total_ios": of.sync.count, "lat_ns": latencies(&of.sync, bins) },
         "job_runtime": milliseconds(of.runtime),
         "usr_cpu": cpu(of.user),
         "sys_cpu": cpu(of.system),
@@ -95,7 +95,7 @@ fn whole(value: f64) -> u64 {
     value
 }
 
-fn flow(flow: &Flow, entry: &Entry, direction: Direction) -> Value {
+fn flow(flow: &Flow, entry: &Entry, direction: Direction, bins: bool) -> Value {
     let used = flow.ios > 0;
     let rate = |per_second: f64| if used { per_second } else { 0.0 };
     let (bandwidth, iops) = (rate(entry.bandwidth(direction)), rate(entry.iops(direction)));
@@ -112,9 +112,9 @@ fn flow(flow: &Flow, entry: &Entry, direction: Direction) -> Value {
         "total_ios": flow.ios,
         "short_ios": 0,
         "drop_ios": 0,
-        "slat_ns": latencies(&flow.submission),
-        "clat_ns": latencies(&flow.completion),
-        "lat_ns": moments(&flow.total),
+        "slat_ns": latencies(&flow.submission, bins),
+        "clat_ns": latencies(&flow.completion, bins),
+        "lat_ns": with_bins(moments(&flow.total), &flow.total, bins),
         "bw_min": whole(kib.least),
         "bw_max": whole(kib.most),
         "bw_agg": percent(whole(kib.mean), whole(bandwidth / 1024.0)).min(100.0),
@@ -133,8 +133,18 @@ fn moments(of: &Latencies) -> Value {
     json!({ "min": of.least(), "max": of.most(), "mean": of.mean(), "stddev": of.deviation(), "N": of.count })
 }
 
-fn latencies(of: &Latencies) -> Value {
-    let mut value = moments(of);
+/// Nothing of no latencies: fio's scripts do not expect an empty list.
+fn with_bins(mut value: Value, of: &Latencies, bins: bool) -> Value {
+    let counts = if bins { classes::bins(of) } else { Vec::new() };
+    if let (Some(object), false) = (value.as_object_mut(), counts.is_empty()) {
+        let counts: Map<_, _> = counts.into_iter().map(|(ns, count)| (ns.to_string(), Value::from(count))).collect();
+        object.insert("bins".into(), counts.into());
+    }
+    value
+}
+
+fn latencies(of: &Latencies, bins: bool) -> Value {
+    let mut value = with_bins(moments(of), of, bins);
     let percentiles: Map<String, Value> = classes::percentiles(of)
         .into_iter()
         .map(|(percentile, ns)| (format!("{percentile:.6}"), Value::from(ns)))
