@@ -1,4 +1,8 @@
-//! The drop queue: nodes whose count is zero, worked off in checkpoints, paced by what they add to the batch.
+//! The drop queue: nodes whose count is zero, worked off in checkpoints, paced by what they add to them.
+//!
+//! An edge takes 32 bytes of the batch, and up to a page of its segment: where extents of a block are scattered over a large store, each edge dirties another page, and with more
+//! of them than memory holds nearly every one is written at once, at 20 to 100 times what it takes of the batch. So pages written count like the batch, and both together
+//! take no more than half of what is free beside the containers that other streams may need: on a store that is short of space a publication does less, down to one node.
 //!
 //! A node that cannot be read is not forgotten: the batch says so, and it stands in a list of its own until a mark or fsck takes it up. If power fails: the batch says what
 //! was worked off, and recovery applies that without reading a node.
@@ -10,6 +14,8 @@ use envoyfs_layout::Reference;
 use envoyfs_layout::batch::{Batch, Drop};
 use envoyfs_layout::node::edges;
 
+/// Containers that the rest of a publication may have to open: batch and roots, pages, survivors.
+const OTHERS: u32 = 3;
 /// Drops between two looks at the memory that changed pages take; it may pass its bound by one part meanwhile.
 const LOOK_DROPS: usize = 16;
 
@@ -22,12 +28,19 @@ impl Engine {
         self.state.lock().dirty_page_bytes().saturating_add(more) < room
     }
 
+    /// Bytes that deleting may add to a publication, batch and pages together.
+    pub(crate) fn pace_of_drops(&self, writer: &Writer, hurry: bool) -> u64 {
+        let budget = &writer.admission.budget;
+        let pace = (if hurry { budget.dirty_max / 2 } else { budget.dirty_max / 8 }).max(64 << 10);
+        let free = writer.space.free_containers().saturating_sub(OTHERS);
+        pace.min(u64::from(free) * budget.container_bytes / 2)
+    }
+
     /// Pops nodes, frees them, and takes their edges back.
     pub(crate) fn work_off(&self, writer: &Writer, batch: &mut Batch, hurry: bool) -> Result<()> {
-        let dirty_max = writer.admission.budget.dirty_max;
-        let mut left = (if hurry { dirty_max / 2 } else { dirty_max / 8 }).max(64 << 10);
+        let mut left = self.pace_of_drops(writer, hurry);
         let part_bytes = self.options.settings.page_part_bytes();
-        while left > 0 {
+        while left > 0 || batch.drops.is_empty() {
             if batch.drops.len().is_multiple_of(LOOK_DROPS) && !self.has_room_for_pages(writer, 0) {
                 return Ok(());
             }
@@ -51,10 +64,11 @@ impl Engine {
                 }
             };
             let drop = Drop { object: next.oid, stored_bytes: next.stored_bytes, edges, unreadable };
-            self.drop_node(Some(&writer.space), &drop, |error| StoreError::Misuse(error.to_string()))?;
+            let mut written =
+                self.drop_node(Some(&writer.space), &drop, |error| StoreError::Misuse(error.to_string()))?;
             let more = if batch.drops.len().is_multiple_of(LOOK_DROPS) { 0 } else { part_bytes };
-            self.spill_beyond(&writer.space, more)?;
-            left = left.saturating_sub(16 + drop.edges.len() as u64 * Reference::BYTES as u64);
+            written += self.spill_beyond(&writer.space, more)?;
+            left = left.saturating_sub(written + 16 + drop.edges.len() as u64 * Reference::BYTES as u64);
             batch.drops.push(drop);
         }
         Ok(())

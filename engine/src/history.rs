@@ -174,6 +174,8 @@ impl Engine {
     /// Frees what dropped checkpoints kept. After the drops of the batch.
     pub(crate) fn release_deferred(&self, writer: &Writer, batch: &mut Batch, hurry: bool) -> Result<()> {
         let mut left = if hurry { RELEASE_ROWS.1 } else { RELEASE_ROWS.0 };
+        // Each may dirty the page of another segment.
+        let mut pages = self.pace_of_drops(writer, hurry);
         let releasing: Vec<u64> = {
             let state = self.state.lock();
             let releasing = state.history().iter().filter(|retained| retained.row.state == HistoryState::Releasing);
@@ -181,7 +183,7 @@ impl Engine {
         };
         for checkpoint in releasing {
             let mut rows = 0;
-            while left > 0 {
+            while left > 0 && (pages > 0 || rows == 0) {
                 if let Err(error) = self.pager().load_release(checkpoint) {
                     tracing::error!(checkpoint, %error, "what a dropped checkpoint kept cannot be found; it stays allocated until fsck.envoyfs -y repairs it");
                     self.stalled.store(true, crate::sync::atomic::Ordering::SeqCst);
@@ -196,7 +198,7 @@ impl Engine {
                 rows += 1;
                 left -= 1;
                 if left.is_multiple_of(LOOK_ROWS) {
-                    self.spill(&writer.space)?;
+                    pages = pages.saturating_sub(self.spill(&writer.space)?);
                     if !self.has_room_for_pages(writer, 0) {
                         left = 0;
                     }

@@ -13,7 +13,7 @@ use envoyfs_layout::batch::{Batch, Drop};
 use envoyfs_layout::checksum::crc32c;
 use envoyfs_layout::directory_page::{ContainerState, Place};
 use envoyfs_layout::system_page::{ListPage, OrphanedSegment};
-use envoyfs_layout::{Hlc, Oid, ReferenceKind};
+use envoyfs_layout::{Hlc, Oid, ReferenceKind, UNIT};
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
@@ -59,18 +59,20 @@ impl Engine {
                 state.apply_law(rows.as_ref().unwrap_or(batch)).map_err(misuse)?;
                 state.measure(part.iter().copied());
             }
-            space.map_or(Ok(()), |space| self.spill(space))?;
+            space.map_or(Ok(0), |space| self.spill(space))?;
         }
         Ok(())
     }
 
-    /// Works off one node of the drop queue, whose page is in memory. Its edges may name any number of segments: they are taken back in parts.
+    /// Works off one node of the drop queue, whose page is in memory. Its edges may name any number of segments: they are taken back in parts. Returns the bytes of pages that
+    /// were written meanwhile.
     pub(crate) fn drop_node(
         &self,
         space: Option<&Space>,
         drop: &Drop,
         wrong: impl Fn(StateError) -> StoreError,
-    ) -> Result<()> {
+    ) -> Result<u64> {
+        let mut written = 0;
         self.load_segments(&BTreeSet::from([drop.object.segment()]))?;
         self.state.lock().begin_drop(drop).map_err(&wrong)?;
         let mut rest = drop.edges.as_slice();
@@ -87,31 +89,31 @@ impl Engine {
                 state.measure(part.iter().map(|edge| edge.oid.segment()));
             }
             if !rest.is_empty() {
-                space.map_or(Ok(()), |space| self.spill(space))?;
+                written += space.map_or(Ok(0), |space| self.spill(space))?;
             }
         }
-        Ok(())
+        Ok(written)
     }
 
-    /// Writes pages that changed before their time, if too many are held.
-    pub(crate) fn spill(&self, space: &Space) -> Result<()> {
+    /// Writes pages that changed before their time, if too many are held. Returns their bytes.
+    pub(crate) fn spill(&self, space: &Space) -> Result<u64> {
         self.spill_beyond(space, 0)
     }
 
     /// The same, if so many bytes more are held.
-    pub(crate) fn spill_beyond(&self, space: &Space, more: u64) -> Result<()> {
+    pub(crate) fn spill_beyond(&self, space: &Space, more: u64) -> Result<u64> {
         self.keep_buried();
         let bytes_max = self.options.settings.segment_cache_bytes;
         if self.state.lock().loaded_bytes() <= bytes_max.saturating_add(more) {
-            return Ok(());
+            return Ok(0);
         }
         self.metrics.state.spills.increment();
         // Before their pages are written and forgotten: later nobody would look at them again.
         self.forget_segments(Vec::new());
-        let written = self.write_segments(space)?;
+        let (written, bytes) = self.write_segments(space)?;
         self.pages_arrived(space, &written)?;
         self.state.lock().trim(bytes_max);
-        Ok(())
+        Ok(bytes)
     }
 
     /// Segments that the batch puts its first live objects into.
@@ -147,21 +149,23 @@ impl Engine {
         Ok(())
     }
 
-    /// Writes the pages of segments that changed.
-    fn write_segments(&self, space: &Space) -> Result<Vec<u32>> {
+    /// Writes the pages of segments that changed. Returns which, and their bytes.
+    fn write_segments(&self, space: &Space) -> Result<(Vec<u32>, u64)> {
         let due: Vec<u32> = self.state.lock().dirty().iter().copied().collect();
+        let mut bytes = 0;
         for number in &due {
             let Some(page) = self.state.lock().page(*number) else { continue };
             let place = write_page(space, page.encode())?;
             self.state.lock().written(*number, place);
+            bytes += u64::from(place.stored_bytes.next_multiple_of(UNIT));
             space.make_way(BACKGROUND_DEPTH);
         }
-        Ok(due)
+        Ok((due, bytes))
     }
 
     /// Writes everything that changed, and what lies in system containers worth emptying; when it returns, all of it has arrived.
     pub(crate) fn write_pages(&self, space: &Space) -> Result<()> {
-        let mut written = self.write_segments(space)?;
+        let (mut written, _) = self.write_segments(space)?;
         let sparse = self.sparse_system_containers(space);
         written.extend(self.leave_containers(space, &sparse)?);
         self.pages_arrived(space, &written)

@@ -77,7 +77,7 @@ impl Engine {
         let part_bytes = self.options.settings.page_part_bytes();
         let spill = |step: usize| match space {
             Some(space) => self.spill_beyond(space, if step.is_multiple_of(LOOK_STEPS) { 0 } else { part_bytes }),
-            None => Ok(()),
+            None => Ok(0),
         };
         self.state.lock().drop_history(&batch.history).map_err(refused)?;
         let law = |batch: &Batch| {

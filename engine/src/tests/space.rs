@@ -1,8 +1,8 @@
 use super::client::*;
-use crate::StoreError;
 use crate::store::{Batch, Changes, Draft, Gone, Need, Roots, Store, Tier};
+use crate::{HistoryPolicy, StoreError};
 use envoyfs_layout::node::{NodeBuilder, Owner, TreeKind, edges};
-use envoyfs_layout::{Reference, ReferenceKind};
+use envoyfs_layout::{Reference, ReferenceKind, UNIT};
 
 fn fill(client: &mut Client, tree: u32) -> u32 {
     for key in 0.. {
@@ -186,7 +186,7 @@ impl Scattered {
 #[test]
 fn a_publication_in_which_every_segment_changes_has_room_for_its_pages() {
     let (_, client) = fresh(128, 512, 3);
-    client.engine.retain(crate::HistoryPolicy::NONE);
+    client.engine.retain(HistoryPolicy::NONE);
     let open = vec![Vec::new(); GROUPS];
     let mut store = Scattered { client, open, leaves: Vec::new(), top: Vec::new(), gone: Vec::new() };
     // Until writers are refused: top nodes and leaves that are written anew, and 320 KiB.
@@ -240,4 +240,37 @@ fn squeeze(engine: &crate::Engine, free: u32, held: &mut Vec<u32>) {
         let Some(container) = held.pop() else { return };
         space.release(container);
     }
+}
+
+/// Leaves that each reach into eight segments: every node worked off dirties as many pages, and those cost more than the node's edges in the batch.
+#[test]
+fn deleting_scattered_trees_takes_pages_and_batch_together_no_more_than_its_pace() {
+    // Of each of two trees.
+    const KEYS: u32 = 1501;
+    let (_, mut client) = fresh_with_segments(24, 512, 3, 256 << 10);
+    client.engine.retain(HistoryPolicy::NONE);
+    for nth in 0..2 * KEYS {
+        let (tree, key) = (nth % 2, nth / 2 * 617 % KEYS);
+        client.run(&Op::Write { tree, key, seed: nth.into(), len: 4096 }).unwrap();
+        client.history.truncate(1);
+    }
+    client.checkpoint().unwrap();
+    client.run(&Op::Drop { tree: 0 }).unwrap();
+    client.run(&Op::Drop { tree: 1 }).unwrap();
+    let page_bytes = |client: &Client| client.engine.metrics().streams.page_bytes.get();
+    let drops = |client: &Client| client.engine.metrics().state.drops.get();
+    let mut publications = 0;
+    while drops(&client) < 2 * u64::from(KEYS / KEYS_A_LEAF) {
+        let (pages, nodes, table) = (page_bytes(&client), drops(&client), client.engine.state.lock().pages.units());
+        let writer = client.engine.writer().unwrap();
+        let pace = client.engine.pace_of_drops(writer, client.engine.is_short(writer));
+        client.checkpoint().unwrap();
+        // Beside what counts: the pages of the law, those that changed last, and one node more.
+        let (took, beside) = (page_bytes(&client) - pages, 3 * u64::from(UNIT) * table);
+        assert!(took <= pace + beside, "{took} bytes of pages, {pace} wanted, {beside} beside");
+        assert!(drops(&client) > nodes);
+        publications += 1;
+    }
+    assert!(publications > 3, "{publications}");
+    client.quiesce_and_check();
 }
