@@ -13,11 +13,14 @@
 //! 1. [`reserve`](store::Store::reserve) the worst case first, with no lock held: record bytes, data bytes, and how many bytes of nodes the next checkpoint may have to write because of this. It waits for
 //!    a checkpoint if that helps, and is the only place that says `NoSpace`. Somebody else must be able to make a checkpoint meanwhile.
 //! 2. [`append_data`](store::Store::append_data) starts writing large values and returns at once. Such an object belongs to nothing until a record names it;
-//!    [`abandon_data`](store::Store::abandon_data) gives it up.
+//!    [`abandon_data`](store::Store::abandon_data) gives it up: call it when anything after this fails, `append` too, or the object keeps its place until the next mount.
 //! 3. Under your own *freeze lock* (shared, or simply a mutex): [`append`](store::Store::append) the record, with the data objects that it names, and change memory. `append` never waits. Because both happen under one
 //!    lock, the order of the log is the order in memory, and replay gives what was there. Check everything before: a record is never taken back.
 //! 4. [`commit`](store::Store::commit)`(end)` returns when the record and all before it are durable, with the data that they name: data and log are written at the same time, since the record holds the
 //!    data's checksums. [`on_durable`](store::Store::on_durable) is the same without waiting. After a crash the log is a prefix of what was appended that contains all that was committed.
+//!
+//! **End.** [`Engine::close`], after a last checkpoint: the next mount has nothing to replay, and goes on with the numbers that were not handed out. A mount that just ends is safe, but each such mount skips
+//! twice as many segment numbers as the store has segments, of 2^32.
 //!
 //! **Births and share times.** Each record gets a clock value, `hlc`. What it creates or changes is *born* at `hlc.birth()`; a node's birth is the newest of its changes and its children, never older than
 //! a child's. A fork or snapshot is a second reference to the same root, and its record's `hlc` becomes the *share time* of both sides, kept beside the references. Then an object is *exclusive* on a path
@@ -28,6 +31,9 @@
 //! 2. Without it: write new nodes bottom-up with [`append_node`](store::Store::append_node)`(Batch::Frozen, ..)`. A node's bytes are those of [`NodeBuilder`](envoyfs_layout::node::NodeBuilder): items are yours, but every
 //!    reference stands in its generic table, which is all that the engine reads of it. The kind of tree is a label.
 //! 3. [`publish`](store::Store::publish) the new roots, with [`Changes`](store::Changes). When it returns the log before the freeze is not needed any more. If power fails on the way, the checkpoint before rules, or this one.
+//!
+//! 4. If anything between `freeze` and `publish` fails, call [`abandon`](store::Store::abandon), and put what was set aside back below what changed since: a freeze that is neither published nor abandoned stops
+//!    every writer that waits for a checkpoint. A failed `publish` poisons.
 //!
 //! **What to say in `Changes`: the batch law in words.** The engine keeps one count an object: how many stored nodes and roots refer to it, where several references from one node count once. At each
 //! checkpoint it adds the edges of the nodes and roots that are new and takes away those of the nodes that are *gone*. So the client says which nodes those are:

@@ -274,7 +274,8 @@ pub struct Usage {
     pub durable: Lsn,
 }
 
-/// Called once when an LSN is durable, or the store is poisoned. Runs on the committer's thread: must not block.
+/// Called once when an LSN is durable, or the store is poisoned or closed. Runs on whatever thread finds that out: the committer's, one that is inside a `commit` of its own, or at once
+/// the one that asked. So it must not block, nor take a lock that somebody holds who calls `commit` or `on_durable`.
 pub type OnDurable = Box<dyn FnOnce(Result<()>) + Send>;
 
 /// Objects, records and roots. All calls are thread-safe.

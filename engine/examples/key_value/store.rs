@@ -18,7 +18,7 @@
 
 use crate::tree::{Build, items};
 use envoyfs_engine::device::{OpenMode, UringDevice};
-use envoyfs_engine::store::{Batch, Changes, DataObject, Draft, Need, Pin, Replayed, Roots, Store, Tier};
+use envoyfs_engine::store::{Batch, Changes, DataObject, Draft, Frozen, Need, Pin, Replayed, Roots, Store, Tier};
 use envoyfs_engine::{Engine, Options, StoreError};
 use envoyfs_layout::node::{NodeBuilder, Owner, TreeKind};
 use envoyfs_layout::{Hlc, Lsn, Reference, ReferenceKind};
@@ -145,7 +145,10 @@ impl KeyValue {
             return Err(error);
         }
         let draft = Draft { kind, territory: 1, origin: None, data: &data, body: &body };
-        let appended = self.engine.append(&mut permit, draft)?;
+        let appended = self.engine.append(&mut permit, draft).inspect_err(|_| {
+            // What no record names would keep its place until the next mount.
+            data.iter().for_each(|object| self.engine.abandon_data(object));
+        })?;
         state.apply(kind, fields, &data, appended.hlc)?;
         Ok(appended.end)
     }
@@ -261,18 +264,24 @@ impl KeyValue {
             }
             (frozen, state.trees.clone(), state.catalog)
         };
-        let mut build = Build { engine: &self.engine, changes: Changes::default() };
-        // The catalog is never shared: only the roots refer to it.
-        build.gone(old_catalog.as_ref(), Hlc::ZERO)?;
-        let mut node = NodeBuilder::new(TreeKind::RealmTable, 1, frozen.hlc, Owner::default());
-        for (name, tree) in &mut trees {
-            tree.root = build.merge_tree(tree)?;
-            node.push(name.as_bytes(), &tree.share.0.to_le_bytes(), tree.root.as_slice())?;
-        }
-        let catalog = self.engine.append_node(Batch::Frozen, ReferenceKind::Node, 0, frozen.hlc, &node.finish())?;
+        let (catalog, changes) = match self.build(&frozen, &mut trees, old_catalog) {
+            Ok(built) => built,
+            Err(error) => {
+                // Else the engine waits for this checkpoint for ever, and writers for the engine. What was set aside belongs to the next one.
+                let mut state = lock(&self.state);
+                self.engine.abandon(frozen)?;
+                for tree in state.trees.values_mut() {
+                    for (key, change) in tree.frozen.iter() {
+                        tree.active.entry(key.clone()).or_insert_with(|| change.clone());
+                    }
+                    tree.frozen = Arc::default();
+                }
+                return Err(error);
+            }
+        };
         let roots = Roots { references: vec![catalog], blob: Vec::new() };
         // Taken over before the engine reuses anything of the old trees: who pins afterwards reads the new ones.
-        self.engine.publish_and_show(frozen, roots, build.changes, &mut || {
+        self.engine.publish_and_show(frozen, roots, changes, &mut || {
             let mut state = lock(&self.state);
             state.catalog = Some(catalog);
             for (name, tree) in &mut state.trees {
@@ -281,6 +290,31 @@ impl KeyValue {
             }
         })?;
         Ok(())
+    }
+
+    /// Writes the nodes of the trees as they were frozen, and a catalog of their roots.
+    fn build(
+        &self,
+        frozen: &Frozen,
+        trees: &mut BTreeMap<String, Tree>,
+        old_catalog: Option<Reference>,
+    ) -> Result<(Reference, Changes)> {
+        let mut build = Build { engine: &self.engine, changes: Changes::default() };
+        // The catalog is never shared: only the roots refer to it.
+        build.gone(old_catalog.as_ref(), Hlc::ZERO)?;
+        let mut node = NodeBuilder::new(TreeKind::RealmTable, 1, frozen.hlc, Owner::default());
+        for (name, tree) in trees {
+            tree.root = build.merge_tree(tree)?;
+            node.push(name.as_bytes(), &tree.share.0.to_le_bytes(), tree.root.as_slice())?;
+        }
+        let catalog = self.engine.append_node(Batch::Frozen, ReferenceKind::Node, 0, frozen.hlc, &node.finish())?;
+        Ok((catalog, build.changes))
+    }
+
+    /// The end of a mount. Not needed for safety, but the next one then has nothing to replay, and goes on with the numbers that were not handed out.
+    pub fn close(&self) -> Result<()> {
+        self.make_checkpoint()?;
+        Ok(self.engine.close()?)
     }
 
     /// Names of the trees.
