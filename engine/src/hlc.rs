@@ -148,8 +148,8 @@ pub fn is_bound_near(wall_ns: i64, bound: Hlc) -> bool {
 /// that the HLC goes on with the monotonic clock meanwhile.
 ///
 /// ```text
-/// believed --jumps ahead--> doubted --a minute--> believed
-///                \-- more than a year --> refused --the clock is put back, or the next mount--> believed
+/// believed -- jumps ahead --> doubted -- a minute --> believed
+///                  \-- more than a year --> refused -- the clock is put back, or the next mount --> believed
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Belief {

@@ -47,7 +47,7 @@ fn check(plan: &Plan) -> Seen {
 #[test]
 fn a_long_history_stays_within_the_stated_memory() {
     let seen = check(&small());
-    assert!(seen.emptied > 50 && seen.spills > 50 && seen.replayed > 100, "the history does not try what it should");
+    assert!(seen.emptied > 30 && seen.spills > 50 && seen.replayed > 100, "the history does not try what it should");
     // A bound that is never neared shows nothing.
     let (live, bound) = seen.resting;
     assert!(live * 10 > (bound - FIXED_BYTES) * 4, "at rest {live} of {bound}");
