@@ -274,7 +274,12 @@ impl Engine {
         let version = match self.wait_version(&mut watch) {
             // It goes on waiting in a store without threads; else nobody is left who would run it.
             Err(error) if !matches!(error, StoreError::WouldWait { .. }) => {
-                self.mark.lock().asked = false;
+                {
+                    let mut mark = self.mark.lock();
+                    mark.asked = false;
+                    // A publication may have pinned it meanwhile: nobody would walk it, nor let it go.
+                    mark.version = None;
+                }
                 self.last_mark_ended(writer, false);
                 return Err(error);
             }
