@@ -11,8 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Containers of which every fourth object lives.
-fn fragmented(slow: bool) -> (crate::device::SimulatedDevice, Client) {
-    let (device, mut client) = fresh(16, 512, 3);
+pub(super) fn fragment(client: &mut Client) {
     for key in 0..120 {
         client.run(&Op::Write { tree: 0, key, seed: u64::from(key), len: 20_000 }).unwrap();
     }
@@ -21,6 +20,11 @@ fn fragmented(slow: bool) -> (crate::device::SimulatedDevice, Client) {
         client.run(&Op::Delete { tree: 0, key }).unwrap();
     }
     client.checkpoint().unwrap();
+}
+
+fn fragmented(slow: bool) -> (crate::device::SimulatedDevice, Client) {
+    let (device, mut client) = fresh(16, 512, 3);
+    fragment(&mut client);
     (device.slow(slow), client)
 }
 

@@ -1,6 +1,8 @@
 //! Pins: what could be reached when one was taken is read until it is dropped, whatever is published, cleaned and deleted meanwhile; and a full store takes it back.
 
+use super::cleaning::fragment;
 use super::client::*;
+use super::space::fill;
 use crate::StoreError;
 use crate::store::{Result, Store};
 use std::cell::RefCell;
@@ -56,18 +58,6 @@ fn look(client: &Client, seen: &Seen, seed: u64, step: u64) {
         let broken = matches!(error, StoreError::PinBroken) && seen.pin.is_broken();
         assert!(broken, "seed {seed} step {step}: {error}, broken: {}", seen.pin.is_broken());
     }
-}
-
-/// Objects of 48 KiB until there is no room.
-fn fill(client: &mut Client, tree: u32) -> u32 {
-    for key in 0.. {
-        match client.run(&Op::Write { tree, key, seed: u64::from(key) + 1, len: 48 << 10 }) {
-            Ok(()) => {}
-            Err(StoreError::NoSpace { .. }) => return key,
-            Err(error) => panic!("{error}"),
-        }
-    }
-    0
 }
 
 #[test]
@@ -247,14 +237,7 @@ fn a_pin_is_broken_rather_than_more_memory_taken() {
     };
     let engine = crate::Engine::open(std::sync::Arc::new(device), options).unwrap();
     let mut client = Client::start(engine, clock);
-    for key in 0..120 {
-        client.run(&Op::Write { tree: 0, key, seed: u64::from(key), len: 20_000 }).unwrap();
-    }
-    client.checkpoint().unwrap();
-    for key in (0..120).filter(|key| key % 4 != 0) {
-        client.run(&Op::Delete { tree: 0, key }).unwrap();
-    }
-    client.checkpoint().unwrap();
+    fragment(&mut client);
     while client.engine.clean_anyway().unwrap() {}
     client.checkpoint().unwrap();
     let seen = client.see();

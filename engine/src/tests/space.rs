@@ -4,7 +4,8 @@ use crate::{HistoryPolicy, StoreError};
 use envoyfs_layout::node::{NodeBuilder, Owner, TreeKind, edges};
 use envoyfs_layout::{Reference, ReferenceKind, UNIT};
 
-fn fill(client: &mut Client, tree: u32) -> u32 {
+/// Objects of 48 KiB until there is no room; how many.
+pub(super) fn fill(client: &mut Client, tree: u32) -> u32 {
     for key in 0.. {
         match client.run(&Op::Write { tree, key, seed: u64::from(key) + 1, len: 48 << 10 }) {
             Ok(()) => {}

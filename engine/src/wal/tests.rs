@@ -3,6 +3,7 @@
 //! Replay a seed: `WAL_SEED=<seed> cargo test -p envoyfs-engine wal::tests::crashes`.
 
 mod crashes;
+mod devices;
 mod harness;
 mod line;
 mod loss;

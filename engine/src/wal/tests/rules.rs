@@ -1,5 +1,6 @@
 //! One rule of durability a test.
 
+use super::devices::HoldsLazyWrites;
 use super::harness::{
     BLOCK, DATA_AT, Mounted, NOW, Oracle, checkpoint_body, look, make, make_of, mount, mount_at, mount_with,
 };
@@ -265,46 +266,6 @@ fn a_barrier_does_not_pass_a_record_whose_data_is_still_being_written() {
     assert_eq!(mounted.wal.durable(), first, "no flush began after the data had completed");
     mounted.wal.commit(second).unwrap();
     assert_eq!(mounted.wal.durable(), third);
-}
-
-/// A write that stays with whoever submitted it until somebody waits for it.
-struct Held(SimulatedDevice, Mutex<Option<(Write, Completion)>>);
-
-impl Drive for Held {
-    fn drive(&self) -> bool {
-        let Some((write, completion)) = self.1.lock().take() else { return false };
-        completion.complete(self.0.submit(Write { lazy: false, ..write }).wait());
-        true
-    }
-}
-
-struct HoldsLazyWrites(SimulatedDevice);
-
-impl Device for HoldsLazyWrites {
-    fn geometry(&self) -> Geometry {
-        self.0.geometry()
-    }
-    fn read(&self, offset: u64, into: &mut AlignedBuf) -> std::result::Result<(), DeviceError> {
-        self.0.read(offset, into)
-    }
-    fn submit(&self, write: Write) -> Ticket {
-        if !write.lazy {
-            return self.0.submit(write);
-        }
-        let held = Arc::new(Held(self.0.clone(), Mutex::default()));
-        let (ticket, completion) = Ticket::pair_driven_by(Some(Arc::<Held>::clone(&held)));
-        *held.1.lock() = Some((write, completion));
-        ticket
-    }
-    fn flush(&self) -> std::result::Result<(), DeviceError> {
-        self.0.flush()
-    }
-    fn discard(&self, offset: u64, len: u64) -> std::result::Result<(), DeviceError> {
-        self.0.discard(offset, len)
-    }
-    fn label(&self) -> String {
-        self.0.label()
-    }
 }
 
 /// Data that is whole only once a local record says where it lies; somebody else frames that record while the leader still waits for the data.
