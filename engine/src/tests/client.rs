@@ -1,52 +1,23 @@
 //! A small client of the engine: trees of leaves of extents, forks that share, punched ranges, growth. It keeps the rules of decision 0002 and checks the engine against what
 //! it knows itself: contents, edges, reachable units.
 
-use crate::device::{Device, SimulatedDevice};
-use crate::format::{FormatOptions, format};
+#[path = "client/fixtures.rs"]
+mod fixtures;
+#[path = "client/ops.rs"]
+mod ops;
+
 use crate::hlc::ManualClock;
 use crate::store::*;
-use crate::{Engine, HistoryPolicy, Options, Settings, StoreError};
+use crate::{Engine, StoreError};
 use envoyfs_layout::node::{NodeBuilder, NodeView, Owner, TreeKind, edges};
 use envoyfs_layout::{Hlc, Lsn, Oid, Reference, ReferenceKind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+
+pub use fixtures::*;
+pub use ops::{Logical, Op, Rng, Value, content};
 
 pub const KEYS_A_LEAF: u32 = 8;
-
-#[derive(Clone)]
-pub struct Rng(pub u64);
-impl Rng {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound.max(1)
-    }
-}
-
-/// Bytes of a value from its seed: every 512 bytes differ.
-pub fn content(seed: u64, from: u32, len: u32) -> Vec<u8> {
-    let mut out = Vec::with_capacity(len as usize);
-    for at in (from..from + len).step_by(8) {
-        out.extend_from_slice(&Rng(seed ^ u64::from(at) << 20).next().to_le_bytes());
-    }
-    out.truncate(len as usize);
-    out
-}
-
-/// What a key holds: pieces of content.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Value {
-    /// Seed and length of what was written at once; growth adds pieces.
-    pub pieces: Vec<(u64, u32)>,
-    /// First half: 0 there, 1 punched and freed, 2 punched and kept by others.
-    pub punched: u8,
-}
 
 #[derive(Clone, Debug)]
 enum Body {
@@ -79,19 +50,6 @@ struct Tree {
     leaves: BTreeMap<u32, Leaf>,
     stored: Option<Reference>,
     dirty: Option<Hlc>,
-}
-
-pub type Logical = BTreeMap<u32, BTreeMap<u32, Value>>;
-
-#[derive(Clone, Debug)]
-pub enum Op {
-    Write { tree: u32, key: u32, seed: u64, len: u32 },
-    Small { tree: u32, key: u32, seed: u64, len: u32 },
-    Grow { tree: u32, key: u32, seed: u64, len: u32 },
-    Punch { tree: u32, key: u32 },
-    Delete { tree: u32, key: u32 },
-    Fork { from: u32, to: u32 },
-    Drop { tree: u32 },
 }
 
 pub struct Client {
@@ -135,68 +93,6 @@ pub struct Building {
     changes: Changes,
 }
 
-pub fn small_format(device: &dyn Device) {
-    format_with_segments(device, 256 << 10);
-}
-
-pub fn format_with_segments(device: &dyn Device, segment_bytes: u32) {
-    let options = FormatOptions {
-        label: "test".into(),
-        uuid: [7; 16],
-        seed: [9; 16],
-        now_ns: 1_700_000_000_000_000_000,
-        wal_bytes: Some(1 << 20),
-        segment_bytes: Some(segment_bytes),
-        force: false,
-        small: true,
-    };
-    format(device, &options).unwrap();
-}
-
-pub fn open(device: &SimulatedDevice, clock: &Arc<ManualClock>) -> Result<Engine> {
-    let clock: Arc<dyn crate::hlc::Clock> = Arc::<ManualClock>::clone(clock);
-    Engine::open(
-        Arc::new(device.clone()),
-        Options { read_only: false, threads: false, accept_loss: false, clock, settings: tight() },
-    )
-}
-
-fn encode_op(op: &Op) -> Vec<u8> {
-    let (code, a, b, seed, len) = match *op {
-        Op::Write { tree, key, seed, len } => (0, tree, key, seed, len),
-        Op::Small { tree, key, seed, len } => (1, tree, key, seed, len),
-        Op::Grow { tree, key, seed, len } => (2, tree, key, seed, len),
-        Op::Punch { tree, key } => (3, tree, key, 0, 0),
-        Op::Delete { tree, key } => (4, tree, key, 0, 0),
-        Op::Fork { from, to } => (5, from, to, 0, 0),
-        Op::Drop { tree } => (6, tree, 0, 0, 0),
-    };
-    let mut out: Vec<u8> = vec![code];
-    out.extend(a.to_le_bytes());
-    out.extend(b.to_le_bytes());
-    out.extend(seed.to_le_bytes());
-    out.extend(len.to_le_bytes());
-    if code == 1 {
-        out.extend(content(seed, 0, len));
-    }
-    out
-}
-
-fn decode_op(bytes: &[u8]) -> Op {
-    let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
-    let (tree, key, len) = (u32_at(1), u32_at(5), u32_at(17));
-    let seed = u64::from_le_bytes(bytes[9..17].try_into().unwrap());
-    match bytes[0] {
-        0 => Op::Write { tree, key, seed, len },
-        1 => Op::Small { tree, key, seed, len },
-        2 => Op::Grow { tree, key, seed, len },
-        3 => Op::Punch { tree, key },
-        4 => Op::Delete { tree, key },
-        5 => Op::Fork { from: tree, to: key },
-        _ => Op::Drop { tree },
-    }
-}
-
 impl Client {
     /// Loads what the engine recovered, verifies every byte of it, and replays.
     pub fn start(engine: Engine, clock: Arc<ManualClock>) -> Client {
@@ -221,7 +117,7 @@ impl Client {
             client.verify_trees(&load(&client.engine, root.roots.references[0]));
         }
         for record in client.engine.take_replay() {
-            client.apply(&decode_op(&record.body), record.hlc, record.data.first()).unwrap();
+            client.apply(&ops::decode(&record.body), record.hlc, record.data.first()).unwrap();
         }
         client.verify();
         client.history.push((client.engine.end(), client.logical()));
@@ -371,7 +267,7 @@ impl Client {
             }
             (other, _) => other,
         };
-        let body = encode_op(op);
+        let body = ops::encode(op);
         let appended = match self
             .engine
             .append(&mut permit, Draft { kind: 300, territory: 1, origin: None, data: &data, body: &body })
@@ -715,33 +611,4 @@ fn logical(trees: &BTreeMap<u32, Tree>) -> Logical {
 
 pub fn half(stored_bytes: u32) -> u32 {
     stored_bytes / 2 / 4096 * 4096
-}
-
-pub fn clock() -> Arc<ManualClock> {
-    Arc::new(ManualClock::new(1_700_000_000_000_000_000))
-}
-
-/// A formatted device and a client on it.
-pub fn fresh(mib: u64, block: u32, seed: u64) -> (SimulatedDevice, Client) {
-    fresh_with_segments(mib, block, seed, 256 << 10)
-}
-
-/// With segments of another size, and so extents of up to a quarter of it.
-pub fn fresh_with_segments(mib: u64, block: u32, seed: u64, segment_bytes: u32) -> (SimulatedDevice, Client) {
-    let device = SimulatedDevice::new(mib << 20, block, seed);
-    format_with_segments(&device, segment_bytes);
-    let clock = clock();
-    let engine = open(&device, &clock).unwrap();
-    assert!(device.geometry().size_bytes > 0);
-    (device, Client::start(engine, clock))
-}
-
-pub fn tick(clock: &ManualClock) {
-    clock.advance(Duration::from_millis(7));
-}
-
-/// Caches so small that pages are read, spilled and forgotten all the time.
-pub fn tight() -> Settings {
-    let history = HistoryPolicy { checkpoints_max: 3, interval_ms: 50, ..HistoryPolicy::default() };
-    Settings { segment_cache_bytes: 2048, slot_map_bytes: 512, history, ..Settings::default() }
 }
