@@ -78,6 +78,16 @@ mutants! {
     PinTakesOthers: "models::what_was_reachable_when_a_pin_was_taken_is_read_until_it_is_dropped",
     /// Who reuses containers asks for pins before the client shows what was published.
     PinsAskedEarly: "models::what_was_reachable_when_a_pin_was_taken_is_read_until_it_is_dropped",
+    /// The version of pins rises before the client shows what was published.
+    VersionRisesEarly: "pin_models::what_is_pinned_is_read_whatever_is_published_and_reused_meanwhile",
+    /// Places of moved units that died are kept only after readers were sent to pages without them.
+    KeptAfterPages: "pin_models::what_is_pinned_is_read_whatever_is_published_and_reused_meanwhile",
+    /// A reader asks for places that are kept before it looks at pages, and not again.
+    KeptAskedFirst: "pin_models::what_was_moved_and_dies_is_found_at_any_moment_by_who_pinned_it",
+    /// Places that are kept are forgotten although a pin is older.
+    KeptForgotten: "pin_models::what_is_pinned_is_read_whatever_is_published_and_reused_meanwhile",
+    /// That pins are broken is said after what they held is gone.
+    PinsBrokenLate: "pin_models::a_read_that_fails_because_its_pin_was_broken_says_so",
     /// A reader of a segment's page takes the place that it saw before it entered.
     PageLookedUpOnce: "slot_maps::units_that_move_are_found_wherever_they_were_looked_up",
     /// A slot map that was read is kept although the segment's page is another one by now.

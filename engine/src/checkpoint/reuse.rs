@@ -64,6 +64,12 @@ impl HeldBack {
 impl Engine {
     /// Places of moved units that died are kept for those who pinned them. Called before anybody is told of newer pages.
     pub(crate) fn keep_buried(&self) {
+        if !mutant::on(Mutant::KeptAfterPages) {
+            self.keep_buried_now();
+        }
+    }
+
+    fn keep_buried_now(&self) {
         let (buried, all) = self.state.lock().take_buried();
         if buried.is_empty() && all {
             return;
@@ -71,7 +77,7 @@ impl Engine {
         let pins = &self.reader.pins;
         let version = pins.version() + 1;
         let max = self.options.settings.pinned_places();
-        if !(self.reader.kept.add(&buried, version, max) && all) {
+        if !(self.reader.kept.add(&buried, version, max) && all || mutant::on(Mutant::PinsBrokenLate)) {
             // What is not remembered cannot be read: also by those who take a pin before this is shown.
             self.break_pins(version);
         }
@@ -112,8 +118,12 @@ impl Engine {
     ) -> BTreeSet<u32> {
         let (space, pins) = (&writer.space, &self.reader.pins);
         let early = mutant::on(Mutant::PinsAskedEarly).then(|| pins.oldest());
+        let risen = mutant::on(Mutant::VersionRisesEarly).then(|| pins.advance());
+        if mutant::on(Mutant::KeptAfterPages) {
+            self.keep_buried_now();
+        }
         show();
-        let version = pins.advance();
+        let version = risen.unwrap_or_else(|| pins.advance());
         // Pages are looked up anew by each read, so no pin needs an old one.
         let is_page = |container: &u32| {
             space.with_containers(|all| all.get(*container).is_some_and(|row| row.state == ContainerState::System))
@@ -134,11 +144,14 @@ impl Engine {
         if sabotage::on(Rule::PinnedReused) {
             free = held.free_for(None);
         }
-        self.reader.kept.prune(oldest);
+        self.reader.kept.prune(if mutant::on(Mutant::KeptForgotten) { None } else { oldest });
         self.forget(&mut held, &free, oldest);
         released.extend(free);
         self.reader.readers.wait_for_earlier();
         released.iter().for_each(|container| space.release(*container));
+        if mutant::on(Mutant::PinsBrokenLate) {
+            self.break_pins(version);
+        }
         let metrics = &self.metrics.pins;
         metrics.containers.set(held.count().into());
         metrics.places.set(self.reader.kept.count() as u64);

@@ -253,8 +253,16 @@ impl Reader {
 
     /// Where a range of units of a segment lies; reads the segment's page if units moved out and it is not in memory.
     fn locate(&self, segment: u32, range: &Range<u32>) -> Result<Pieces> {
-        let kept = self.kept.of(segment);
-        beside(kept.as_ref(), range, |range| self.locate_living(segment, range))
+        let mut kept = self.kept.of(segment);
+        loop {
+            let pieces = beside(kept.as_ref(), range, |range| self.locate_living(segment, range));
+            // What died meanwhile is kept since before any page left it out: a page that does is seen with it, or this is looked up again.
+            let now = self.kept.of(segment);
+            if now == kept || mutant::on(Mutant::KeptAskedFirst) {
+                return pieces;
+            }
+            kept = now;
+        }
     }
 
     /// As if nothing dead were kept.
@@ -442,7 +450,8 @@ impl Reader {
         if is_plain && !self.in_flight.may_hold(segment) {
             let locations = self.locations.read();
             let location = locations.get(&segment).ok_or_else(unknown)?;
-            if matches!(location.slots, Slots::None) {
+            // Again: what is moved and dead is kept since before this said that nothing is moved.
+            if matches!(location.slots, Slots::None) && (self.kept.is_empty() || mutant::on(Mutant::KeptAskedFirst)) {
                 return add(range.start, location.home, range.start, range.end - range.start);
             }
         }

@@ -53,7 +53,7 @@ struct Tree {
 }
 
 pub struct Client {
-    pub engine: Engine,
+    pub engine: Arc<Engine>,
     pub clock: Arc<ManualClock>,
     trees: BTreeMap<u32, Tree>,
     top: Option<Reference>,
@@ -74,17 +74,37 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Without the pin.
-    pub fn parts(&self) -> (Trees, Option<Reference>) {
-        (Trees(self.trees.clone()), self.top)
-    }
     /// Under another pin.
     pub fn of(pin: Pin, trees: Trees, top: Option<Reference>) -> Self {
         Self { pin, trees: trees.0, top }
     }
+
+    /// Reads every byte of it, and every node.
+    pub fn look(&self, engine: &Engine) -> Result<()> {
+        let pin = &self.pin;
+        let leaves = || self.trees.values().flat_map(|tree| tree.leaves.values());
+        let nodes = leaves().filter_map(|leaf| leaf.stored).chain(self.trees.values().filter_map(|tree| tree.stored));
+        for node in nodes.chain(self.top) {
+            engine.read_pinned_node(pin, &node)?;
+        }
+        for (key, slot) in leaves().flat_map(|leaf| &leaf.slots) {
+            let Body::Extent { reference, crcs } = &slot.body else { continue };
+            let skip = if slot.value.punched == 0 { 0 } else { half(reference.stored_bytes) };
+            let mut got = vec![0; (reference.stored_bytes - skip) as usize];
+            engine.read_pinned_data(pin, reference.oid, skip, &crcs[skip as usize / 4096..], &mut got)?;
+            let mut want = Vec::new();
+            for (seed, len) in &slot.value.pieces {
+                want.extend(content(*seed, 0, *len));
+                want.resize(want.len().next_multiple_of(512), 0);
+            }
+            assert_eq!(got, want[skip as usize..], "key {key}");
+        }
+        Ok(())
+    }
 }
 
 /// A client's memory.
+#[derive(Clone)]
 pub struct Trees(BTreeMap<u32, Tree>);
 
 pub struct Building {
@@ -95,9 +115,9 @@ pub struct Building {
 
 impl Client {
     /// Loads what the engine recovered, verifies every byte of it, and replays.
-    pub fn start(engine: Engine, clock: Arc<ManualClock>) -> Client {
+    pub fn start(engine: impl Into<Arc<Engine>>, clock: Arc<ManualClock>) -> Client {
         let mut client = Client {
-            engine,
+            engine: engine.into(),
             clock,
             trees: BTreeMap::new(),
             top: None,
@@ -178,27 +198,14 @@ impl Client {
         Seen { pin: self.engine.pin(), trees: self.trees.clone(), top: self.top }
     }
 
+    /// What can be reached now, for whoever holds a pin that was taken before.
+    pub fn parts(&self) -> (Trees, Option<Reference>) {
+        (Trees(self.trees.clone()), self.top)
+    }
+
     /// Reads every byte of it, and every node.
     pub fn look(&self, seen: &Seen) -> Result<()> {
-        let (engine, pin) = (&self.engine, &seen.pin);
-        let leaves = || seen.trees.values().flat_map(|tree| tree.leaves.values());
-        let nodes = leaves().filter_map(|leaf| leaf.stored).chain(seen.trees.values().filter_map(|tree| tree.stored));
-        for node in nodes.chain(seen.top) {
-            engine.read_pinned_node(pin, &node)?;
-        }
-        for (key, slot) in leaves().flat_map(|leaf| &leaf.slots) {
-            let Body::Extent { reference, crcs } = &slot.body else { continue };
-            let skip = if slot.value.punched == 0 { 0 } else { half(reference.stored_bytes) };
-            let mut got = vec![0; (reference.stored_bytes - skip) as usize];
-            engine.read_pinned_data(pin, reference.oid, skip, &crcs[skip as usize / 4096..], &mut got)?;
-            let mut want = Vec::new();
-            for (seed, len) in &slot.value.pieces {
-                want.extend(content(*seed, 0, *len));
-                want.resize(want.len().next_multiple_of(512), 0);
-            }
-            assert_eq!(got, want[skip as usize..], "key {key}");
-        }
-        Ok(())
+        seen.look(&self.engine)
     }
 
     fn need(op: &Op) -> Need {

@@ -13,6 +13,8 @@ mod measure;
 mod metrics;
 #[cfg(feature = "models")]
 mod models;
+#[cfg(feature = "models")]
+mod pin_models;
 mod pins;
 mod pressure;
 mod relocation;

@@ -21,12 +21,12 @@ const ROUNDS: u32 = 3;
 /// The object's bytes; whatever is written over its old places is something else.
 const MARK: u8 = 7;
 
-struct World {
+pub(super) struct World {
     device: SimulatedDevice,
-    reader: Reader,
+    pub(super) reader: Reader,
 }
 
-fn world() -> Arc<World> {
+pub(super) fn world() -> Arc<World> {
     let device = SimulatedDevice::new(4 << 20, 512, 1);
     let shape = Shape {
         seed: [1; 16],
@@ -50,7 +50,7 @@ impl World {
     }
 
     /// Copies the object to a container, and says so by a page.
-    fn place(&self, round: u32) {
+    pub(super) fn place(&self, round: u32) {
         let (container, page_unit) = (1 + round % 3, 64 * (round % 3));
         self.write(container, SLOT, &[MARK; 512 * UNITS as usize]);
         let to = Fragment { units: UNITS, container, offset_units: SLOT };
@@ -77,7 +77,24 @@ impl World {
         }
     }
 
-    fn read(&self) {
+    /// The object dies where the first round placed it, and is published as dead: its page is gone. Once `show` was called and pins are gone that saw it, its place is used again.
+    pub(super) fn bury(&self, show: impl Fn()) {
+        let (reader, pins) = (&self.reader, &self.reader.pins);
+        let from = Fragment { units: UNITS, container: 1, offset_units: SLOT };
+        assert!(reader.kept.add(&[(SEGMENT, SLOT, from)], pins.version() + 1, 1));
+        reader.set_page(SEGMENT, Place::NONE, false);
+        show();
+        let version = pins.advance();
+        while pins.oldest().is_some_and(|oldest| oldest.version < version) {
+            thread::yield_now();
+        }
+        reader.kept.prune(None);
+        reader.forget(SEGMENT);
+        reader.readers.wait_for_earlier();
+        self.write(1, SLOT, &[0xEE; 512 * UNITS as usize]);
+    }
+
+    pub(super) fn read(&self) {
         let oid = Oid::new(1, SEGMENT, SLOT as u16);
         let mut bytes = vec![0; 512 * UNITS as usize];
         let is_it = |bytes: &[u8]| match bytes.iter().all(|byte| *byte == MARK) {
