@@ -97,6 +97,6 @@ pub use engine::{Engine, FreeAndReserve, LiveObjects, Options};
 pub use error::StoreError;
 pub use history::{HistoryPolicy, HistoryRoot};
 pub use mark::{MarkOptions, MarkProgress, MarkReport, Uses};
-pub use queue::ReadQueue;
+pub use queue::{Portion, ReadQueue};
 pub use scrub::{FINDINGS_MAX, ScrubFinding, ScrubOptions, ScrubReport};
 pub use settings::Settings;

@@ -1,5 +1,5 @@
-//! Verified reads, many under way on one thread: as [`Store::read_data`](crate::store::Store::read_data), without a copy where the range lies in one
-//! place and at logical blocks.
+//! Verified reads, many under way on one thread: as [`Store::read_data`](crate::store::Store::read_data), without a copy where what is read lies at logical blocks,
+//! in however many places. What is one to the caller may be several objects: one that was written over the end of a container is two.
 //!
 //! ```text
 //! submit --> planned --wait--> on the device --> verified --> each()
@@ -14,12 +14,12 @@
 //! If power fails here: nothing is written by this layer.
 
 use crate::StoreError;
-use crate::device::{AlignedBuf, DeviceError, DeviceReads, ReadDone, open_reads};
+use crate::device::{AlignedBuf, BUFFER_ALIGNMENT, DeviceError, DeviceReads, ReadDone, Stretch, open_reads};
 use crate::engine::Engine;
 use crate::mutant::{self, Mutant};
 use crate::space::{Run, check_blocks};
 use crate::store::Result;
-use envoyfs_layout::{BLOCK, LayoutError, Oid, UNIT};
+use envoyfs_layout::{BLOCK, Oid, UNIT};
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
@@ -45,6 +45,7 @@ pub struct ReadQueue {
     under_way: usize,
     // Kept for their memory.
     runs: Vec<Run>,
+    stretches: Vec<Stretch>,
     /// Arrived and not looked at yet.
     done: VecDeque<ReadDone>,
     arrived: Vec<ReadDone>,
@@ -52,11 +53,31 @@ pub struct ReadQueue {
     bytes_at_device: u64,
 }
 
+/// Bytes of one object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Portion {
+    /// The object.
+    pub oid: Oid,
+    /// From this one of its stored bytes on, a multiple of 4 KiB.
+    pub first: u32,
+    /// How many, a multiple of 512.
+    pub bytes: u32,
+}
+
+/// A portion of a request.
+struct Share {
+    oid: Oid,
+    units: Range<u32>,
+    /// Where its bytes are in the buffer; its checksums are one for each 4 KiB from there.
+    at: Range<usize>,
+    /// Of its first run, for messages.
+    offset: u64,
+}
+
 /// One call of `submit`; slots are used again.
 struct Request {
     tag: u64,
-    oid: Oid,
-    range: Range<u32>,
+    shares: Vec<Share>,
     crcs: Vec<u32>,
     /// `None` while the device reads into it.
     into: Option<AlignedBuf>,
@@ -64,8 +85,6 @@ struct Request {
     epoch: u64,
     /// When it was submitted.
     began_ns: u64,
-    /// Of its first run, for messages.
-    offset: u64,
     parts_left: usize,
     failed: Option<DeviceError>,
     repeated: bool,
@@ -76,7 +95,7 @@ struct Request {
 struct Part {
     request: usize,
     began_ns: u64,
-    /// Where the bytes go; `None`: the buffer is the request's own.
+    /// Where the bytes go; `None`: to where they belong, since the buffer is the request's own.
     copy: Option<Copy>,
 }
 
@@ -103,6 +122,7 @@ impl Engine {
             finished: VecDeque::new(),
             under_way: 0,
             runs: Vec::new(),
+            stretches: Vec::new(),
             done: VecDeque::new(),
             arrived: Vec::new(),
             bytes_at_device: 0,
@@ -115,28 +135,48 @@ impl ReadQueue {
     /// [`wait`](Self::wait) at the latest, which gives the buffer back under `tag`. Take buffers from [`Engine::buffer`]: others work, more slowly.
     ///
     /// # Errors
-    /// [`StoreError::BadReference`] if length or `first` is not aligned: nothing is queued. All other errors come from `wait`.
-    pub fn submit(&mut self, tag: u64, oid: Oid, first: u32, crcs: &[u32], mut into: AlignedBuf) -> Result<()> {
-        let misaligned = StoreError::BadReference { oid, what: "a read of it is not aligned" };
-        let bytes = u32::try_from(into.len()).ok().filter(|bytes| bytes.is_multiple_of(UNIT) && *bytes > 0);
-        let (Some(bytes), true) = (bytes, first.is_multiple_of(BLOCK)) else { return Err(misaligned) };
-        self.under_way += 1;
-        if self.engine.read_unsaved(oid, first, into.as_mut_slice()) {
-            self.finished.push_back((tag, into, Ok(())));
-            return Ok(());
-        }
-        let start = u32::from(oid.slot()) + first / UNIT;
-        let range = start..start.saturating_add(bytes / UNIT);
+    /// As [`submit_portions`](Self::submit_portions).
+    pub fn submit(&mut self, tag: u64, oid: Oid, first: u32, crcs: &[u32], into: AlignedBuf) -> Result<()> {
+        let bytes = u32::try_from(into.len()).map_err(|_| misaligned(oid))?;
+        self.submit_portions(tag, &[Portion { oid, first, bytes }], crcs, into)
+    }
+
+    /// As [`submit`](Self::submit), of portions of several objects, which fill the buffer in this order: what [`Engine::append_buffer`] has made several objects of, say. One request of the device reads
+    /// those that lie close together. `crcs` are the checksums of all blocks touched; each portion but the last one is a multiple of 4 KiB. An error names the object that it is of; the buffer is undefined then.
+    ///
+    /// # Errors
+    /// [`StoreError::BadReference`] if a portion is not aligned, the buffer is not as long as all together, or the number of checksums is wrong: nothing is queued. All other errors come from `wait`.
+    pub fn submit_portions(&mut self, tag: u64, portions: &[Portion], crcs: &[u32], into: AlignedBuf) -> Result<()> {
+        check_portions(portions, crcs.len(), into.len())?;
+        let mut into = into;
         let request = self.free_requests.pop().unwrap_or_else(|| {
             self.requests.push(Request::EMPTY);
             self.requests.len() - 1
         });
-        if let Some(slot) = self.requests.get_mut(request) {
-            (slot.tag, slot.oid, slot.range, slot.into) = (tag, oid, range, Some(into));
-            slot.crcs.clear();
-            slot.crcs.extend_from_slice(crcs);
-            (slot.failed, slot.repeated, slot.began_ns) = (None, false, self.engine.metrics.now_ns());
+        let Some(slot) = self.requests.get_mut(request) else { return Ok(()) };
+        slot.shares.clear();
+        let mut at = 0;
+        for Portion { oid, first, bytes } in portions.iter().copied() {
+            let place = at..at + bytes as usize;
+            at = place.end;
+            let unsaved = into.as_mut_slice().get_mut(place.clone());
+            if unsaved.is_some_and(|into| self.engine.read_unsaved(oid, first, into)) {
+                continue;
+            }
+            let start = u32::from(oid.slot()).saturating_add(first / UNIT);
+            let units = start..start.saturating_add(bytes / UNIT);
+            slot.shares.push(Share { oid, units, at: place, offset: 0 });
         }
+        self.under_way += 1;
+        if slot.shares.is_empty() {
+            self.free_requests.push(request);
+            self.finished.push_back((tag, into, Ok(())));
+            return Ok(());
+        }
+        (slot.tag, slot.into) = (tag, Some(into));
+        slot.crcs.clear();
+        slot.crcs.extend_from_slice(crcs);
+        (slot.failed, slot.repeated, slot.began_ns) = (None, false, self.engine.metrics.now_ns());
         self.start(request);
         Ok(())
     }
@@ -215,27 +255,43 @@ impl ReadQueue {
         let began_ns = if slot.repeated { self.engine.metrics.now_ns() } else { slot.began_ns };
         slot.epoch = reader.readers.epoch();
         self.runs.clear();
-        let planned = reader.plan(slot.oid, &slot.range, into.as_mut_slice(), &mut self.runs);
+        let mut planned = Ok(());
+        for share in &mut slot.shares {
+            let before = self.runs.len();
+            let bytes = into.as_mut_slice().get_mut(share.at.clone()).unwrap_or_default();
+            planned = planned.and_then(|()| reader.plan(share.oid, &share.units, bytes, &mut self.runs));
+            let runs = self.runs.get_mut(before..).unwrap_or_default();
+            runs.iter_mut().for_each(|run| run.at += share.at.start);
+            share.offset = runs.first().map_or(0, |run| run.offset);
+        }
         if mutant::on(Mutant::QueueEpochNotedLate) {
             slot.epoch = reader.readers.epoch();
         }
-        slot.offset = self.runs.first().map_or(0, |run| run.offset);
-        slot.parts_left = self.runs.len();
+        slot.parts_left = 0;
         if let Err(error) = planned {
-            slot.parts_left = 0;
             return self.finish(request, into, Err(error));
         }
+        if self.runs.is_empty() {
+            return self.arrived(request, into, began_ns);
+        }
         let shape = reader.shape();
-        let whole = match self.runs.as_slice() {
-            [] => return self.arrived(request, into, began_ns),
-            [run] => Some(run).filter(|run| shape.around(run.offset, run.bytes) == (run.offset, 0, into.len())),
-            _ => None,
+        // The device reads to where the bytes belong.
+        let suits = |run: &Run| {
+            run.at.is_multiple_of(BUFFER_ALIGNMENT) && shape.around(run.offset, run.bytes) == (run.offset, 0, run.bytes)
         };
-        if let Some(run) = whole {
+        if self.runs.iter().all(suits) {
+            slot.parts_left = 1;
             let part = place(&mut self.parts, &mut self.free_parts, Part { request, began_ns, copy: None });
             self.bytes_at_device += into.len() as u64;
-            return self.reads.submit(part, run.offset, into);
+            self.stretches.clear();
+            self.stretches.extend(self.runs.iter().map(|run| Stretch {
+                offset: run.offset,
+                at: run.at,
+                bytes: run.bytes,
+            }));
+            return self.reads.submit_stretches(part, &self.stretches, into);
         }
+        slot.parts_left = self.runs.len();
         slot.into = Some(into);
         for run in &self.runs {
             let (start, skip, length) = shape.around(run.offset, run.bytes);
@@ -282,25 +338,28 @@ impl ReadQueue {
         let (reader, metrics) = (&self.engine.reader, &self.engine.metrics.reads);
         let failed = slot.failed.take();
         let as_planned = reader.readers.epoch() == slot.epoch
-            || mutant::on(Mutant::QueueTrustsWhatVerifies) && check_blocks(&slot.crcs, into.as_slice()).is_ok()
+            || mutant::on(Mutant::QueueTrustsWhatVerifies) && slot.verify(into.as_slice()).is_ok()
             || mutant::on(Mutant::QueueNotPinnedAtLast) && slot.repeated;
         let outcome = if as_planned {
             let verified = match &failed {
                 Some(_) => Ok(()),
-                None => check_blocks(&slot.crcs, into.as_slice()),
+                None => slot.verify(into.as_slice()),
             };
             match (failed, verified) {
                 (Some(error), _) => Some(Err(error.into())),
                 (None, Ok(())) => Some(Ok(())),
-                (None, Err(what)) if slot.repeated => {
+                (None, Err(damaged)) if slot.repeated => {
                     metrics.damaged.increment();
-                    Some(Err(damaged(slot, what)))
+                    Some(Err(damaged))
                 }
                 (None, Err(_)) => None,
             }
         } else if slot.repeated {
-            let verify = |bytes: &[u8]| check_blocks(&slot.crcs, bytes);
-            Some(reader.read(slot.oid, &slot.range, into.as_mut_slice(), verify))
+            let read = |share: &Share| {
+                let bytes = into.as_mut_slice().get_mut(share.at.clone()).unwrap_or_default();
+                reader.read(share.oid, &share.units, bytes, |bytes| check_blocks(slot.crcs_of(share), bytes))
+            };
+            Some(slot.shares.iter().try_for_each(read))
         } else {
             None
         };
@@ -329,21 +388,50 @@ impl ReadQueue {
 impl Request {
     const EMPTY: Request = Request {
         tag: 0,
-        oid: Oid(0),
-        range: 0..0,
+        shares: Vec::new(),
         crcs: Vec::new(),
         into: None,
         epoch: 0,
         began_ns: 0,
-        offset: 0,
         parts_left: 0,
         failed: None,
         repeated: false,
     };
+
+    fn crcs_of(&self, share: &Share) -> &[u32] {
+        let block = BLOCK as usize;
+        self.crcs.get(share.at.start / block..share.at.end.div_ceil(block)).unwrap_or_default()
+    }
+
+    /// Each share against its checksums.
+    fn verify(&self, bytes: &[u8]) -> Result<()> {
+        self.shares.iter().try_for_each(|share| {
+            let bytes = bytes.get(share.at.clone()).unwrap_or_default();
+            let damaged = |what| StoreError::Damaged { oid: share.oid, offset: share.offset, what };
+            check_blocks(self.crcs_of(share), bytes).map_err(damaged)
+        })
+    }
 }
 
-fn damaged(request: &Request, what: LayoutError) -> StoreError {
-    StoreError::Damaged { oid: request.oid, offset: request.offset, what }
+fn misaligned(oid: Oid) -> StoreError {
+    StoreError::BadReference { oid, what: "a read of it is not aligned" }
+}
+
+/// Whether portions fill so many bytes, each from a block on, and there is a checksum for each block.
+fn check_portions(portions: &[Portion], crcs: usize, bytes: usize) -> Result<()> {
+    let mut left = bytes;
+    for Portion { oid, first, bytes } in portions.iter().copied() {
+        let taken = bytes as usize;
+        let whole_blocks = bytes.is_multiple_of(BLOCK) || taken == left;
+        let aligned = bytes > 0 && bytes.is_multiple_of(UNIT) && first.is_multiple_of(BLOCK) && whole_blocks;
+        left = left.checked_sub(taken).filter(|_| aligned).ok_or_else(|| misaligned(oid))?;
+    }
+    let oid = portions.last().map_or(Oid(0), |portion| portion.oid);
+    match left {
+        0 if crcs == bytes.div_ceil(BLOCK as usize) => Ok(()),
+        0 => Err(StoreError::BadReference { oid, what: "there is not one checksum for each of its blocks" }),
+        _ => Err(misaligned(oid)),
+    }
 }
 
 /// Puts a part into a free slot; its tag.

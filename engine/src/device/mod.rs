@@ -40,7 +40,7 @@ pub use error::{DeviceError, Operation};
 pub use image::{DeviceImage, SECTOR_BYTES};
 pub use mapped::MappedFile;
 pub use metered::MeteredDevice;
-pub use reads::{DeviceReads, ReadDone, open_reads};
+pub use reads::{DeviceReads, ReadDone, Stretch, open_reads};
 pub use recording::{CrashImages, Recording, RecordingDevice, SectorFate};
 pub use simulated::{
     Counters, Effect, Fault, Fired, LatencyModel, On, RequestKind, Rule, Served, SimulatedDevice, VirtualClock, When,

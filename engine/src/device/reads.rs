@@ -2,7 +2,7 @@
 //!
 //! A queue belongs to the thread that opened it (it is not `Send`): its ring, where there is one, has a single issuer.
 
-use super::{AlignedBuf, Device, DeviceError};
+use super::{AlignedBuf, Device, DeviceError, Operation, widen};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -17,11 +17,26 @@ pub struct ReadDone {
     pub outcome: Result<(), DeviceError>,
 }
 
+/// Bytes of the device, and their place in a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// Where on the device, in bytes.
+    pub offset: u64,
+    /// From which byte of the buffer on; a multiple of 4096 suits every device.
+    pub at: usize,
+    /// How many.
+    pub bytes: usize,
+}
+
 /// Reads of one thread. Dropping it waits for those under way.
 pub trait DeviceReads {
     /// Queues a read that fills the whole buffer from `offset`. It starts with the next [`wait`](Self::wait) at the
     /// latest; errors, also of alignment and bounds, come from there.
     fn submit(&mut self, tag: u64, offset: u64, into: AlignedBuf);
+
+    /// As [`submit`](Self::submit), of several stretches into one buffer, which is given back when all of them are done, with the error of one that failed. Bytes of the buffer that no stretch names stay what they are. Stretches must
+    /// not overlap in the buffer; what lies close together on the device is best named in its order, since one request may then read it, with what is between.
+    fn submit_stretches(&mut self, tag: u64, stretches: &[Stretch], into: AlignedBuf);
 
     /// Starts what is queued and blocks until at least `min` reads (or all, if fewer are under way) are done; puts
     /// these, and any others that are done, at the end of `done`.
@@ -45,18 +60,22 @@ pub fn open_reads(device: &Arc<dyn Device>, depth: u32) -> Result<Box<dyn Device
 
 struct OneByOne {
     device: Arc<dyn Device>,
-    queued: VecDeque<(u64, u64, AlignedBuf)>,
+    queued: VecDeque<(u64, Vec<Stretch>, AlignedBuf)>,
 }
 
 impl DeviceReads for OneByOne {
     fn submit(&mut self, tag: u64, offset: u64, into: AlignedBuf) {
-        self.queued.push_back((tag, offset, into));
+        self.submit_stretches(tag, &[Stretch { offset, at: 0, bytes: into.len() }], into);
+    }
+
+    fn submit_stretches(&mut self, tag: u64, stretches: &[Stretch], into: AlignedBuf) {
+        self.queued.push_back((tag, stretches.to_vec(), into));
     }
 
     fn wait(&mut self, min: usize, done: &mut Vec<ReadDone>) {
         for _ in 0..min {
-            let Some((tag, offset, mut buffer)) = self.queued.pop_front() else { return };
-            let outcome = self.device.read(offset, &mut buffer);
+            let Some((tag, stretches, mut buffer)) = self.queued.pop_front() else { return };
+            let outcome = read_stretches(&stretches, &mut buffer, |offset, into| self.device.read(offset, into));
             done.push(ReadDone { tag, buffer, outcome });
         }
     }
@@ -64,4 +83,32 @@ impl DeviceReads for OneByOne {
     fn under_way(&self) -> usize {
         self.queued.len()
     }
+}
+
+/// Reads stretches one after the other, up to the first that fails.
+pub(super) fn read_stretches(
+    stretches: &[Stretch],
+    into: &mut AlignedBuf,
+    read: impl Fn(u64, &mut AlignedBuf) -> Result<(), DeviceError>,
+) -> Result<(), DeviceError> {
+    for Stretch { offset, at, bytes } in stretches.iter().copied() {
+        if (at, bytes) == (0, into.len()) {
+            return read(offset, into);
+        }
+        let mut part = AlignedBuf::zeroed(bytes);
+        let length = into.len();
+        let target = at.checked_add(bytes).and_then(|end| into.as_mut_slice().get_mut(at..end));
+        let Some(target) = target.filter(|target| target.len() == part.len()) else {
+            return Err(outside(offset, at, bytes, length));
+        };
+        read(offset, &mut part)?;
+        target.copy_from_slice(part.as_slice());
+    }
+    Ok(())
+}
+
+/// A stretch that does not lie in its buffer.
+pub(super) fn outside(offset: u64, at: usize, bytes: usize, length: usize) -> DeviceError {
+    let (start, end, length) = (widen(at), widen(at.saturating_add(bytes)), widen(length));
+    DeviceError::OutsideBuffer { operation: Operation::Read, offset, start, end, length }
 }

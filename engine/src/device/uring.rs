@@ -23,6 +23,7 @@ mod bell;
 mod bell_tests;
 mod held;
 mod joined;
+mod near;
 mod open;
 mod patience;
 mod read_queue;

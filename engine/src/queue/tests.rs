@@ -8,7 +8,10 @@ use crate::hlc::SystemClock;
 use crate::state::Fragment;
 use crate::store::{DataObject, Need, Store as _, Tier};
 use crate::tests::client::content;
+use envoyfs_layout::LayoutError;
 use std::collections::BTreeMap;
+
+mod portions;
 
 fn engine_on(device: Arc<dyn Device>) -> Arc<Engine> {
     let options = FormatOptions {
@@ -164,7 +167,7 @@ fn move_away(device: &SimulatedDevice, engine: &Engine, object: &DataObject) {
     let half = object.stored_bytes / 2;
     let home = u32::try_from((place_of(engine, object.oid) - shape.offset(0, slot)) / 262_144).unwrap();
     let mut moved = BTreeMap::new();
-    for (index, unit) in [(0, 16), (1, 64)] {
+    for (index, unit) in [(0, 16), (1, 24 + half / UNIT)] {
         let mut buffer = AlignedBuf::zeroed(half as usize);
         device.read(shape.offset(home, slot) + u64::from(index * half), &mut buffer).unwrap();
         let to = Fragment { units: half / 512, container: shape.containers - 1, offset_units: unit };

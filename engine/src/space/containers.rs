@@ -131,6 +131,13 @@ impl Containers {
     pub fn first_free(&self) -> Option<u32> {
         self.free.first().copied().or_else(|| Some(self.behind()).filter(|next| *next < self.count))
     }
+    /// For who has filled `before`: the one behind it, so that what is read over the end of `before` lies close together; else the first that is free. What was never used is not taken for that: it costs nothing as long as
+    /// there is other room.
+    #[must_use]
+    pub fn next_free(&self, before: Option<u32>) -> Option<u32> {
+        let behind = before.and_then(|before| before.checked_add(1)).filter(|next| self.free.contains(next));
+        behind.or_else(|| self.first_free())
+    }
     /// The first that has no row.
     fn behind(&self) -> u32 {
         u32::try_from(self.rows.len()).unwrap_or(u32::MAX).min(self.count)
@@ -164,5 +171,26 @@ mod tests {
             assert!(containers.used().count() <= 40 && containers.get(40).is_none() && containers.get(39).is_some());
         }
         assert_eq!(containers.free(), 0);
+    }
+
+    #[test]
+    fn the_next_container_is_taken_if_it_is_free_and_was_used_before_and_else_the_first() {
+        let mut containers = Containers::new(vec![USED; 6], 8);
+        assert_eq!(containers.next_free(Some(2)), Some(6), "none of those that were used before");
+        for free in [1, 3, 4] {
+            containers.set(free, Container::FREE);
+        }
+        assert_eq!(containers.next_free(Some(2)), Some(3));
+        assert_eq!(containers.next_free(Some(3)), Some(4));
+        assert_eq!(containers.next_free(Some(4)), Some(1));
+        assert_eq!(containers.next_free(Some(5)), Some(1), "6 was never used");
+        assert_eq!(containers.next_free(None), Some(1));
+        for used in [1, 3, 4, 6, 7] {
+            containers.set(used, USED);
+        }
+        assert_eq!(containers.next_free(Some(7)), None, "the last of the device");
+        assert_eq!(containers.next_free(Some(u32::MAX)), None);
+        containers.set(0, Container::FREE);
+        assert_eq!(containers.next_free(Some(7)), Some(0));
     }
 }

@@ -19,6 +19,8 @@ mod stream;
 mod under_way;
 
 pub use containers::{Container, Containers};
+#[cfg(test)]
+pub(crate) use in_flight::Bytes;
 pub use in_flight::bytes_of;
 pub use reader::{Reader, Run, Shape, check, check_blocks};
 pub(crate) use relocation::{Relocation, install_relocations};
@@ -429,8 +431,8 @@ impl Space {
         self.pins.lock().keys().copied().collect()
     }
 
-    /// A free container for a stream, as long as more than `floor` are free. Logs the opening of a segment before anything can name data in it (INV-22).
-    fn take_container(&self, kind: StreamKind, heat: Heat, floor: u32) -> Result<(u32, u32, u64)> {
+    /// A free container for a stream, as long as more than `floor` are free: the one behind `before`, which it has filled, if it can be had. Logs the opening of a segment before anything can name data in it (INV-22).
+    fn take_container(&self, kind: StreamKind, heat: Heat, before: Option<u32>, floor: u32) -> Result<(u32, u32, u64)> {
         let mut containers = self.containers.lock();
         let free = containers.free();
         let no_space = || StoreError::NoSpace {
@@ -444,7 +446,7 @@ impl Space {
         if free <= floor {
             return Err(no_space());
         }
-        let container = containers.first_free().ok_or_else(no_space)?;
+        let container = containers.next_free(before).ok_or_else(no_space)?;
         let opening = self.numbers.opening.fetch_add(1, Ordering::SeqCst);
         let segment = if kind.has_segments() {
             let number = self.numbers.draw().ok_or_else(no_space)?;

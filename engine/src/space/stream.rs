@@ -261,7 +261,8 @@ impl Stream {
     }
 
     fn start(&self, space: &Space, floor: u32) -> Result<Open> {
-        let (segment, container, opening) = space.take_container(self.kind, self.heat, floor)?;
+        let before = self.open.as_ref().map(|open| open.container);
+        let (segment, container, opening) = space.take_container(self.kind, self.heat, before, floor)?;
         write_header(space, self.kind, segment, container, opening);
         Ok(Open::new(segment, container, opening))
     }

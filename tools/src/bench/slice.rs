@@ -1,8 +1,8 @@
 //! A stretch of a device as a device: the store has one half of the scratch device, the floor the other.
 
 use envoyfs_engine::device::{
-    AlignedBuf, BufferPool, Device, DeviceError, DeviceReads, Geometry, Operation, ReadDone, Ticket, Write, WriteCache,
-    open_reads,
+    AlignedBuf, BufferPool, Device, DeviceError, DeviceReads, Geometry, Operation, ReadDone, Stretch, Ticket, Write,
+    WriteCache, open_reads,
 };
 use std::sync::Arc;
 
@@ -87,6 +87,17 @@ impl DeviceReads for SliceReads {
         }
     }
 
+    fn submit_stretches(&mut self, tag: u64, stretches: &[Stretch], into: AlignedBuf) {
+        let inside = |stretch: &Stretch| check(self.bytes, Operation::Read, stretch.offset, stretch.bytes as u64);
+        match stretches.iter().try_for_each(inside) {
+            Ok(()) => {
+                let moved = |stretch: &Stretch| Stretch { offset: self.start + stretch.offset, ..*stretch };
+                self.inner.submit_stretches(tag, &stretches.iter().map(moved).collect::<Vec<_>>(), into);
+            }
+            Err(error) => self.refused.push(ReadDone { tag, buffer: into, outcome: Err(error) }),
+        }
+    }
+
     fn wait(&mut self, min: usize, done: &mut Vec<ReadDone>) {
         let refused = self.refused.len();
         done.append(&mut self.refused);
@@ -117,6 +128,9 @@ mod tests {
         let mut reads = open_reads(&slice, 4).unwrap();
         reads.submit(1, 4096, AlignedBuf::zeroed(4096));
         reads.submit(2, 16384, AlignedBuf::zeroed(512));
+        let stretch = |offset, at| Stretch { offset, at, bytes: 4096 };
+        reads.submit_stretches(3, &[stretch(0, 4096), stretch(4096, 0)], AlignedBuf::zeroed(8192));
+        reads.submit_stretches(4, &[stretch(0, 0), stretch(16384, 4096)], AlignedBuf::zeroed(8192));
         let mut done = Vec::new();
         while reads.under_way() > 0 {
             reads.wait(1, &mut done);
@@ -124,6 +138,8 @@ mod tests {
         done.sort_by_key(|done| done.tag);
         assert!(done[0].outcome.is_ok() && done[0].buffer.as_slice()[0] == 9);
         assert!(matches!(done[1].outcome, Err(DeviceError::ShortDevice { .. })));
+        assert!(done[2].outcome.is_ok() && done[2].buffer.as_slice()[0] == 9 && done[2].buffer.as_slice()[4096] == 0);
+        assert!(matches!(done[3].outcome, Err(DeviceError::ShortDevice { .. })));
         assert!(slice.submit(Write::whole(16384, AlignedBuf::zeroed(512))).wait().is_err());
         assert!(slice.read(12288, &mut AlignedBuf::zeroed(8192)).is_err());
     }

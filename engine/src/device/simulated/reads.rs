@@ -1,7 +1,7 @@
 //! Reads under way on the simulated device: done while the caller waits, in an order drawn from the seed, or in the order of virtual time. Each sees
 //! what the device holds when it is done, not when it was submitted.
 
-use super::super::reads::{DeviceReads, ReadDone};
+use super::super::reads::{DeviceReads, ReadDone, Stretch, read_stretches};
 use super::super::{AlignedBuf, widen};
 use super::{SimulatedDevice, VirtualClock};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ pub(super) struct Reads {
 
 struct Queued {
     tag: u64,
-    offset: u64,
+    stretches: Vec<Stretch>,
     buffer: AlignedBuf,
     /// In virtual time, if there is any.
     due: Option<(Arc<VirtualClock>, u64)>,
@@ -38,19 +38,25 @@ impl Reads {
 
 impl DeviceReads for Reads {
     fn submit(&mut self, tag: u64, offset: u64, into: AlignedBuf) {
-        let due = self.device.serve_read(offset, widen(into.len()));
-        self.queued.push(Queued { tag, offset, buffer: into, due });
+        self.submit_stretches(tag, &[Stretch { offset, at: 0, bytes: into.len() }], into);
+    }
+
+    fn submit_stretches(&mut self, tag: u64, stretches: &[Stretch], into: AlignedBuf) {
+        let serve = |stretch: &Stretch| self.device.serve_read(stretch.offset, widen(stretch.bytes));
+        let due = stretches.iter().filter_map(serve).max_by_key(|(_, done_ns)| *done_ns);
+        self.queued.push(Queued { tag, stretches: stretches.to_vec(), buffer: into, due });
     }
 
     fn wait(&mut self, min: usize, done: &mut Vec<ReadDone>) {
         let mut count = 0;
         while let Some(chosen) = self.next(count < min) {
-            let Queued { tag, offset, mut buffer, due } = self.queued.swap_remove(chosen);
+            let Queued { tag, stretches, mut buffer, due } = self.queued.swap_remove(chosen);
             if let Some((clock, done_ns)) = due {
                 clock.advance_to(done_ns);
             }
             self.device.inner.settle();
-            let outcome = self.device.inner.read(offset, &mut buffer);
+            let read = |offset, into: &mut AlignedBuf| self.device.inner.read(offset, into);
+            let outcome = read_stretches(&stretches, &mut buffer, read);
             done.push(ReadDone { tag, buffer, outcome });
             count += 1;
         }

@@ -11,7 +11,7 @@ use io_uring::squeue;
 /// A write of at most so many bytes is joined to its neighbour; two large ones gain nothing.
 const SMALL_BYTES_MAX: usize = 64 << 10;
 /// Longest request of several writes: what block devices commonly take in one piece (`max_sectors_kb`).
-const JOINED_BYTES_MAX: usize = 1280 << 10;
+pub(super) const JOINED_BYTES_MAX: usize = 1280 << 10;
 /// Most writes in one request.
 const PIECES_MAX: usize = 16;
 

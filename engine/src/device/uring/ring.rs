@@ -17,7 +17,7 @@ pub(super) struct Ring {
     /// What is registered as buffer 0; kept for as long as the ring.
     arena: Option<Arc<Arena>>,
     file_is_registered: bool,
-    /// Whether the kernel writes several pieces of registered memory with one request (6.15).
+    /// Whether the kernel writes and reads several pieces of registered memory with one request (6.15).
     pieces_fixed: bool,
     opened: Arc<Opened>,
     patience: Patience,
@@ -39,7 +39,8 @@ impl Ring {
         let arena = pool.arena().filter(|arena| register(&uring.submitter(), arena)).cloned();
         let mut probe = io_uring::Probe::new();
         let probed = uring.submitter().register_probe(&mut probe).is_ok();
-        let pieces_fixed = probed && probe.is_supported(opcode::WritevFixed::CODE);
+        let supported = |code| probed && probe.is_supported(code);
+        let pieces_fixed = supported(opcode::WritevFixed::CODE) && supported(opcode::ReadvFixed::CODE);
         Ok(Ring {
             uring,
             arena,
@@ -117,6 +118,21 @@ impl Ring {
             };
         }
         if self.file_is_registered { write!(types::Fixed(0)) } else { write!(self.descriptor()) }
+    }
+
+    /// A read of one stretch of the device into several pieces of memory (all of it registered, or not).
+    pub(super) fn read_pieces(&self, pieces: &[libc::iovec], registered: bool, offset: u64) -> squeue::Entry {
+        let count = u32::try_from(pieces.len()).unwrap_or(0);
+        macro_rules! read {
+            ($file:expr) => {
+                if registered && self.pieces_fixed {
+                    opcode::ReadvFixed::new($file, pieces.as_ptr(), count, 0).offset(offset).build()
+                } else {
+                    opcode::Readv::new($file, pieces.as_ptr(), count).offset(offset).build()
+                }
+            };
+        }
+        if self.file_is_registered { read!(types::Fixed(0)) } else { read!(self.descriptor()) }
     }
 
     /// Whether `buffer` can be used with the "fixed" requests of this ring.

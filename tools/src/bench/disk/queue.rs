@@ -6,10 +6,9 @@ use crate::bench::pattern::Io;
 use crate::bench::queue::{Done, Queue, fill_with_noise, now};
 use crate::bench::verify;
 use anyhow::{Context as _, Result};
-use envoyfs_engine::ReadQueue;
-use envoyfs_engine::StoreError;
 use envoyfs_engine::device::AlignedBuf;
 use envoyfs_engine::store::Store as _;
+use envoyfs_engine::{Portion, ReadQueue, StoreError};
 use envoyfs_layout::{BLOCK, Lsn};
 use std::sync::Arc;
 
@@ -25,6 +24,7 @@ pub struct DiskQueue {
     /// Pieces under way: where they belong. The tag of the read queue is the index.
     pieces: Vec<Piece>,
     free_pieces: Vec<usize>,
+    portions: Vec<Portion>,
     crcs: Vec<u32>,
     finished: Vec<Done>,
     /// Behind the last record of this thread.
@@ -55,6 +55,7 @@ impl DiskQueue {
             gathers: (0..depth).map(|_| None).collect(),
             pieces: Vec::new(),
             free_pieces: Vec::new(),
+            portions: Vec::new(),
             crcs: Vec::new(),
             finished: Vec::new(),
             end: Lsn(0),
@@ -77,45 +78,47 @@ impl DiskQueue {
         }
     }
 
-    /// Queues the runs of a leaf's part; `at` is where it lies in the whole.
-    fn read_part(
-        &mut self,
-        tag: usize,
-        part: Part,
-        offset: u64,
-        at: usize,
-        whole: &mut Option<AlignedBuf>,
-    ) -> Result<()> {
+    /// Queues a part of a leaf, all of whose blocks were written, into the worker's own buffer; gives that back if some were not.
+    fn read_whole(&mut self, tag: usize, part: &Part, offset: u64, into: AlignedBuf) -> Result<Option<AlignedBuf>> {
+        let shared = Arc::clone(&self.shared);
+        // Held as in `read_part`.
+        let leaf = shared.leaf(part.leaf)?.lock();
+        let entries = leaf.entries.get(part.blocks.clone()).context("a read behind the end of the disk")?;
+        self.portions.clear();
+        for run in runs(entries) {
+            let Some(first) = entries.get(run.start).filter(|first| first.blocks > 0) else { return Ok(Some(into)) };
+            let bytes = u32::try_from(run.len())? * BLOCK;
+            self.portions.push(Portion { oid: first.oid, first: u32::from(first.first) * BLOCK, bytes });
+        }
+        self.crcs.clear();
+        self.crcs.extend(entries.iter().map(|entry: &Entry| entry.crc));
+        let index = self.piece(Piece { tag, offset, at: None });
+        self.reads.submit_portions(index as u64, &self.portions, &self.crcs, into)?;
+        Ok(None)
+    }
+
+    /// Queues the runs of a leaf's part, each into a buffer of its own; `at` is where it lies in the whole.
+    fn read_part(&mut self, tag: usize, part: Part, offset: u64, at: usize, whole: &mut AlignedBuf) -> Result<()> {
         let shared = Arc::clone(&self.shared);
         // Held while the read is queued: what the map says is not freed before the queue has noted its epoch.
         let leaf = shared.leaf(part.leaf)?.lock();
         let entries = leaf.entries.get(part.blocks).context("a read behind the end of the disk")?;
-        let alone = entries.len() * BLOCK as usize == whole.as_ref().map_or(0, AlignedBuf::len);
         for run in runs(entries) {
             let (start, bytes) = (run.start * BLOCK as usize, run.len() * BLOCK as usize);
             let Some(first) = entries.get(run.start) else { continue };
             let blocks = entries.get(run.clone()).unwrap_or_default();
-            let mine = alone && run.len() == entries.len();
             if first.blocks == 0 {
-                if let Some(into) =
-                    whole.as_mut().and_then(|into| into.as_mut_slice().get_mut(at + start..at + start + bytes))
-                {
+                if let Some(into) = whole.as_mut_slice().get_mut(at + start..at + start + bytes) {
                     into.fill(0);
                 }
                 continue;
             }
             self.crcs.clear();
             self.crcs.extend(blocks.iter().map(|entry: &Entry| entry.crc));
-            let (buffer, place) = match (mine, whole.take()) {
-                (true, Some(into)) => (into, None),
-                (_, kept) => {
-                    *whole = kept;
-                    (self.shared.engine.buffer(u32::try_from(bytes)?), Some(at + start))
-                }
-            };
-            let index = self.piece(Piece { tag, offset: offset + start as u64, at: place });
+            let buffer = self.shared.engine.buffer(u32::try_from(bytes)?);
+            let index = self.piece(Piece { tag, offset: offset + start as u64, at: Some(at + start) });
             self.reads.submit(index as u64, first.oid, u32::from(first.first) * BLOCK, &self.crcs, buffer)?;
-            if let Some(Some(gather)) = self.gathers.get_mut(tag).filter(|_| place.is_some()) {
+            if let Some(Some(gather)) = self.gathers.get_mut(tag) {
                 gather.left += 1;
             }
         }
@@ -171,33 +174,26 @@ impl Queue for DiskQueue {
 
     fn read(&mut self, tag: usize, io: &Io, into: AlignedBuf) -> Result<()> {
         let (block, length) = (u64::from(BLOCK), into.len());
-        let mut whole = Some(into);
         let mut parts = self.shared.parts(io.offset / block..(io.offset + u64::from(io.bytes)) / block);
         let first = parts.next().context("an empty read")?;
-        let simple = first.blocks.len() * BLOCK as usize == length;
-        if let Some(slot) = self.gathers.get_mut(tag) {
-            // One piece more than there are, until all are queued.
-            *slot = None;
-        }
-        if simple && self.shared.is_one_run(&first)? {
-            self.read_part(tag, first, io.offset, 0, &mut whole)?;
-            if let Some(buffer) = whole {
-                self.finished.push(Done { tag, at: now(), buffer: Some(buffer), error: None });
+        let mut into = into;
+        if first.blocks.len() * BLOCK as usize == length {
+            match self.read_whole(tag, &first, io.offset, into)? {
+                None => return Ok(()),
+                Some(back) => into = back,
             }
-            return Ok(());
         }
-        let empty = AlignedBuf::zeroed(512);
-        if let Some(slot) = self.gathers.get_mut(tag) {
-            *slot = Some(Gather { into: empty, left: 1, error: None });
-        }
+        // One piece more than there are, until all are queued.
+        let gather = Gather { into: AlignedBuf::zeroed(512), left: 1, error: None };
+        *self.gathers.get_mut(tag).context("a tag beyond the depth")? = Some(gather);
         let mut at = 0;
         for part in std::iter::once(first).chain(parts) {
             let bytes = part.blocks.len() * BLOCK as usize;
-            self.read_part(tag, part, io.offset + at as u64, at, &mut whole)?;
+            self.read_part(tag, part, io.offset + at as u64, at, &mut into)?;
             at += bytes;
         }
         let slot = self.gathers.get_mut(tag).context("a tag beyond the depth")?;
-        if let (Some(gather), Some(into)) = (slot.as_mut(), whole) {
+        if let Some(gather) = slot.as_mut() {
             gather.into = into;
             gather.left -= 1;
         }
@@ -274,12 +270,6 @@ impl Queue for DiskQueue {
 }
 
 impl Shared {
-    fn is_one_run(&self, part: &Part) -> Result<bool> {
-        let leaf = self.leaf(part.leaf)?.lock();
-        let entries = leaf.entries.get(part.blocks.clone()).context("a read behind the end of the disk")?;
-        Ok(runs(entries).next().is_some_and(|run| run.len() == entries.len()))
-    }
-
     /// Reads with the map held, so that nothing is freed meanwhile.
     fn read_now(&self, offset: u64, into: &mut [u8]) -> Result<()> {
         let first = offset / u64::from(BLOCK);
