@@ -75,8 +75,7 @@ pub fn calibrate(device: &dyn Device, clock: &dyn Clock, scratch: Range<u64>) ->
         device.flush()?;
         let middle = clock.monotonic_ns();
         if let Err(error) = group(round, true) {
-            let refused = matches!(error.errno(), Some(libc::EOPNOTSUPP | libc::EINVAL)) || error.is_unsupported();
-            if !refused {
+            if !error.is_refusal() {
                 return Err(error);
             }
             durables.clear();

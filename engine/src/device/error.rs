@@ -140,6 +140,12 @@ impl DeviceError {
         matches!(self, DeviceError::Unsupported { .. })
     }
 
+    /// The system does not know what was asked for, and has not tried: nothing was written, and no report of a lost write was used up.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        matches!(self.errno(), Some(libc::EOPNOTSUPP | libc::EINVAL)) || self.is_unsupported()
+    }
+
     /// The system's error number, where there is one.
     #[must_use]
     pub fn errno(&self) -> Option<i32> {

@@ -22,6 +22,9 @@ pub(super) struct Opened {
     pub(super) geometry: Geometry,
     pub(super) memory_alignment: usize,
     pub(super) direct: bool,
+    /// As on a file system without durable writes.
+    #[cfg(test)]
+    pub(super) refuses_durable: std::sync::atomic::AtomicBool,
 }
 
 // The two requests that the libc crate does not have for every target.
@@ -69,7 +72,15 @@ pub(super) fn open(path: &Path, mode: OpenMode, exclusive: bool) -> Result<(Open
     };
     let size_bytes = size - size % u64::from(logical_block_bytes);
     let geometry = Geometry { size_bytes, logical_block_bytes, is_block_device };
-    Ok((Opened { io, geometry, memory_alignment, direct }, claim))
+    let opened = Opened {
+        io,
+        geometry,
+        memory_alignment,
+        direct,
+        #[cfg(test)]
+        refuses_durable: std::sync::atomic::AtomicBool::new(false),
+    };
+    Ok((opened, claim))
 }
 
 /// Takes the exclusive lock, on a descriptor of its own.

@@ -84,7 +84,7 @@ impl Ring {
     /// A write of `length` bytes from `start`, in this ring's terms; durable at its completion if asked for.
     pub(super) fn write(&self, memory: (bool, *const u8), length: usize, offset: u64, durable: bool) -> squeue::Entry {
         let length = request_length(length);
-        let flags = if durable { libc::RWF_DSYNC } else { 0 };
+        let flags = if durable { self.durable_flags() } else { 0 };
         macro_rules! write {
             ($file:expr) => {
                 match memory {
@@ -106,7 +106,7 @@ impl Ring {
         offset: u64,
         durable: bool,
     ) -> squeue::Entry {
-        let flags = if durable { libc::RWF_DSYNC } else { 0 };
+        let flags = if durable { self.durable_flags() } else { 0 };
         let count = u32::try_from(pieces.len()).unwrap_or(0);
         macro_rules! write {
             ($file:expr) => {
@@ -138,6 +138,15 @@ impl Ring {
     /// Whether `buffer` can be used with the "fixed" requests of this ring.
     pub(super) fn has_registered(&self, buffer: &super::AlignedBuf) -> bool {
         self.arena.as_ref().is_some_and(|arena| buffer.is_in(arena))
+    }
+
+    fn durable_flags(&self) -> i32 {
+        #[cfg(test)]
+        if self.opened.refuses_durable.load(std::sync::atomic::Ordering::Relaxed) {
+            // No file system knows it.
+            return 1 << 30;
+        }
+        libc::RWF_DSYNC
     }
 
     fn descriptor(&self) -> types::Fd {

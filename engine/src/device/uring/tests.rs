@@ -136,6 +136,28 @@ fn bytes_come_back_from_loop_devices_of_both_block_sizes() {
     }
 }
 
+/// A file system without `RWF_DSYNC`: the kernel refuses the request itself.
+#[test]
+fn a_file_that_refuses_durable_writes_is_flushed() {
+    let image = Image::new(8 * MIB);
+    let device = image.open();
+    device.opened.refuses_durable.store(true, Ordering::Relaxed);
+    let clock = crate::hlc::SystemClock::new();
+    let found = super::super::calibrate(&device, &clock, 0..MIB).unwrap();
+    assert_eq!((found.barrier, found.rounds), (envoyfs_layout::superblock::Barrier::Flush, 0));
+    // Neither who writes himself nor the write thread takes a refusal for a lost write.
+    for lazy in [true, false] {
+        let write = Write::whole(MIB, filled(&device, 4096, 1)).durable();
+        let refused = device.submit(if lazy { write.lazy() } else { write }).wait();
+        assert!(matches!(refused, Err(DeviceError::Io { errno: libc::EOPNOTSUPP, .. })), "{refused:?}");
+        device.submit(Write::whole(MIB, filled(&device, 4096, 2))).wait().unwrap();
+        device.flush().unwrap();
+    }
+    let mut read = device.buffers().take(4096);
+    device.read(MIB, &mut read).unwrap();
+    assert!(read.as_slice().iter().all(|byte| *byte == 2));
+}
+
 #[test]
 fn discarded_ranges_read_as_zero_on_a_file_and_a_loop_device() {
     let image = Image::new(4 * MIB);

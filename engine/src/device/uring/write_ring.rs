@@ -386,7 +386,7 @@ impl WriteThread {
             Answer::Done(run, outcome) => (run, outcome),
         };
         self.free.push(index);
-        if run.is_durable() && outcome.is_err() && !self.is_block_device {
+        if run.is_durable() && !self.is_block_device && outcome.as_ref().is_err_and(|error| !error.is_refusal()) {
             // The file system's one report of a lost write back may have gone to this write: see the flush.
             self.flush_failed.store(true, Ordering::Release);
         }
@@ -401,6 +401,8 @@ impl WriteThread {
     /// leaked; everybody who waits learns of it.
     fn give_up(&mut self, errno: i32) {
         tracing::error!(errno, "the write ring cannot be entered: writes end here");
+        // What the kernel has may arrive at any time.
+        self.flush_failed.store(true, Ordering::Release);
         let in_kernel = self.jobs.iter_mut().filter_map(Option::take).map(|run| (run, true));
         let waiting = self.backlog.drain(..).map(|run| (run, false));
         for (mut run, is_in_kernel) in in_kernel.chain(waiting).collect::<Vec<_>>() {

@@ -68,17 +68,23 @@ impl Hands for OwnRing {
         let mut jobs = jobs;
         jobs.sort_by_key(|job| job.write.offset);
         let mut runs = self.runs(&jobs);
-        match ring.try_lock().as_deref_mut() {
-            Some(Some(ring)) => write_runs(ring, &jobs, &mut runs),
-            // In use further up on this thread's stack: a function of a ticket waits, which it must not.
-            _ => return Err(jobs),
+        {
+            // In use further up on this thread's stack: a function of a ticket waits, which it must not. Or it could not be entered before.
+            let Some(mut own) = ring.try_lock() else { return Err(jobs) };
+            let Some(ring) = own.as_mut() else { return Err(jobs) };
+            if !write_runs(ring, &jobs, &mut runs) {
+                // With what was not handed to the kernel, and with completions that would be taken for those of other writes.
+                *own = None;
+                // What was handed to it may arrive at any time, so nothing may be written there again, nor called durable.
+                self.flush_failed.store(true, Ordering::Release);
+            }
         }
         let outcomes = runs.into_iter().flat_map(|run| {
             let outcome = run.outcome.unwrap_or(Err(DeviceError::Closed));
             run.jobs.map(move |_| outcome.clone())
         });
         let done = jobs.into_iter().zip(outcomes).map(|(job, outcome)| {
-            if job.write.durable && outcome.is_err() && !self.is_block_device {
+            if job.write.durable && !self.is_block_device && outcome.as_ref().is_err_and(|error| !error.is_refusal()) {
                 // The file system's one report of a lost write back may have gone to this write: see the flush.
                 self.flush_failed.store(true, Ordering::Release);
             }
@@ -148,8 +154,8 @@ impl Run {
     }
 }
 
-/// Writes them all; each has an outcome afterwards.
-fn write_runs(ring: &mut Ring, jobs: &[Job], runs: &mut [Run]) {
+/// Writes them all; each has an outcome afterwards. False: the ring cannot be entered, and must not be used any more.
+fn write_runs(ring: &mut Ring, jobs: &[Job], runs: &mut [Run]) -> bool {
     let mut todo: Vec<usize> = (0..runs.len()).rev().collect();
     let (mut under_way, mut failures) = (0_usize, 0);
     loop {
@@ -167,9 +173,9 @@ fn write_runs(ring: &mut Ring, jobs: &[Job], runs: &mut [Run]) {
             under_way += 1;
         }
         if under_way == 0 {
-            return;
+            return true;
         }
-        let entered = ring.enter(under_way);
+        let entered = enter(ring, under_way);
         while let Some(completion) = ring.uring.completion().next() {
             under_way -= 1;
             let Ok(index) = usize::try_from(completion.user_data()) else { continue };
@@ -183,10 +189,16 @@ fn write_runs(ring: &mut Ring, jobs: &[Job], runs: &mut [Run]) {
             failures += 1;
             if failures > ATTEMPTS {
                 give_up(jobs, runs, errno_of(&error));
-                return;
+                return false;
             }
         }
     }
+}
+
+fn enter(ring: &mut Ring, want: usize) -> std::io::Result<()> {
+    #[cfg(test)]
+    tests::broken(ring)?;
+    ring.enter(want)
 }
 
 /// The ring cannot be entered any more. What is in the kernel stays there for an unknown time, so its memory is leaked.

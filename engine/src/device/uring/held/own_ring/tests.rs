@@ -9,6 +9,23 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const BLOCK: usize = 4096;
+
+thread_local! {
+    /// Enters of this thread that fail from now on, and whether they hand over to the kernel what is in the ring.
+    static BROKEN: std::cell::Cell<(u32, bool)> = const { std::cell::Cell::new((0, false)) };
+}
+
+pub(super) fn broken(ring: &mut Ring) -> std::io::Result<()> {
+    let (left, hands_over) = BROKEN.get();
+    if left == 0 {
+        return Ok(());
+    }
+    BROKEN.set((left - 1, hands_over));
+    if hands_over {
+        ring.uring.submit().unwrap();
+    }
+    Err(std::io::Error::from_raw_os_error(libc::EBADF))
+}
 const LIMITED: &str = "ENVOYFS_TEST_LIMITED";
 
 /// Runs the test `name` again, as a process that `limit` (shell commands) was done to; the parent returns `None`, the child the folder of an image of 4 MiB.
@@ -180,4 +197,91 @@ fn a_device_works_where_no_memory_may_be_locked() {
     let mut done = Vec::new();
     reads.wait(10, &mut done);
     assert!(done.len() == 10 && done.iter().all(|read| read.outcome.is_ok() && read.buffer.as_slice()[0] >= 3));
+}
+
+fn own_ring(folder: &Path) -> (OwnRing, Arc<AtomicBool>) {
+    let (opened, _claim) = super::super::super::open::open(&folder.join("image"), OpenMode::ReadWrite, false).unwrap();
+    let flush_failed = Arc::new(AtomicBool::new(false));
+    (OwnRing::new(Arc::new(opened), None, Arc::clone(&flush_failed)), flush_failed)
+}
+
+fn jobs_of(blocks: std::ops::Range<u64>, mark: u8) -> Vec<Job> {
+    let job = |block: u64| {
+        let (_, completion) = Ticket::pair_driven_by(None);
+        Job::new(Write::whole(block * BLOCK as u64, filled(mark)), completion)
+    };
+    blocks.map(job).collect()
+}
+
+/// Whether the kernel has the writes or not: everybody is answered, the ring is gone and used no more, and what it may still write from is nobody else's.
+#[test]
+fn a_ring_that_cannot_be_entered_is_given_up_with_all_that_is_in_it() {
+    for hands_over in [false, true] {
+        let dir = image(1 << 20);
+        let (own, flush_failed) = own_ring(dir.path());
+        assert_eq!(own.write(jobs_of(0..3, 1)).ok().unwrap().len(), 3);
+        assert!(!flush_failed.load(Ordering::Acquire));
+        BROKEN.set((ATTEMPTS + 1, hands_over));
+        // A request of two pieces, and one alone.
+        let mut jobs = jobs_of(8..10, 7);
+        jobs.extend(jobs_of(12..13, 7));
+        let memory: Vec<std::sync::Weak<AlignedBuf>> = jobs.iter().map(|job| Arc::downgrade(&job.write.buf)).collect();
+        let done = own.write(jobs).ok().unwrap();
+        assert_eq!(BROKEN.get().0, 0);
+        assert_eq!(done.len(), 3);
+        let told = |outcome: &Result<(), DeviceError>| match outcome {
+            Ok(()) => hands_over,
+            Err(error) => error.errno() == Some(libc::EBADF),
+        };
+        for (completion, outcome) in done {
+            assert!(told(&outcome), "{outcome:?}");
+            // Only what was answered well is given back.
+            completion.complete(outcome);
+        }
+        assert!(flush_failed.load(Ordering::Acquire) && own.rings.own().unwrap().lock().is_none());
+        if !hands_over {
+            assert!(memory.iter().all(|buffer| buffer.upgrade().is_some()), "the kernel may have it");
+        }
+        // Nothing is written by this thread any more, and no late completion is taken for that of another write.
+        let refused = own.write(jobs_of(20..22, 9)).err().unwrap();
+        assert_eq!(refused.len(), 2);
+        drop((own, refused));
+        let device = open(dir.path());
+        device.flush().unwrap();
+        let found = marks(&device, 0..24);
+        for (block, mark) in found.into_iter().enumerate() {
+            let fits = match block {
+                0..3 => mark == 1,
+                8..10 | 12 => mark == 0 || hands_over && mark == 7,
+                _ => mark == 0,
+            };
+            assert!(fits, "block {block} holds {mark}");
+        }
+    }
+}
+
+#[test]
+fn a_ring_that_can_be_entered_again_goes_on() {
+    let dir = image(1 << 20);
+    let (own, flush_failed) = own_ring(dir.path());
+    BROKEN.set((ATTEMPTS, false));
+    let done = own.write(jobs_of(0..3, 5)).ok().unwrap();
+    assert!(done.iter().all(|(_, outcome)| outcome.is_ok()) && !flush_failed.load(Ordering::Acquire));
+    assert_eq!(own.write(jobs_of(3..4, 6)).ok().unwrap().len(), 1);
+    assert_eq!(marks(&open(dir.path()), 0..5), [5, 5, 5, 6, 0]);
+}
+
+/// The whole device: who waits is told, later writes and flushes are refused, reads go on.
+#[test]
+fn a_device_whose_ring_was_given_up_promises_nothing_more() {
+    let dir = image(1 << 20);
+    let device = open(dir.path());
+    lazily(&device, 1, 1).wait().unwrap();
+    BROKEN.set((ATTEMPTS + 1, false));
+    let tickets: Vec<Ticket> = (2..5).map(|block| lazily(&device, block, 2)).collect();
+    assert!(tickets.iter().all(|ticket| ticket.wait().is_err()));
+    let later = lazily(&device, 6, 3).wait();
+    assert!(matches!(later, Err(DeviceError::Poisoned { .. })), "{later:?}");
+    assert!(matches!(device.flush(), Err(DeviceError::Poisoned { .. })));
+    assert_eq!(marks(&device, 1..7), [1, 0, 0, 0, 0, 0]);
 }
