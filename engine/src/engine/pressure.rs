@@ -5,12 +5,18 @@
 //! delay of b bytes = b * (how long a checkpoint takes) / (ring left), a part of it in the first eighth of the ring above the half
 //! ```
 //! All writers share one *slot*, which each moves on by his delay: so together they take no more than the ring has left in the time that a checkpoint takes, whatever their
-//! number. What is left falls as exp(-t/T), and never to nothing. Delays below [`WAIT_NS_MIN`] are not waited for, but the slot moves on: several of them come to one that is.
+//! number. What is left falls as exp(-t/T), and never to nothing, as long as nobody would wait for more than [`WAIT_NS_MAX`]. Delays below [`WAIT_NS_MIN`] are not waited for, but the slot moves on: several of them come to one that is.
 
 use crate::wal::Room;
 
 /// Nobody sets a timer for less; the slot is ahead of the clock meanwhile.
 pub(super) const WAIT_NS_MIN: u64 = 1_000_000;
+/// Nobody is held back for longer, whatever is estimated.
+///
+/// One delay is b T / L; with W writers in line the last of them waits W b T / L, so this is met when L = W b T / (1 s): 2.6 MiB of ring for 64 writers of 4 KiB and a checkpoint of
+/// 10 s. From there on W records a second are let in, which take just those 2.6 MiB in T: the ring lasts as long as the checkpoint was expected to take. If it takes longer, the ring
+/// is met full, and that wait ends with the publication. So a larger limit would gain nothing but longer waits; half a second would meet the full ring twice as early.
+const WAIT_NS_MAX: u64 = 1_000_000_000;
 /// How long a checkpoint takes, before the first one of a mount.
 const CHECKPOINT_NS: u64 = 100_000_000;
 
@@ -61,7 +67,8 @@ impl Pressure {
             bytes * u128::from(self.checkpoint_ns(now_ns)) / (u128::from(left) * u128::from(room.block_bytes.max(1)));
         let ramp = u128::from(room.ring_blocks / 8).max(1);
         let delay = full * u128::from(over).min(ramp) / ramp;
-        self.slot_ns = self.slot_ns.max(now_ns).saturating_add(u64::try_from(delay).unwrap_or(u64::MAX));
+        let slot = self.slot_ns.max(now_ns).saturating_add(u64::try_from(delay).unwrap_or(u64::MAX));
+        self.slot_ns = slot.min(now_ns.saturating_add(WAIT_NS_MAX));
         self.slot_ns
     }
 }

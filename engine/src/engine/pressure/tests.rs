@@ -1,6 +1,6 @@
 //! Writers and a slow checkpointer in virtual time: with the delays the ring is never met full, and they grow smoothly; without them writers stop dead.
 
-use super::{Pressure, WAIT_NS_MIN};
+use super::{Pressure, WAIT_NS_MAX, WAIT_NS_MIN};
 use crate::wal::Room;
 
 const MS: u64 = 1_000_000;
@@ -19,8 +19,18 @@ struct Met {
 
 /// `writers` that each want to append a record of a block every `gap_ns`; checkpoints that take `checkpoint_ns` each, begun at a quarter of the ring.
 fn run(ring_blocks: u64, writers: u64, gap_ns: u64, checkpoint_ns: impl Fn(u64) -> u64, delays: bool) -> Met {
+    run_from(Pressure::default(), ring_blocks, writers, gap_ns, checkpoint_ns, delays)
+}
+
+fn run_from(
+    mut pressure: Pressure,
+    ring_blocks: u64,
+    writers: u64,
+    gap_ns: u64,
+    checkpoint_ns: impl Fn(u64) -> u64,
+    delays: bool,
+) -> Met {
     let mut met = Met::default();
-    let mut pressure = Pressure::default();
     let mut ready: Vec<u64> = (0..writers).map(|writer| writer * gap_ns / writers).collect();
     let (mut used, mut records, mut frozen_used, mut ends, mut number) = (0_u64, 0_u64, 0_u64, None, 0);
     loop {
@@ -120,4 +130,40 @@ fn small_delays_come_to_one_that_is_waited_for() {
     assert_eq!(slots.iter().filter(|slot| **slot < WAIT_NS_MIN).count(), 3);
     pressure.published(5);
     assert_eq!(pressure.take(&Room { used_blocks: 512, ..room }, 64, 7), 7);
+}
+
+/// A checkpoint that hangs, a record as large as what is left, many writers: each alone would be held back for hours.
+#[test]
+fn nobody_is_held_back_for_longer_than_the_limit() {
+    let room = Room {
+        ring_blocks: 1024,
+        used_blocks: 990,
+        waiting_blocks: 0,
+        reserved_blocks: 0,
+        reserve_blocks: 24,
+        block_bytes: 4096,
+        records: 990,
+    };
+    let mut pressure = Pressure::default();
+    pressure.frozen(0);
+    let mut now = 3_600_000 * MS;
+    for writer in 0..200_u64 {
+        let slot = pressure.take(&room, 40_000, now);
+        assert!(slot <= now + WAIT_NS_MAX, "writer {writer} waits for {} ms", (slot - now) / MS);
+        assert_eq!(slot, now + WAIT_NS_MAX, "writer {writer}: a full ring is worth the longest delay");
+        now += 3 * MS;
+    }
+}
+
+/// As many writers as the limit lets in take what is left in the time that a checkpoint is expected to take, not sooner.
+#[test]
+fn at_the_limit_the_ring_lasts_as_long_as_the_checkpoint() {
+    // 64 writers who come back at once, and a checkpoint of 10 s: at the limit from 640 blocks on.
+    let known = Pressure { last_ns: 10_000 * MS, ..Pressure::default() };
+    let paced = run_from(known, 4 << 10, 64, 64, |_| 10_000 * MS, true);
+    assert_eq!(paced.full, 0, "{paced:?}");
+    assert!(paced.used_max > 3 << 10, "the limit was not met: {paced:?}");
+    // One that takes three times as long as it was expected to: the ring is met full, once by each.
+    let late = run_from(known, 4 << 10, 64, 64, |number| if number == 1 { 30_000 * MS } else { 10_000 * MS }, true);
+    assert!(late.full <= 64, "{late:?}");
 }
