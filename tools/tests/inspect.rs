@@ -83,6 +83,7 @@ fn names_of_json_fields_do_not_change() {
         "area_a_offset",
         "area_b_offset",
         "area_slot_bytes",
+        "barrier",
         "compatible_features",
         "containers",
         "copies",
@@ -105,8 +106,13 @@ fn names_of_json_fields_do_not_change() {
         "size_bytes",
         "table_copies",
         "volume",
+        "write_cache_at_format",
     ];
     assert_eq!(fields(&superblock), expected);
+    let barrier = superblock["barrier"].as_str().unwrap();
+    assert!(["flush", "durable writes", "write-through"].contains(&barrier), "{barrier}");
+    assert_eq!(superblock["write_cache_at_format"], Value::Null, "the system says nothing of image files");
+    assert!(text(&path, &[]).lines().any(|line| line.contains("barrier") && line.ends_with(barrier)));
     assert_eq!(superblock["size_bytes"], 128 << 20);
     assert_eq!(fields(&superblock["copies"][0]), ["copy", "offset", "sequence", "state"]);
     let container = json(&path, &["container", "0"]);

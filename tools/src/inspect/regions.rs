@@ -5,7 +5,7 @@ use super::store::{Copy, Found, Store};
 use super::tree::{Fields, Tree, error};
 use anyhow::Result;
 use envoyfs_layout::roots::RootsObject;
-use envoyfs_layout::superblock::Superblock;
+use envoyfs_layout::superblock::{Barrier, Superblock, device_cache};
 use envoyfs_layout::{ClientRoots, Hlc, Reference, checksum};
 
 /// The four copies, which of them rules and why, and what it says.
@@ -115,6 +115,8 @@ fn geometry(store: &Store, superblock: &Superblock) -> Fields {
         ("area_b_offset", superblock.area_b.into()),
         ("area_slot_bytes", Tree::Bytes(superblock.area_slot_bytes)),
         ("segments_offset", superblock.segments_offset.into()),
+        ("barrier", barrier(superblock.barrier).into()),
+        ("write_cache_at_format", write_cache(superblock.device_cache)),
         ("compatible_features", Tree::Hex(superblock.compatible)),
         ("read_only_features", Tree::Hex(superblock.read_only_compatible)),
         ("incompatible_features", Tree::Hex(superblock.incompatible)),
@@ -122,6 +124,27 @@ fn geometry(store: &Store, superblock: &Superblock) -> Fields {
         ("directory_copies", copies(&store.directories)),
         ("table_copies", copies(&store.tables)),
     ]
+}
+
+/// How what is written becomes durable, as mkfs measured it to be best.
+const fn barrier(barrier: Barrier) -> &'static str {
+    match barrier {
+        Barrier::Flush => "flush",
+        Barrier::ForcedUnitAccess => "durable writes",
+        Barrier::WriteThrough => "write-through",
+    }
+}
+
+/// What the system said about the device when it was formatted.
+fn write_cache(bits: u8) -> Tree {
+    let has = |bit: u8| bits & bit != 0;
+    if !has(device_cache::KNOWN) {
+        return Tree::None;
+    }
+    Tree::Map(vec![
+        ("volatile", has(device_cache::VOLATILE).into()),
+        ("forced_unit_access", has(device_cache::FORCED_UNIT_ACCESS).into()),
+    ])
 }
 
 /// The client's roots: both copies.
@@ -190,4 +213,25 @@ pub fn root_references(store: &Store) -> Result<Vec<Reference>> {
         }
     }
     Ok(Vec::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_mkfs_found_is_named() {
+        let names = [Barrier::Flush, Barrier::ForcedUnitAccess, Barrier::WriteThrough].map(barrier);
+        assert_eq!(names, ["flush", "durable writes", "write-through"]);
+        let said = |volatile: bool, forced: bool| {
+            Tree::Map(vec![("volatile", volatile.into()), ("forced_unit_access", forced.into())])
+        };
+        let bits = |bits: &[u8]| write_cache(bits.iter().sum());
+        assert_eq!(bits(&[]), Tree::None);
+        // Nothing was asked: whatever else is set says nothing.
+        assert_eq!(bits(&[device_cache::VOLATILE]), Tree::None);
+        assert_eq!(bits(&[device_cache::KNOWN]), said(false, false));
+        assert_eq!(bits(&[device_cache::KNOWN, device_cache::VOLATILE]), said(true, false));
+        assert_eq!(bits(&[device_cache::ALL]), said(true, true));
+    }
 }
