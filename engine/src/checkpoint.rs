@@ -437,7 +437,7 @@ impl Engine {
 
     /// Segment numbers reserved from the next publication on.
     pub(crate) fn segment_bound(&self, space: &Space) -> u64 {
-        space.numbers.reserve(self.shape.containers)
+        space.numbers.reserve()
     }
 }
 

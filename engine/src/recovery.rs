@@ -27,7 +27,7 @@ use crate::state::{Fragment, Pager, State};
 use crate::store::{DataObject, Replayed, Result, Roots};
 use crate::superblock::{self, OpenError, PublishedTable};
 use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::wal::recovery::{Adopted, Found, FoundRecord, Judge, scan};
 use crate::wal::{Config, RingGeometry, Wal, publish_cut};
 use envoyfs_layout::batch::Batch;
@@ -307,11 +307,7 @@ impl Engine {
         );
         let first = first_numbers(&entry.bounds, found, superblock.sequence);
         let next = superblock.next();
-        let numbers = Numbers {
-            segment: AtomicU32::new(u32::try_from(first.segment.max(1)).unwrap_or(u32::MAX)),
-            segment_bound: AtomicU64::new(0),
-            opening: AtomicU64::new(next.sequence << 20),
-        };
+        let numbers = Numbers::new(first.segment, next.sequence << 20, self.shape.containers);
         let in_flight = self.options.settings.in_flight_bytes;
         let (device, reader) = (Arc::clone(&self.device), Arc::clone(&self.reader));
         let space = Space::new(device, reader, Arc::clone(&wal), containers, numbers, in_flight);

@@ -107,6 +107,11 @@ impl Engine {
                 self.wait_for_checkpoint(writer, Reason::Log, "room for data objects")?;
                 continue;
             }
+            if data > 0 && writer.space.numbers.is_short() {
+                let _timing = self.metrics.time(&self.metrics.admission.wait_log);
+                self.wait_for_checkpoint(writer, Reason::Log, "segment numbers beyond the durable bound")?;
+                continue;
+            }
             if !slowed {
                 slowed = true;
                 self.slow_down(writer, need.tier, log_bytes);
@@ -257,7 +262,8 @@ impl Engine {
         }
         let room = writer.wal.room();
         let unpublished = writer.unpublished.load(Ordering::Relaxed);
-        if room.is_checkpoint_due() || unpublished > self.options.settings.unpublished_objects / 2 {
+        let numbers_end = writer.space.numbers.is_raise_due();
+        if room.is_checkpoint_due() || numbers_end || unpublished > self.options.settings.unpublished_objects / 2 {
             return Some(Reason::Log);
         }
         let free = writer.free();

@@ -97,6 +97,9 @@ impl StreamKind {
 
 /// No segment number from here on: it has 32 bits in an object's id.
 const SEGMENT_NUMBER_END: u64 = u32::MAX as u64;
+/// Most numbers that a publication reserves: what a mount after a crash skips. 2^32 / 2^14 are 262 144 crashes, whatever the size of the store; 16 384 segments of 16 MiB are 256 GiB
+/// between two publications, more than a log holds records of.
+const CHUNK_MAX: u64 = 1 << 14;
 
 /// Segment numbers and openings to hand out.
 #[derive(Debug)]
@@ -107,24 +110,54 @@ pub struct Numbers {
     pub segment_bound: AtomicU64,
     /// Next sequence of opening.
     pub opening: AtomicU64,
+    /// How many a publication reserves.
+    pub chunk: AtomicU64,
 }
 
 impl Numbers {
+    /// From `first` on, of a store with so many containers. None may be drawn yet.
+    #[must_use]
+    pub fn new(first: u64, opening: u64, containers: u32) -> Self {
+        Self {
+            segment: AtomicU32::new(u32::try_from(first.max(1)).unwrap_or(u32::MAX)),
+            segment_bound: AtomicU64::new(0),
+            opening: AtomicU64::new(opening),
+            chunk: AtomicU64::new(Self::chunk(containers)),
+        }
+    }
     /// The next segment number; none beyond the durable bound.
     fn draw(&self) -> Option<u32> {
         let bound = self.segment_bound.load(Ordering::SeqCst).min(SEGMENT_NUMBER_END);
         let next = |next: u32| (u64::from(next) < bound).then(|| next.saturating_add(1));
         self.segment.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next).ok()
     }
-    /// How many a publication reserves on a store with so many containers: more than can be opened before the one after it.
+    /// How many a publication reserves on a store with so many containers: of few, more than can be opened before the one after it.
     #[must_use]
     pub fn chunk(containers: u32) -> u64 {
-        2 * u64::from(containers) + 16
+        (2 * u64::from(containers) + 16).min(CHUNK_MAX)
     }
     /// The bound for the next publication.
     #[must_use]
-    pub fn reserve(&self, containers: u32) -> u64 {
-        (u64::from(self.segment.load(Ordering::SeqCst)) + Self::chunk(containers)).min(SEGMENT_NUMBER_END)
+    pub fn reserve(&self) -> u64 {
+        (u64::from(self.segment.load(Ordering::SeqCst)) + self.chunk.load(Ordering::Relaxed)).min(SEGMENT_NUMBER_END)
+    }
+    /// Whether a publication should raise the bound soon: five eighths of what one reserves are left, so that nobody need wait. Where that is twice the containers, three quarters of
+    /// them were opened since the last.
+    #[must_use]
+    pub fn is_raise_due(&self) -> bool {
+        self.left() < self.chunk.load(Ordering::Relaxed) / 8 * 5 && !self.is_end_reserved()
+    }
+    /// Whether writers of data wait for that: half is for the checkpoint, and for operations under way.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        self.left() < self.chunk.load(Ordering::Relaxed) / 2 && !self.is_end_reserved()
+    }
+    fn left(&self) -> u64 {
+        self.segment_bound.load(Ordering::SeqCst).saturating_sub(self.segment.load(Ordering::SeqCst).into())
+    }
+    /// There is nothing to raise it to.
+    fn is_end_reserved(&self) -> bool {
+        self.segment_bound.load(Ordering::SeqCst) >= SEGMENT_NUMBER_END
     }
     /// How many chunks are left from a number on. With none, nothing can be written, with one only checkpoints; data is refused before deletions are.
     #[must_use]

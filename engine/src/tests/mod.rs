@@ -15,6 +15,7 @@ mod metrics;
 mod models;
 #[cfg(feature = "models")]
 mod pin_models;
+mod numbers;
 mod pins;
 mod pressure;
 mod relocation;
