@@ -54,9 +54,8 @@ impl Engine {
         drop(batches);
         held.stop();
         let mut ledger = writer.admission.ledger.lock();
-        ledger.frozen = std::mem::take(&mut ledger.current);
+        ledger.freeze();
         ledger.pressure.frozen(self.options.clock.monotonic_ns());
-        ledger.admitted = 0;
         #[cfg(test)]
         {
             let free = u64::from(writer.space.free_containers()) * writer.admission.budget.container_bytes;

@@ -3,9 +3,14 @@
 //! ```text
 //! free containers >= R/2 + data promised         R = 2(D + P) + C/(1-u) + (O + 2)S      for writers
 //! free and coming containers >= R + data promised                                       coming: emptied by the cleaner, released by the next publication
-//! nodes and payloads admitted since a freeze <= D + P                                   for everybody
+//! nodes and payloads admitted since a freeze <= max(D + P, twice the largest operation's)     for everybody
 //! free containers >= nodes and payloads not written yet + max(5 containers, 3 containers + all pages twice and what they may grow by)     for all but the last tier
+//! free containers >= nodes and payloads not written yet + 2 containers                  for the last tier
 //! ```
+//!
+//! An operation below thousands of directories is charged for all of them, which may be more than D + P: then each publication would hold one such operation, and making n
+//! directories in each other would write n^2 / 2 nodes. Since those above are charged once a batch, a batch of twice the largest operation holds as many smaller ones as one of
+//! these takes, and what is written stays within a small multiple of what is made. What is free bounds both ([`Ledger::admit`]).
 //!
 //! R is sized so that two checkpoints' nodes and payloads, their system pages and the open segments fit: so a writer that is let in never takes what a checkpoint or a
 //! deletion needs. Later tiers may go deeper into it.
@@ -42,6 +47,9 @@ const OPEN: u64 = 3;
 pub const SPARE: u32 = 5;
 /// What is left of them then.
 const SPARE_LAST: u32 = 3;
+/// What the last tier leaves beside them: the container of nodes that its publication may begin, and the one of pages. Others leave one more at least, so it begins with one at zero
+/// user space, and gets it back from its own publication: that frees what it removes, or the nodes that it rewrote.
+const SPARE_OF_LAST_TIER: u32 = 2;
 /// Containers that a publication may begin and not fill: nodes, payloads, pages.
 const STREAMS: u32 = 3;
 
@@ -101,6 +109,8 @@ pub struct Ledger {
     pub current: u64,
     /// The same of the frozen batch.
     pub frozen: u64,
+    /// The largest permit given since the last freeze, in the same bytes.
+    pub largest: u64,
     /// Operations waiting.
     pub waiting: u32,
     /// What they wait for.
@@ -171,12 +181,15 @@ impl Ledger {
     /// Takes the bytes if the operation may start.
     pub fn admit(&mut self, budget: &Budget, free: Free, tier: Tier, data: u64, dirty: u64) -> Result<(), Short> {
         let present = self.pending + self.current;
-        if dirty > 0 && present > 0 && present + dirty > budget.dirty_max {
+        if dirty > 0 && present > 0 && present + dirty > self.batch_max(budget, dirty) {
             return Err(Short::Dirty);
         }
         let unwritten = present + self.frozen + dirty;
-        let spare = self.spare(budget, unwritten);
-        if dirty > 0 && tier != Tier::Last && u64::from(free.now) * budget.container_bytes < unwritten + spare {
+        let spare = match tier {
+            Tier::Last => u64::from(SPARE_OF_LAST_TIER) * budget.container_bytes,
+            Tier::Writer | Tier::Shrinking => self.spare(budget, unwritten),
+        };
+        if dirty > 0 && u64::from(free.now) * budget.container_bytes < unwritten.saturating_add(spare) {
             self.short(free);
             return Err(Short::Space(0));
         }
@@ -193,6 +206,7 @@ impl Ledger {
         }
         self.data += data;
         self.pending += dirty;
+        self.largest = self.largest.max(dirty);
         self.admitted += data;
         self.total += data + dirty;
         Ok(())
@@ -209,11 +223,23 @@ impl Ledger {
         pages.max(u64::from(SPARE) * budget.container_bytes)
     }
 
+    /// A batch ends here; what has no record yet belongs to the next one.
+    pub fn freeze(&mut self) {
+        self.frozen = std::mem::take(&mut self.current);
+        self.largest = 0;
+        self.admitted = 0;
+    }
+
+    /// Bytes of nodes and payloads that one batch may be admitted with, an operation of so many among them.
+    fn batch_max(&self, budget: &Budget, dirty: u64) -> u64 {
+        budget.dirty_max.max(2 * self.largest.max(dirty))
+    }
+
     /// Whether so much is dirty that a checkpoint is due: three quarters of D + P, since the more overwrites meet a node before it is written, the fewer nodes and pages are. The rest is for
     /// operations until it freezes. What has no record yet is not taken by a checkpoint: for it alone one would follow the other.
     #[must_use]
-    pub const fn is_batch_full(&self, budget: &Budget) -> bool {
-        self.current > 0 && self.current + self.pending > budget.dirty_max / 4 * 3
+    pub fn is_batch_full(&self, budget: &Budget) -> bool {
+        self.current > 0 && self.current + self.pending > self.batch_max(budget, 0) / 4 * 3
     }
 
     /// Whether half of the room is used up, by enough data that a checkpoint is worth it: what died meanwhile comes back before anybody has to wait for it. A store with little room
@@ -285,7 +311,9 @@ mod tests {
         assert!(matches!(ledger.admit(&budget, now(none), Tier::Writer, 0, 100), Err(Short::Space(0))));
         assert_eq!(ledger.admit(&budget, now(none), Tier::Shrinking, 4096, 100), Ok(()));
         assert!(ledger.admit(&budget, now(0), Tier::Shrinking, 4096, 100).is_err());
-        assert_eq!(ledger.admit(&budget, now(0), Tier::Last, 0, 100), Ok(()));
+        assert_eq!(ledger.admit(&budget, now(SPARE_OF_LAST_TIER), Tier::Last, 0, 100), Err(Short::Space(0)));
+        assert_eq!(ledger.admit(&budget, now(SPARE_LAST), Tier::Last, 0, 100), Ok(()));
+        assert_eq!(ledger.admit(&budget, now(200), Tier::Writer, 0, budget.dirty_max), Ok(()));
         assert_eq!(ledger.admit(&budget, now(200), Tier::Writer, 0, budget.dirty_max), Err(Short::Dirty));
         ledger.frozen = ledger.pending;
         ledger.pending = 0;
@@ -310,6 +338,71 @@ mod tests {
         assert_eq!(ledger.admit(&budget, now(SPARE), Tier::Shrinking, 0, 4096), Ok(()));
         ledger.records += 1;
         assert_eq!(ledger.admit(&budget, now(SPARE), Tier::Shrinking, 0, 4096), short);
+    }
+
+    /// INV-25: whatever is admitted, whoever asks, and whether anything is given back or not.
+    #[test]
+    fn no_tier_is_admitted_with_nodes_that_have_no_container() {
+        let budget = Budget::new(256 * MIB, 1 << 20);
+        let mut random = 1_u64;
+        let mut draw = |below: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % below
+        };
+        let mut admitted = [0_u32; 3];
+        for _ in 0..2000 {
+            let free = now(u32::try_from(draw(30)).unwrap());
+            let mut ledger = Ledger { frozen: draw(4 * MIB), ..Ledger::default() };
+            (0..draw(4)).for_each(|_| ledger.published(free.now, false));
+            for _ in 0..100 {
+                let index = usize::try_from(draw(3)).unwrap();
+                let tier = [Tier::Writer, Tier::Shrinking, Tier::Last][index];
+                if ledger.admit(&budget, free, tier, 0, 1 + draw(600 << 10)).is_ok() {
+                    admitted[index] += 1;
+                    let unwritten = ledger.frozen + ledger.pending + ledger.current;
+                    let room = u64::from(free.now.saturating_sub(SPARE_OF_LAST_TIER)) * budget.container_bytes;
+                    assert!(unwritten <= room, "{tier:?}: {unwritten} bytes for {free:?}");
+                }
+            }
+        }
+        assert!(admitted.iter().all(|count| *count > 100), "{admitted:?}");
+    }
+
+    /// INV-26: at zero user space, so at the least that other tiers leave, the last one goes on.
+    #[test]
+    fn the_last_tier_has_a_container_at_zero_user_space() {
+        let budget = Budget::new(256 * MIB, 1 << 20);
+        for free in 3..40 {
+            let mut ledger = Ledger { barren: 2, ..Ledger::default() };
+            while ledger.admit(&budget, now(free), Tier::Shrinking, 0, 16 << 10).is_ok() {}
+            let mut deletions = 0;
+            while ledger.admit(&budget, now(free), Tier::Last, 0, 16 << 10).is_ok() {
+                deletions += 1;
+            }
+            let is_limited_by_the_batch = ledger.pending + (16 << 10) > budget.dirty_max;
+            assert!(deletions >= 32 || is_limited_by_the_batch, "{deletions} deletions with {free} containers");
+        }
+    }
+
+    #[test]
+    fn a_batch_holds_as_much_again_as_its_largest_operation() {
+        let budget = Budget::new(256 * MIB, 1 << 20);
+        let path = 2 * budget.dirty_max;
+        let mut ledger = Ledger::default();
+        assert_eq!(ledger.admit(&budget, now(200), Tier::Writer, 0, path), Ok(()));
+        ledger.current = std::mem::take(&mut ledger.pending);
+        assert!(!ledger.is_batch_full(&budget), "the operation alone fills it");
+        let mut more = 0;
+        while ledger.admit(&budget, now(200), Tier::Writer, 0, 4096).is_ok() {
+            more += 4096;
+        }
+        assert_eq!(more, path, "as many small ones as it took itself");
+        ledger.current += std::mem::take(&mut ledger.pending);
+        assert!(ledger.is_batch_full(&budget));
+        ledger.freeze();
+        assert_eq!((ledger.frozen, ledger.largest), (2 * path, 0));
+        // It is charged where there is room for it, and nowhere else.
+        assert_eq!(Ledger::default().admit(&budget, now(12), Tier::Writer, 0, path), Err(Short::Space(0)));
     }
 
     #[test]
