@@ -23,7 +23,7 @@ use crate::state::{State, law};
 use crate::store::{Changes, Frozen, Reason, Result, Roots, Tier};
 use crate::superblock;
 use crate::sync::atomic::Ordering;
-use crate::wal::{NewRecord, advance_start};
+use crate::wal::{NewRecord, Position, advance_start};
 use envoyfs_layout::batch::{Batch, BatchObject, PART_BYTES_MAX};
 use envoyfs_layout::checksum::crc32c;
 use envoyfs_layout::directory_page::{
@@ -232,6 +232,8 @@ impl Engine {
         }
         self.write_pages(space)?;
         let mut entry = published.entry.clone();
+        // Before the table: those that are in it.
+        let unlogged = space.unlogged();
         let table = {
             let state = self.state.lock();
             let marking = self.is_marking();
@@ -270,14 +272,18 @@ impl Engine {
             roots_twin: copies[1],
             batch: parts,
         };
-        let record = writer.wal.append_internal(NewRecord::engine(kind::CHECKPOINT, &body.encode()))?;
+        let record = self.log_checkpoint(writer, &body, unlogged.is_empty())?;
         writer.wal.frame()?;
-        let freeze = if sabotage::on(Rule::StartAtCheckpointRecord) { record.start } else { frozen.freeze };
-        let start = writer.wal.start_of(freeze);
-        let start = start
-            .ok_or_else(|| StoreError::Refused(format!("the log does not know where {:?} stands", frozen.freeze)))?;
+        let record_start = record.map_or(frozen.freeze, |record| record.start);
+        let freeze = if sabotage::on(Rule::StartAtCheckpointRecord) { record_start } else { frozen.freeze };
+        let start = match record {
+            Some(_) => writer.wal.start_of(freeze),
+            None => writer.wal.start_or_end_of(freeze),
+        };
+        let start =
+            start.ok_or_else(|| StoreError::Refused(format!("the log does not know where {freeze:?} stands")))?;
         entry.checkpoint = PublishedCheckpoint {
-            record: record.start,
+            record: record_start,
             epoch: entry.writer_epoch,
             freeze,
             stream_hash: 0,
@@ -292,7 +298,8 @@ impl Engine {
         let dropped =
             !batch.drops.is_empty() || self.state.lock().has_history() && !self.stalled.load(Ordering::SeqCst);
         let mut next = published.superblock.next();
-        next.hlc_bound = next_bound(writer.wal.believed_wall_ns(), record.hlc).max(published.superblock.hlc_bound);
+        let stamp = record.map_or_else(|| writer.wal.last_hlc(), |record| record.hlc);
+        next.hlc_bound = next_bound(writer.wal.believed_wall_ns(), stamp).max(published.superblock.hlc_bound);
         let mut directory = VolumeDirectory { sequence: 0, entry, table };
         if sabotage::on(Rule::ContainersReusedEarly) {
             releasable.iter().for_each(|container| space.release(*container));
@@ -303,7 +310,7 @@ impl Engine {
         superblock::write_directory(&*self.device, &mut next, &mut directory, &mut published.table)?;
         // Not `commit`: the record may be durable through somebody else's group, whose flush began before the directory was written.
         if sabotage::on(Rule::CommitInsteadOfBarrier) {
-            writer.wal.commit(record.end)?;
+            writer.wal.commit(record.map_or(freeze, |record| record.end))?;
         } else {
             writer.wal.barrier()?;
         }
@@ -313,6 +320,12 @@ impl Engine {
         stage.next(&stages.readers);
         writer.wal.raise_hlc_bound(next.hlc_bound);
         writer.wal.published(&start);
+        if record.is_none() {
+            self.log_published(writer, &body)?;
+        }
+        // A row that says nothing of what lies in it may yet be taken for an older one: what the log says of it is still missed. Those without a row are given back.
+        let untold = directory.table.iter().filter(|row| row.used_units == 0).map(|row| row.segment).collect();
+        space.tabled(&unlogged.difference(&untold).copied().collect());
         published.superblock = next;
         published.entry = directory.entry;
         published.roots.clone_from(&roots.references);
@@ -357,6 +370,39 @@ impl Engine {
         ledger.published(space.free_containers(), dropped);
         ledger.pressure.published(self.options.clock.monotonic_ns());
         Ok(())
+    }
+
+    /// The CHECKPOINT record, if the log tells of every segment that it may lead to, and has room for it: a mount that finds it adopts the checkpoint. Without one the checkpoint
+    /// takes effect with the superblock alone, and a crash before that leaves the previous one and the log, whole. So no ring is too full for the publication that empties it.
+    fn log_checkpoint(&self, writer: &Writer, body: &CheckpointBody, is_told: bool) -> Result<Option<Position>> {
+        let bytes = body.encode();
+        let record = NewRecord::engine(kind::CHECKPOINT, &bytes);
+        let appended = if is_told {
+            match writer.wal.append_spare(record) {
+                // More parts than a record can name.
+                Err(StoreError::TooLarge { .. }) => None,
+                appended => appended?,
+            }
+        } else {
+            None
+        };
+        if appended.is_none() {
+            tracing::debug!(checkpoint = body.number, "the log has no room for its record: published without one");
+            self.metrics.checkpoint.unrecorded.increment();
+            writer.wal.skip_record();
+        }
+        Ok(appended)
+    }
+
+    /// A checkpoint that was published without a record gets one now that the ring has room. A mount passes it over, being published; a rebuild learns by it that this checkpoint took place,
+    /// and does not start from the one before, of which space is reused from here on.
+    fn log_published(&self, writer: &Writer, body: &CheckpointBody) -> Result<()> {
+        let bytes = body.encode();
+        match writer.wal.append_spare(NewRecord::engine(kind::CHECKPOINT, &bytes)) {
+            Ok(Some(_)) => writer.wal.barrier(),
+            Ok(None) | Err(StoreError::TooLarge { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// An object of the engine's own: nothing references it but the record.

@@ -120,6 +120,7 @@ groups! {
         due_for_space: Counter = "Checkpoints due because of space.",
         due_idle: Counter = "Checkpoints due because nothing happened.",
         published: Counter = "Checkpoints published.",
+        unrecorded: Counter = "Of these, those without a CHECKPOINT record, for lack of room in the log.",
         failed: Counter = "Checkpoints that failed and poisoned the store.",
         total: Latency = "Time of a publication.",
         freeze_hold: Latency = "Time that a freeze held appends.",

@@ -30,7 +30,7 @@ use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::wal::recovery::{Adopted, Found, FoundRecord, Judge, scan};
 use crate::wal::{Config, RingGeometry, Wal, publish_cut};
-use envoyfs_layout::batch::Batch;
+use envoyfs_layout::batch::{Batch, PART_BYTES_MAX};
 use envoyfs_layout::checksum::{self, crc32c};
 use envoyfs_layout::directory_page::{Bounds, ContainerRow, ContainerState, VolumeDirectory, VolumeEntry};
 use envoyfs_layout::roots::RootsObject;
@@ -41,8 +41,12 @@ use envoyfs_layout::{Hlc, Oid, Reference, ReferenceKind, UNIT};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Batch parts that a CHECKPOINT record is expected to name at most when ring room is reserved for it.
-const BATCH_PARTS: usize = 64;
+/// Opened, placed and sealed.
+const RECORDS_OF_A_SEGMENT: u64 = 3;
+/// Segments that a checkpoint may begin beside those that it fills: of nodes, of payloads, and the ones that data is written to meanwhile.
+const SEGMENTS_BEGUN: u64 = 4;
+/// What is kept for a checkpoint is at most this part of the ring; from a freeze until its record it is twice as much.
+const RING_PARTS: u64 = 8;
 
 /// A stamp from here on leaves no room for the bound ahead of it, nor for those after it.
 const MILLISECONDS_END: u64 = 1 << 47;
@@ -493,16 +497,29 @@ impl Engine {
 }
 
 fn config(ring: RingGeometry, entry: &VolumeEntry, budget: &Budget, durable_writes: bool) -> Config {
-    let segments = budget.dirty_max / budget.container_bytes.max(1) + 4;
-    let body = ring.blocks_for(CheckpointBody::bytes(BATCH_PARTS) as u64) + 2;
-    // Opened, placed and sealed, each in a block of its own. A mount seals without records.
+    let segment_bytes = budget.container_bytes.max(1);
     Config {
         ring,
         writer_epoch: entry.writer_epoch,
-        checkpoint_blocks: 3 * segments + body,
+        checkpoint_blocks: checkpoint_blocks(&ring, budget.dirty_max, segment_bytes),
+        // A mount seals without records.
         seal_blocks: 0,
         durable_writes,
     }
+}
+
+/// Blocks of the log that one checkpoint mostly takes at most: records of the segments that nodes and batch go to, each in a block of its own, and the CHECKPOINT record.
+///
+/// A batch takes a quarter of D + P for what the law says, and half of it for drops in a hurry. No figure is large enough for every batch, and a short ring has no room for this one
+/// either: no more than an eighth of it is kept, and a checkpoint that meets a full ring is published without records (decision 0008).
+fn checkpoint_blocks(ring: &RingGeometry, dirty_max: u64, segment_bytes: u64) -> u64 {
+    let batch = dirty_max / 4 + dirty_max / 2;
+    // The end of a segment may be too short for the next part: a quarter of it.
+    let segments = (dirty_max + batch).div_ceil((segment_bytes / 4 * 3).max(1)) + SEGMENTS_BEGUN;
+    let part = (PART_BYTES_MAX as u64).min(segment_bytes / 4).max(1);
+    let parts = usize::try_from(batch / part + 1).unwrap_or(usize::MAX);
+    let body = ring.blocks_for(CheckpointBody::bytes(parts) as u64) + 2;
+    (RECORDS_OF_A_SEGMENT * segments + body).min(ring.blocks / RING_PARTS)
 }
 
 /// The first numbers that were not handed out: what the last mount said when it ended in order, unless somebody published since; else the durable bounds (INV-16).

@@ -206,6 +206,8 @@ pub struct Space {
     pins: Mutex<HashMap<u32, u32>>,
     /// What was written elsewhere and is in no published checkpoint.
     moved: Mutex<Vec<Relocation>>,
+    /// See [`Space::unlogged`].
+    unlogged: Mutex<BTreeSet<u32>>,
     under_way: Mutex<VecDeque<Ticket>>,
     data_under_way: UnderWay,
     /// Writes of streams: nodes, survivors, pages, table parts. What opens and ends the containers of a writer's data belongs to his writes.
@@ -252,6 +254,7 @@ impl Space {
             containers: Mutex::new(containers),
             streams: [Nodes, Payload, System].map(|kind| Mutex::new(Stream::new(kind, Heat::UNKNOWN))),
             pins: Mutex::default(),
+            unlogged: Mutex::default(),
             moved: Mutex::default(),
             under_way: Mutex::default(),
             data_under_way: UnderWay::new(in_flight_bytes),
@@ -483,8 +486,7 @@ impl Space {
         let opening = self.numbers.opening.fetch_add(1, Ordering::SeqCst);
         let segment = if kind.has_segments() {
             let number = self.numbers.draw().ok_or_else(no_space)?;
-            self.log(kind::SEGMENT_OPENED, &SegmentOpened { number, stream: kind.code() }.encode())?;
-            self.wal.append_local(kind::SEGMENT_PLACED, &SegmentPlaced { number, container }.encode())?;
+            self.log_opened(kind, number, container)?;
             number
         } else {
             0
@@ -503,13 +505,51 @@ impl Space {
         Ok((segment, container, opening))
     }
 
-    fn log(&self, kind: u16, body: &[u8]) -> Result<()> {
-        self.wal.append_internal(NewRecord::engine(kind, body))?;
+    /// Data is named by records, so where it lies stands before them; the room for that was promised to the operation. Nodes and payloads are named by a checkpoint alone: where
+    /// the ring has no room for their segments, it is published without a record ([`Space::unlogged`]).
+    fn log_opened(&self, stream: StreamKind, number: u32, container: u32) -> Result<()> {
+        let opened = SegmentOpened { number, stream: stream.code() }.encode();
+        let placed = SegmentPlaced { number, container }.encode();
+        let opened = NewRecord::engine(kind::SEGMENT_OPENED, &opened);
+        if stream == StreamKind::Data {
+            self.wal.append_internal(opened)?;
+            return self.wal.append_local(kind::SEGMENT_PLACED, &placed);
+        }
+        let logged =
+            self.wal.append_spare(opened)?.is_some() && self.wal.append_local_spare(kind::SEGMENT_PLACED, &placed)?;
+        if !logged {
+            self.unlogged.lock().insert(number);
+        }
         Ok(())
     }
 
-    fn log_sealed(&self, number: u32, length: u32, digest: u64) -> Result<()> {
-        self.log(kind::SEGMENT_SEALED, &SegmentSealed { number, length, digest }.encode())
+    fn log_sealed(&self, stream: StreamKind, number: u32, length: u32, digest: u64) -> Result<()> {
+        let sealed = SegmentSealed { number, length, digest }.encode();
+        let sealed = NewRecord::engine(kind::SEGMENT_SEALED, &sealed);
+        if stream == StreamKind::Data {
+            self.wal.append_internal(sealed)?;
+        } else {
+            // A mount seals without a record, too.
+            self.wal.append_spare(sealed)?;
+        }
+        Ok(())
+    }
+
+    /// Segments of nodes and payloads that neither the log nor a published table tells of, because the ring had no room when they were opened: a checkpoint that may name what
+    /// lies in them cannot be adopted from the log.
+    pub(crate) fn unlogged(&self) -> BTreeSet<u32> {
+        self.unlogged.lock().clone()
+    }
+
+    /// As if the ring had been full when this was opened.
+    #[cfg(test)]
+    pub(crate) fn forget_logged(&self, segment: u32) {
+        self.unlogged.lock().insert(segment);
+    }
+
+    /// A published table tells of these.
+    pub(crate) fn tabled(&self, segments: &BTreeSet<u32>) {
+        self.unlogged.lock().retain(|segment| !segments.contains(segment));
     }
 
     /// What a stream did to its container.

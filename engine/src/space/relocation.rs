@@ -150,7 +150,10 @@ impl Space {
         };
         self.moved.lock().push(relocation);
         self.reader.relocate(segment, slot, to);
-        self.wal.append_local(kind::RELOCATED, &body.encode())?;
+        // Nobody was promised room for it; a ring without any takes none of others'.
+        if !self.wal.append_local_spare(kind::RELOCATED, &body.encode())? {
+            return Err(StoreError::Refused("the log has no room for where it lies".into()));
+        }
         self.reader.in_flight.remove(segment, slot);
         self.metrics().streams.relocated.increment();
         Ok(())

@@ -21,6 +21,7 @@ const UNTOUCHED: &[&str] = &[
     "checkpoint.due_for_log",
     "checkpoint.due_for_space",
     "checkpoint.failed",
+    "checkpoint.unrecorded",
     "cleaner.damaged",
     "cleaner.debt",
     "cleaner.heat_spread",

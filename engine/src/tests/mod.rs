@@ -7,6 +7,7 @@ mod crash;
 mod exhaustion;
 mod faults;
 mod features;
+mod full_ring;
 mod history;
 mod mark;
 mod measure;

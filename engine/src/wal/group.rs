@@ -14,6 +14,7 @@
 
 use super::line::{self, Call, Line};
 use super::ring::RingGeometry;
+use super::room::Payer;
 use super::staging::{Body, Staging};
 use super::{BARRIER_DATA_BYTES, BARRIER_MS, ChainBlock, Inner, QUIET_MS, UNFLUSHED_BYTES_MAX, Wal};
 use crate::StoreError;
@@ -260,7 +261,7 @@ impl Wal {
         if self.is_all_durable(&inner) && self.room().free_blocks() > 1 {
             drop(inner);
             let closed = Closed { hlc: self.last_hlc(), superblock, next };
-            self.put_local(kind::CLOSED, &closed.encode())?;
+            self.put_local(Payer::Reserve, kind::CLOSED, &closed.encode())?;
             let mut inner = self.unled();
             inner.flush_wanted = true;
             self.lead(inner, true);

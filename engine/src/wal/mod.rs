@@ -48,6 +48,7 @@ use envoyfs_layout::wal::{self as format, RECORD_BYTES_MAX, RecordParts, kind};
 use envoyfs_layout::{Hlc, Lsn};
 use group::Submitter;
 use line::Line;
+use room::Payer;
 use staging::{Locals, Staging};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -322,7 +323,7 @@ impl Wal {
     /// # Errors
     /// Poisoned, longer than a record may be, or larger than what was reserved while the ring has no room to spare.
     pub fn append(&self, room: &mut LogRoom, record: NewRecord<'_>) -> Result<Position> {
-        self.put(Some(room), record)
+        self.put(Payer::Room(room), record)
     }
 
     /// Appends a record of the engine from the reserve: CHECKPOINT, and what its checkpoint or a mount opens and seals. Never waits.
@@ -330,29 +331,38 @@ impl Wal {
     /// # Errors
     /// Poisoned, or the ring is full, which the reserve excludes.
     pub fn append_internal(&self, record: NewRecord<'_>) -> Result<Position> {
-        self.put(None, record)
+        self.put(Payer::Reserve, record)
     }
 
-    fn put(&self, room: Option<&mut LogRoom>, record: NewRecord<'_>) -> Result<Position> {
+    /// As [`Wal::append_internal`], unless the ring is so full that it would take what was promised to operations: then nothing is appended. For what a checkpoint can do without
+    /// ([`crate::space::Space::unlogged`]).
+    ///
+    /// # Errors
+    /// Poisoned.
+    pub fn append_spare(&self, record: NewRecord<'_>) -> Result<Option<Position>> {
+        if_room(self.put(Payer::Spare, record))
+    }
+
+    fn put(&self, payer: Payer<'_>, record: NewRecord<'_>) -> Result<Position> {
         SCRATCH.with(|scratch| match scratch.try_borrow_mut() {
             Ok(mut scratch) => {
-                let result = self.put_with(&mut scratch, room, record);
+                let result = self.put_with(&mut scratch, payer, record);
                 if scratch.capacity() > SCRATCH_BYTES_MAX {
                     *scratch = Vec::new();
                 }
                 result
             }
-            Err(_) => self.put_with(&mut Vec::new(), room, record),
+            Err(_) => self.put_with(&mut Vec::new(), payer, record),
         })
     }
 
     /// Everything that takes time is before the record is drawn, or after it was published; between the two are the stamp, the copy, and nothing that could fail.
-    fn put_with(&self, scratch: &mut Vec<u8>, room: Option<&mut LogRoom>, record: NewRecord<'_>) -> Result<Position> {
+    fn put_with(&self, scratch: &mut Vec<u8>, payer: Payer<'_>, record: NewRecord<'_>) -> Result<Position> {
         self.check_open()?;
         scratch.clear();
         encode(&record, scratch)?;
         let bytes = scratch.len() as u64;
-        let cost = self.pay(room, bytes)?;
+        let cost = self.pay(payer, bytes)?;
         let ahead = self.levels.clock_ahead_ns.load(Ordering::Acquire);
         let wall = hlc::wall_hlc(self.clock.wall_ns().saturating_sub_unsigned(ahead));
         let bound = Hlc(self.levels.hlc_bound.load(Ordering::Acquire));
@@ -406,10 +416,19 @@ impl Wal {
     /// Poisoned, too long for a block, or the ring is full, which the reserve excludes.
     pub fn append_local(&self, kind: u16, body: &[u8]) -> Result<()> {
         self.check_open()?;
-        self.put_local(kind, body)
+        self.put_local(Payer::Reserve, kind, body)
     }
 
-    fn put_local(&self, kind: u16, body: &[u8]) -> Result<()> {
+    /// As [`Wal::append_local`], unless it would take what was promised to operations: then nothing is appended, and it is false.
+    ///
+    /// # Errors
+    /// Poisoned.
+    pub fn append_local_spare(&self, kind: u16, body: &[u8]) -> Result<bool> {
+        self.check_open()?;
+        if_room(self.put_local(Payer::Spare, kind, body)).map(|put| put.is_some())
+    }
+
+    fn put_local(&self, payer: Payer<'_>, kind: u16, body: &[u8]) -> Result<()> {
         let parts = RecordParts {
             kind,
             local: true,
@@ -432,7 +451,7 @@ impl Wal {
             offset: 0,
             source,
         })?;
-        let cost = self.pay(None, bytes.saturating_mul(2))?;
+        let cost = self.pay(payer, bytes.saturating_mul(2))?;
         {
             let mut locals = self.locals.lock();
             self.levels.local_bytes.fetch_add(bytes, Ordering::AcqRel);
@@ -536,6 +555,11 @@ impl Wal {
         FreezePoint { lsn, hlc: hlc.birth(), stream_hash: 0 }
     }
 
+    /// The checkpoint is published without a record: its reserve is given back.
+    pub fn skip_record(&self) {
+        self.levels.checkpoint_pending.store(false, Ordering::Release);
+    }
+
     /// A freeze without a checkpoint: its reserve is given back.
     pub fn abandon_freeze(&self) {
         self.levels.checkpoint_pending.store(false, Ordering::Release);
@@ -547,6 +571,16 @@ impl Wal {
     pub fn start_of(&self, lsn: Lsn) -> Option<StartPosition> {
         let inner = self.inner.lock();
         if lsn >= self.staging.framed() {
+            return None;
+        }
+        start_in(&self.config.ring, inner.chain.iter(), lsn)
+    }
+
+    /// As [`Wal::start_of`], also of the end of the last block, which is where an LSN stands that nothing was framed behind.
+    #[must_use]
+    pub fn start_or_end_of(&self, lsn: Lsn) -> Option<StartPosition> {
+        let inner = self.inner.lock();
+        if lsn > self.staging.framed() {
             return None;
         }
         start_in(&self.config.ring, inner.chain.iter(), lsn)
@@ -602,6 +636,15 @@ impl Wal {
         self.metrics.poison.poisoned.set(1);
         let error = StoreError::Poisoned { why };
         inner.callbacks.drain(..).map(|(_, done)| (done, Err(error.clone()))).collect()
+    }
+}
+
+/// `None` where the ring is too full.
+fn if_room<T>(put: Result<T>) -> Result<Option<T>> {
+    match put {
+        Ok(put) => Ok(Some(put)),
+        Err(StoreError::NoSpace { .. }) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -40,6 +40,16 @@ impl Drop for LogRoom {
     }
 }
 
+/// Who pays for a record.
+pub(super) enum Payer<'a> {
+    /// An operation, of what it was promised.
+    Room(&'a mut LogRoom),
+    /// The reserve: what a data segment's opening takes was promised to the operation that opens it.
+    Reserve,
+    /// The reserve too, but for nothing that was promised to others.
+    Spare,
+}
+
 impl std::fmt::Debug for LogRoom {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("LogRoom").field("blocks", &self.blocks).finish_non_exhaustive()
@@ -202,18 +212,21 @@ impl Wal {
     }
 
     /// Charges a record that is about to be drawn; returns what [`super::staging::Staging::settle`] takes off the promise when it is.
-    pub(super) fn pay(&self, room: Option<&mut LogRoom>, bytes: u64) -> Result<u64> {
+    pub(super) fn pay(&self, payer: Payer<'_>, bytes: u64) -> Result<u64> {
         let ring = &self.config.ring;
         let cost = ring.blocks_for(bytes);
         let full = |available: u64| StoreError::NoSpace { available: ring.bytes(available), needed: ring.bytes(cost) };
-        let Some(room) = room else {
+        let is_spare = matches!(payer, Payer::Spare);
+        let Payer::Room(room) = payer else {
             // From the reserve: no admission, but the ring must hold it, and memory.
             let _admission = self.admission.lock();
             let state = self.room();
+            let promised = if is_spare { state.reserved_blocks } else { 0 };
             let staged = self.staging.end().0.saturating_sub(self.staging.framed().0);
             let local = self.levels.local_bytes.load(Ordering::Acquire);
             let waiting = ring.blocks_for(staged.saturating_add(local.saturating_mul(2)).saturating_add(bytes));
-            if state.used_blocks.saturating_add(waiting) > ring.blocks || !self.fits_staging(cost, 0) {
+            let then = state.used_blocks.saturating_add(waiting).saturating_add(promised);
+            if then > ring.blocks || !self.fits_staging(cost, 0) {
                 return Err(full(ring.blocks.saturating_sub(state.used_blocks)));
             }
             self.staging.promise(cost);
