@@ -343,15 +343,24 @@ impl State {
         }
     }
 
-    /// The cleaner copied live units `slot..slot + units` of a loaded segment to another place. Afterwards they are found there.
+    /// The cleaner copied live units `slot..slot + units` of a loaded segment to another place. Afterwards they are found there. What is left of the fragments that held them goes
+    /// if nothing of it lives: no later death would find it, and its page would name it for as long as anything of the segment lives.
     pub fn move_units(&mut self, number: u32, slot: u32, to: Fragment) -> Result<(), StateError> {
         let range = slot..slot + to.units;
         let Some(segment) = self.segment_mut(number)? else { return Ok(()) };
         let live = segment.live.inside(&range);
         live.iter().for_each(|part| self.account_at(number, part, false));
-        if let Some(segment) = self.segment_mut(number)? {
-            cut_out(&mut segment.moved, &range);
+        if let Some(loaded) = self.loaded.get_mut(&number) {
+            let segment = &mut loaded.segment;
+            let left = cut_out(&mut segment.moved, &range);
             segment.moved.insert(slot, to);
+            // What was written elsewhere is there before it lives: then nothing of the range does.
+            let is_dead = |range: &Range<u32>| !live.is_empty() && segment.live.inside(range).is_empty();
+            for part in left.into_iter().flatten().filter(is_dead) {
+                if let Some(fragment) = segment.moved.remove(&part.start) {
+                    self.buried.add(number, part.start, fragment);
+                }
+            }
         }
         live.iter().for_each(|part| self.account_at(number, part, true));
         Ok(())

@@ -159,23 +159,28 @@ pub fn locate(home: Option<u32>, moved: &SlotMap, range: &Range<u32>) -> Vec<(Op
     out
 }
 
-/// Takes a range out of a slot map, splitting fragments at its ends.
-pub(super) fn cut_out(moved: &mut SlotMap, range: &Range<u32>) {
+/// Takes a range out of a slot map, splitting fragments at its ends. Returns what is left of those before and after it.
+pub(super) fn cut_out(moved: &mut SlotMap, range: &Range<u32>) -> [Option<Range<u32>>; 2] {
     let from = moved.range(..=range.start).next_back().map_or(range.start, |(slot, _)| *slot);
     let hit: Vec<(u32, Fragment)> = moved
         .range(from..range.end)
         .filter(|(slot, fragment)| *slot + fragment.units > range.start)
         .map(|(slot, fragment)| (*slot, *fragment))
         .collect();
+    let mut left = [None, None];
     for (slot, fragment) in hit {
         moved.remove(&slot);
+        let [before, after] = &mut left;
         if slot < range.start {
             moved.insert(slot, Fragment { units: range.start - slot, ..fragment });
+            *before = Some(slot..range.start);
         }
         let end = slot + fragment.units;
         if end > range.end {
             let offset_units = fragment.offset_units + (range.end - slot);
             moved.insert(range.end, Fragment { units: end - range.end, offset_units, ..fragment });
+            *after = Some(range.end..end);
         }
     }
+    left
 }

@@ -1,7 +1,7 @@
 use super::law::compute;
 use super::*;
 use crate::store::{Changes, FreedRange, Gone};
-use envoyfs_layout::batch::{Batch, Drop};
+use envoyfs_layout::batch::{Batch, BatchRange, Drop};
 use envoyfs_layout::{Encoding, Hlc, ReferenceKind};
 use std::collections::HashMap;
 
@@ -142,6 +142,25 @@ fn a_client_that_breaks_the_law_is_told_before_anything_is_freed() {
     assert!(matches!(state.apply(&delta(node(25), -1), None), Err(StateError::Dead { .. })));
     let (mut state, _) = first();
     assert!(matches!(state.apply(&delta(extent(32), -2), None), Err(StateError::Negative { count: -1, .. })));
+}
+
+#[test]
+fn what_is_left_of_a_moved_fragment_goes_with_the_last_that_lives_in_it() {
+    let (mut state, _) = first();
+    state.remember_buried(8);
+    state.move_units(1, 32, Fragment { units: 16, container: 3, offset_units: 100 }).unwrap();
+    let dead = |slot, first| BatchRange { oid: extent(slot).oid, first, units: 4 };
+    state.apply(&Batch { checkpoint: 2, ranges: vec![dead(32, 4), dead(40, 0)], ..Batch::default() }, None).unwrap();
+    state.move_units(1, 32, Fragment { units: 4, container: 0, offset_units: 8 }).unwrap();
+    let fragments = |state: &State| -> Vec<(u32, u32)> {
+        state.segment(1).unwrap().moved.iter().map(|(slot, fragment)| (*slot, fragment.units)).collect()
+    };
+    assert_eq!(fragments(&state), [(32, 4), (36, 12)], "units 44 to 48 live");
+    state.move_units(1, 44, Fragment { units: 4, container: 0, offset_units: 12 }).unwrap();
+    assert_eq!(fragments(&state), [(32, 4), (44, 4)]);
+    let left = Fragment { units: 8, container: 3, offset_units: 104 };
+    assert_eq!(state.take_buried(), (vec![(1, 36, left)], true), "whoever pinned it finds it");
+    assert_eq!(state.check(), Vec::<String>::new());
 }
 
 #[test]
