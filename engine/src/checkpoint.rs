@@ -20,7 +20,7 @@ use crate::mutant::{self, Mutant};
 use crate::sabotage::{self, Rule};
 use crate::space::{RowOf, Space, StreamKind};
 use crate::state::{State, law};
-use crate::store::{Changes, Frozen, Reason, Result, Roots, Tier};
+use crate::store::{Changes, Frozen, Reason, Result, Roots};
 use crate::superblock;
 use crate::sync::atomic::Ordering;
 use crate::wal::{NewRecord, Position, advance_start};
@@ -449,10 +449,10 @@ impl Engine {
         objects.map(|(container, _)| *container).collect()
     }
 
-    /// Free containers that the cleaner works towards: what lets writers in, and little more (every percent of the area that is free is one that lives in victims).
+    /// Free containers that the cleaner works towards.
     pub(crate) fn clean_target(&self, writer: &Writer) -> u32 {
-        let floor = writer.admission.budget.floor_containers(Tier::Writer);
-        (floor + (floor / 8).min(1) + 2).min(self.shape.containers)
+        let target = writer.admission.ledger.lock().clean_target(&writer.admission.budget);
+        target.min(self.shape.containers)
     }
 
     /// Containers that are closed, have all their bytes on the device, and hold nothing unpublished: they may be cleaned, and released once nothing in them lives.

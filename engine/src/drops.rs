@@ -28,6 +28,11 @@ impl Engine {
         self.state.lock().dirty_page_bytes().saturating_add(more) < room
     }
 
+    /// Whether a publication works off at least one node: a container is free for the pages that it changes.
+    pub(crate) fn may_drop(&self, writer: &Writer) -> bool {
+        writer.space.free_containers() > 0
+    }
+
     /// Bytes that deleting may add to a publication, batch and pages together.
     pub(crate) fn pace_of_drops(&self, writer: &Writer, hurry: bool) -> u64 {
         let budget = &writer.admission.budget;
@@ -41,7 +46,12 @@ impl Engine {
         let mut left = self.pace_of_drops(writer, hurry);
         let part_bytes = self.options.settings.page_part_bytes();
         while left > 0 || batch.drops.is_empty() {
-            if batch.drops.len().is_multiple_of(LOOK_DROPS) && !self.has_room_for_pages(writer, 0) {
+            // The first one goes as long as there is a container for its pages: what it frees is all that a full store may have left to gain.
+            let goes_on = match batch.drops.len() {
+                0 => self.may_drop(writer),
+                done => !done.is_multiple_of(LOOK_DROPS) || self.has_room_for_pages(writer, 0),
+            };
+            if !goes_on {
                 return Ok(());
             }
             if let Err(error) = self.pager().load_queue() {

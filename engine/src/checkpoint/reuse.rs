@@ -10,7 +10,7 @@
 use crate::engine::{Engine, Writer};
 use crate::mutant::{self, Mutant};
 use crate::sabotage::{self, Rule};
-use crate::store::{Reason, Tier};
+use crate::store::Reason;
 use envoyfs_layout::directory_page::{ContainerState, Place};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -172,7 +172,8 @@ impl Engine {
         let free = writer.space.free_containers().saturating_add(u32::try_from(released).unwrap_or(u32::MAX));
         let ledger = writer.admission.ledger.lock();
         let is_last = ledger.wanted == Some(Reason::Reclaim) && ledger.is_last_chance(free, dropped);
-        is_last || free < writer.admission.budget.floor_containers(Tier::Shrinking)
+        let budget = &writer.admission.budget;
+        is_last || u64::from(free) * budget.container_bytes < ledger.needed(budget, 0)
     }
 
     /// Readers forget what was in these containers, and segments that nobody can see.

@@ -21,7 +21,7 @@ use crate::space::admission::SPARE;
 use crate::space::heat::{Evidence, Heat};
 use crate::space::{BACKGROUND_DEPTH, Container, Space, StreamKind};
 use crate::state::{Fragment, State};
-use crate::store::{Result, Tier};
+use crate::store::Result;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use envoyfs_layout::directory_page::ContainerState;
@@ -182,7 +182,7 @@ impl Engine {
     /// Whether a publication is due only to release what was emptied: what is free now nears what writers must leave.
     pub(crate) fn is_release_due(&self, writer: &Writer) -> bool {
         let free = writer.free();
-        let floor = writer.admission.budget.floor_containers(Tier::Shrinking);
+        let floor = writer.admission.needed_containers();
         free.coming > floor / 8 && free.now <= floor + floor / 8 + 1
     }
 
@@ -291,7 +291,7 @@ impl Engine {
         let now = space.openings();
         let closed = self.candidates(space);
         let free = space.free_containers();
-        let tight = writer.admission.budget.floor_containers(Tier::Shrinking).max(SPARE + 2);
+        let tight = writer.admission.needed_containers().max(SPARE + 2);
         let state = self.state.lock();
         let held: BTreeSet<u32> = {
             let held = writer.held.lock();
@@ -334,6 +334,7 @@ impl Engine {
             }
         }
         let (mut done, mut full) = (0_u64, false);
+        let keep = self.kept_from_survivors(writer, pace, progress.moves.len());
         let mut copies = self.read_pieces(&writer.space, job.container, &job.table, &batch);
         job.complete &= copies.len() == batch.len();
         copies.sort_by_key(|copy| (copy.rows.first().map_or(0, |row| row.owner), copy.piece.segment, copy.piece.slot));
@@ -346,7 +347,7 @@ impl Engine {
                 true => writer.space.heat_of_survivor(job.heat, piece.segment),
                 false => Heat::NODES,
             };
-            let Some(to) = self.append_survivor(writer, heat, &copy, pace, &mut progress.deep)? else {
+            let Some(to) = self.append_survivor(writer, heat, &copy, (pace, keep), &mut progress.deep)? else {
                 job.pieces.push(piece);
                 full = true;
                 break;
@@ -383,7 +384,7 @@ impl Engine {
         writer: &Writer,
         heat: Heat,
         copy: &Copied,
-        pace: Pace,
+        (pace, keep): (Pace, u32),
         deep: &mut bool,
     ) -> Result<Option<Fragment>> {
         let space = &writer.space;
@@ -391,11 +392,11 @@ impl Engine {
         let align = if units >= 8 { 8 } else { 1 };
         let place = |(container, offset_units)| Some(Fragment { units, container, offset_units });
         let free = space.free_containers();
-        let floor = self.survivors_floor(writer, pace, free, *deep);
+        let floor = self.survivors_floor(writer, pace, free, keep, *deep);
         let mut stream = space.survivors(heat);
         match stream.append_fragment(space, Arc::clone(&copy.bytes), align, &copy.rows, floor) {
             Ok(at) => {
-                *deep |= space.free_containers() < free && floor < self.survivors_floor(writer, pace, free, true);
+                *deep |= space.free_containers() < free && floor < keep;
                 return Ok(place(at));
             }
             Err(StoreError::NoSpace { .. }) => drop(stream),
@@ -411,19 +412,30 @@ impl Engine {
         Ok(None)
     }
 
-    /// Free containers that survivors leave alone.
-    fn survivors_floor(&self, writer: &Writer, pace: Pace, free: u32, deep: bool) -> u32 {
+    /// Free containers that survivors leave alone, with so many pieces copied in this publication.
+    fn kept_from_survivors(&self, writer: &Writer, pace: Pace, moves: usize) -> u32 {
         let budget = &writer.admission.budget;
-        match pace {
-            Pace::Paced => budget.floor_containers(Tier::Shrinking),
-            Pace::Hurry => {
-                // The rest of this checkpoint and the next one's nodes come first; but one container can always be turned over.
-                let first = budget.dirty_max.max(writer.admission.ledger.lock().pages);
-                let keep = u32::try_from(first.div_ceil(budget.container_bytes)).unwrap_or(u32::MAX).saturating_add(2);
-                let turns = free <= keep && free > 2 && !deep;
-                if turns && self.has_room_for_pages(writer, budget.container_bytes / 4) { free - 1 } else { keep }
-            }
+        if pace == Pace::Paced {
+            return writer.admission.needed_containers();
         }
+        // The rest of this checkpoint and the next one's nodes come first.
+        let all = writer.admission.ledger.lock().pages;
+        let mut pages = all;
+        if all > budget.dirty_max {
+            // What the batch changed is known by now. Each piece changes a page, some of them larger than others.
+            let state = self.state.lock();
+            let mean = all / (state.table().len() as u64).max(1);
+            pages = state.dirty_page_bytes() + 2 * mean * (moves as u64 + u64::from(self.shape.units()));
+        }
+        let first = budget.dirty_max.max(pages.min(all));
+        u32::try_from(first.div_ceil(budget.container_bytes)).unwrap_or(u32::MAX).saturating_add(2)
+    }
+
+    /// The same for one piece: one container can always be turned over.
+    fn survivors_floor(&self, writer: &Writer, pace: Pace, free: u32, keep: u32, deep: bool) -> u32 {
+        let turns = pace == Pace::Hurry && free <= keep && free > 2 && !deep;
+        let bytes = writer.admission.budget.container_bytes / 4;
+        if turns && self.has_room_for_pages(writer, bytes) { free - 1 } else { keep }
     }
 
     /// The copies are on the device: from now on they are found there. What died, or lies elsewhere by now, is left out.

@@ -30,6 +30,16 @@ pub(crate) struct Admission {
     pub(crate) changed: Condvar,
 }
 
+impl Admission {
+    /// Containers that everything but the last tier leaves alone ([`Ledger::needed`]), and what data is promised.
+    pub(crate) fn needed_containers(&self) -> u32 {
+        let ledger = self.ledger.lock();
+        let bytes = ledger.needed(&self.budget, 0) + ledger.data;
+        drop(ledger);
+        u32::try_from(bytes.div_ceil(self.budget.container_bytes.max(1))).unwrap_or(u32::MAX)
+    }
+}
+
 /// What an operation may still use; given back when dropped.
 pub(super) struct EnginePermit {
     admission: Arc<Admission>,
@@ -283,7 +293,7 @@ impl Engine {
             return Some(Reason::Reclaim);
         }
         if let Some(state) = self.state.try_lock()
-            && (!state.queue().is_empty() || state.is_releasing())
+            && (!state.queue().is_empty() && self.may_drop(writer) || state.is_releasing())
             && !self.stalled.load(Ordering::SeqCst)
         {
             return Some(Reason::Reclaim);

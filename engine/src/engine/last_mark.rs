@@ -12,7 +12,7 @@
 
 use super::{Engine, Writer};
 use crate::StoreError;
-use crate::store::{Result, Tier};
+use crate::store::Result;
 use crate::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -128,7 +128,7 @@ impl Engine {
     /// Whether a mark may keep its checkpoint although space is short: a writer waits for it, and a quarter of the reserve is left to checkpoints and deletions.
     pub(crate) fn mark_goes_on(&self, writer: &Writer) -> bool {
         let pending = writer.admission.ledger.lock().mark.is_pending();
-        pending && writer.space.free_containers() >= writer.admission.budget.floor_containers(Tier::Shrinking) / 2
+        pending && writer.space.free_containers() >= writer.admission.needed_containers() / 2
     }
 }
 

@@ -129,7 +129,8 @@ impl Engine {
         };
         let containers = writer.space.free_containers();
         let free = u64::from(containers) * segment;
-        let available = writer.admission.ledger.lock().available(&writer.admission.budget, writer.free(), Tier::Writer);
+        let now = writer.free();
+        let available = writer.admission.ledger.lock().available(&writer.admission.budget, now, Tier::Writer);
         let room = writer.wal.room();
         Usage {
             capacity,

@@ -105,8 +105,10 @@ impl Engine {
         let Some(writer) = &self.writer else { return FreeAndReserve { free: 0, reserve: 0, available: 0 } };
         let budget = &writer.admission.budget;
         let free = u64::from(writer.space.free_containers()) * u64::from(self.shape.segment_bytes);
-        let available = writer.admission.ledger.lock().available(budget, writer.free(), Tier::Writer);
-        FreeAndReserve { free, reserve: budget.floor(Tier::Writer), available }
+        let containers = writer.free();
+        let ledger = writer.admission.ledger.lock();
+        let available = ledger.available(budget, containers, Tier::Writer);
+        FreeAndReserve { free, reserve: ledger.reserve(budget), available }
     }
 
     /// Takes notice of a stamp from outside: every record from now on has a later one (INV-01).

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! free containers >= R/2 + data promised         R = 2(D + P) + C/(1-u) + (O + 2)S      for writers
-//! free and coming containers >= R + data promised                                       coming: emptied by the cleaner, released by the next publication
+//! free and coming containers >= R + data promised                                       coming: emptied by the cleaner, released by the next publication (R: or more, [`Ledger::reserve`])
 //! nodes and payloads admitted since a freeze <= max(D + P, twice the largest operation's)     for everybody
-//! free containers >= nodes and payloads not written yet + max(5 containers, 3 containers + all pages twice and what they may grow by)     for all but the last tier
+//! free containers >= nodes and payloads not written yet + max(5 containers, 3 containers + all pages twice and what they may grow by) + data promised     for all but the last tier
 //! free containers >= nodes and payloads not written yet + 2 containers                  for the last tier
 //! ```
 //!
@@ -166,16 +166,45 @@ impl Ledger {
     /// Bytes that a tier may still promise.
     #[must_use]
     pub fn available(&self, budget: &Budget, free: Free, tier: Tier) -> u64 {
+        self.available_beside(budget, free, tier, 0)
+    }
+
+    /// The same beside an operation that adds so many bytes of nodes and payloads.
+    fn available_beside(&self, budget: &Budget, free: Free, tier: Tier, dirty: u64) -> u64 {
         let now = u64::from(free.now) * budget.container_bytes;
         let then = now + u64::from(free.coming) * budget.container_bytes;
+        let needed = self.needed(budget, dirty);
         let above = match tier {
             // What the next publication releases counts, as long as what that publication itself needs is there.
-            Tier::Writer => {
-                then.saturating_sub(budget.floor(tier)).min(now.saturating_sub(budget.floor(Tier::Shrinking)))
-            }
-            Tier::Shrinking | Tier::Last => now.saturating_sub(budget.floor(tier)),
+            Tier::Writer => then.saturating_sub(self.reserve(budget)).min(now.saturating_sub(needed)),
+            Tier::Shrinking => now.saturating_sub(needed),
+            Tier::Last => now,
         };
         above.saturating_sub(self.data)
+    }
+
+    /// Bytes that writers leave alone: R, or what a batch of D + P and its pages take, if that is more.
+    #[must_use]
+    pub fn reserve(&self, budget: &Budget) -> u64 {
+        budget.floor(Tier::Writer).max(budget.dirty_max + self.beside(budget, budget.dirty_max))
+    }
+
+    /// Bytes that everything but the last tier leaves alone: half of R, or what is not written yet, so many bytes of nodes and payloads more, and what a publication of that takes besides.
+    #[must_use]
+    pub fn needed(&self, budget: &Budget, dirty: u64) -> u64 {
+        let unwritten = self.pending + self.current + self.frozen + dirty;
+        budget.floor(Tier::Shrinking).max(unwritten + self.spare(budget, unwritten))
+    }
+
+    /// Containers that the cleaner works towards: what lets writers in while one batch is written and the next one grows, each of three quarters of D + P, and little more (every percent of
+    /// the area that is free is one that lives in victims).
+    #[must_use]
+    pub fn clean_target(&self, budget: &Budget) -> u32 {
+        let containers = |bytes: u64| u32::try_from(bytes.div_ceil(budget.container_bytes.max(1))).unwrap_or(u32::MAX);
+        let floor = u32::try_from(self.reserve(budget) / budget.container_bytes.max(1)).unwrap_or(u32::MAX);
+        let batches = budget.dirty_max / 2 * 3;
+        let flow = containers(batches + self.beside(budget, batches));
+        (floor.saturating_add((floor / 8).min(1))).max(flow).saturating_add(2)
     }
 
     /// Takes the bytes if the operation may start.
@@ -185,15 +214,15 @@ impl Ledger {
             return Err(Short::Dirty);
         }
         let unwritten = present + self.frozen + dirty;
-        let spare = match tier {
+        let kept = match tier {
             Tier::Last => u64::from(SPARE_OF_LAST_TIER) * budget.container_bytes,
-            Tier::Writer | Tier::Shrinking => self.spare(budget, unwritten),
+            Tier::Writer | Tier::Shrinking => self.spare(budget, unwritten) + self.data + data,
         };
-        if dirty > 0 && u64::from(free.now) * budget.container_bytes < unwritten.saturating_add(spare) {
+        if dirty > 0 && u64::from(free.now) * budget.container_bytes < unwritten.saturating_add(kept) {
             self.short(free);
             return Err(Short::Space(0));
         }
-        let available = self.available(budget, free, tier);
+        let available = self.available_beside(budget, free, tier, dirty);
         // What only names or removes needs no data space, but a writer of names stops with the writers of data.
         let needed = if tier == Tier::Writer { data.max(1) } else { data };
         if needed > available {
@@ -212,13 +241,15 @@ impl Ledger {
         Ok(())
     }
 
-    /// Bytes of free containers beside the nodes and payloads that are not written yet: [`SPARE`], or what the pages of one publication may take, if that is more. Something may
-    /// have died in every segment, so that is all pages, those written early once more when the cleaner's copies are installed, and what they grow by: an edge that goes takes 32
-    /// bytes of a node, and at most 8 of a page. When nothing is given back any more and there is no other record, one operation may go deeper: the pages that it changes are few.
+    /// Bytes of free containers beside the nodes and payloads that are not written yet. When nothing is given back any more and there is no other record, one operation may go
+    /// deeper: the pages that it changes are few.
     fn spare(&self, budget: &Budget, unwritten: u64) -> u64 {
-        if self.hopeless() {
-            return u64::from(SPARE_LAST) * budget.container_bytes;
-        }
+        if self.hopeless() { u64::from(SPARE_LAST) * budget.container_bytes } else { self.beside(budget, unwritten) }
+    }
+
+    /// [`SPARE`], or what the pages of a publication of so many bytes may take, if that is more. Something may have died in every segment, so that is all pages, those written early once
+    /// more when the cleaner's copies are installed, and what they grow by: an edge that goes takes 32 bytes of a node, and at most 8 of a page.
+    fn beside(&self, budget: &Budget, unwritten: u64) -> u64 {
         let pages = u64::from(STREAMS) * budget.container_bytes + 2 * self.pages + unwritten / 4;
         pages.max(u64::from(SPARE) * budget.container_bytes)
     }
@@ -419,6 +450,42 @@ mod tests {
         // Deletions go on one at a time when nothing is given back any more.
         ledger = Ledger { barren: 2, pages: ledger.pages, ..Ledger::default() };
         assert_eq!(ledger.admit(&budget, now(4), Tier::Shrinking, 0, 4096), Ok(()));
+    }
+
+    #[test]
+    fn the_cleaner_makes_room_for_as_much_as_admission_asks_for() {
+        for (size, segment) in [(256, 1), (2048, 4), (10 << 10, 4), (100 << 10, 16), (1 << 20, 16), (10 << 20, 16)] {
+            let budget = Budget::new(size * MIB, u32::try_from(segment * MIB).unwrap());
+            // Pages of 0.01 to 1.5 % of the store.
+            for share in [1, 5, 30, 150] {
+                let batch = budget.dirty_max / 4 * 3 - (64 << 10);
+                let mut ledger =
+                    Ledger { pages: size * MIB / 10_000 * share, current: batch, frozen: batch, ..Ledger::default() };
+                let free = now(ledger.clean_target(&budget));
+                assert_eq!(ledger.admit(&budget, free, Tier::Writer, 4096, 64 << 10), Ok(()), "{size} MiB, {share}");
+                assert_eq!(ledger.admit(&budget, free, Tier::Shrinking, 0, 4096), Ok(()), "{size} MiB, {share}");
+                // What is left when writers are refused suffices for a whole batch of deletions.
+                let mut full = Ledger { pages: ledger.pages, ..Ledger::default() };
+                let floor = u32::try_from(full.reserve(&budget).div_ceil(budget.container_bytes)).unwrap();
+                assert_eq!(full.available(&budget, now(floor - 1), Tier::Writer), 0);
+                assert_eq!(full.admit(&budget, now(floor), Tier::Shrinking, 0, budget.dirty_max), Ok(()));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_promised_and_the_cleaners_copies_leave_a_publication_its_pages() {
+        let budget = Budget::new(10 * 1024 * MIB, 4 << 20);
+        let mut ledger = Ledger { pages: 30 * MIB, current: 24 * MIB, ..Ledger::default() };
+        let needed = ledger.needed(&budget, 0);
+        assert_eq!(needed, 24 * MIB + 3 * budget.container_bytes + 60 * MIB + 6 * MIB, "more than half of R");
+        let now = u32::try_from((needed + 20 * MIB).div_ceil(budget.container_bytes)).unwrap();
+        let free = Free { now, coming: 20 };
+        // Blocks of leaves that are dirty already add no node, but they take containers.
+        assert_eq!(ledger.admit(&budget, free, Tier::Writer, 16 * MIB, 0), Ok(()));
+        assert!(ledger.admit(&budget, free, Tier::Writer, 16 * MIB, 0).is_err());
+        assert!(ledger.admit(&budget, free, Tier::Shrinking, 0, 8 * MIB).is_err(), "promised data counts");
+        assert_eq!(ledger.admit(&budget, free, Tier::Shrinking, 0, MIB), Ok(()));
     }
 
     #[test]

@@ -1,5 +1,5 @@
 use super::client::*;
-use crate::store::{Batch, Changes, Draft, Gone, Need, Roots, Store, Tier};
+use crate::store::{Batch, Changes, Draft, Gone, Need, Reason, Roots, Store, Tier};
 use crate::{HistoryPolicy, StoreError};
 use envoyfs_layout::node::{NodeBuilder, Owner, TreeKind, edges};
 use envoyfs_layout::{Reference, ReferenceKind, UNIT};
@@ -227,6 +227,33 @@ fn a_publication_in_which_every_segment_changes_has_room_for_its_pages() {
     assert!(most > 4 * container && deleted > 100, "{deleted} deletions, {most} bytes of pages");
     squeeze(&store.client.engine, u32::MAX, &mut held);
     assert_eq!(store.client.engine.check_space(), Vec::<String>::new());
+}
+
+#[test]
+fn with_hardly_a_free_container_a_dropped_tree_is_still_worked_off() {
+    let (_, mut client) = fresh(16, 512, 3);
+    client.engine.retain(HistoryPolicy::NONE);
+    for key in 0..300 {
+        client.run(&Op::Write { tree: 1, key, seed: key.into(), len: 4096 }).unwrap();
+    }
+    client.checkpoint().unwrap();
+    client.run(&Op::Drop { tree: 1 }).unwrap();
+    let (mut held, mut left) = (Vec::new(), Vec::new());
+    for _ in 0..40 {
+        squeeze(&client.engine, 2, &mut held);
+        client.checkpoint().unwrap();
+        let queued = client.engine.usage().drop_queue;
+        for free in [0, 2] {
+            squeeze(&client.engine, free, &mut held);
+            let due = client.engine.wait_checkpoint(0);
+            assert_eq!(due, (queued > 0 && free > 0).then_some(Reason::Reclaim), "{free} free, {queued} in the queue");
+        }
+        left.push(queued);
+    }
+    // The first publication queues what the tree refers to.
+    assert!(left[0] > 0 && left[39] == 0, "{left:?}");
+    squeeze(&client.engine, u32::MAX, &mut held);
+    client.quiesce_and_check();
 }
 
 /// Takes free containers away, or gives them back, until so many are free.
