@@ -6,7 +6,7 @@
 //! open                                                a mount             (recovery.rs)
 //! ```
 //!
-//! Lock order: published, batch, state, stream, containers, ledger, wal. None is held while waiting, but `published` by the checkpoint. If power fails, nothing in
+//! Lock order: published, cleaning, batch, held, state, stream, containers, ledger, wal; `mark` before the state. None is held while waiting but by the checkpoint: `published` and `cleaning`, and for readers, briefly, `held`. If power fails, nothing in
 //! memory matters.
 
 mod admission;

@@ -108,6 +108,8 @@ pub(crate) struct Version {
 #[derive(Debug, Default)]
 pub(crate) struct Mark {
     asked: bool,
+    /// Somebody runs it, or waits for the checkpoint that it looks at.
+    runs: bool,
     version: Option<Arc<Version>>,
     given_up: bool,
     repairs: Vec<Repair>,
@@ -124,7 +126,7 @@ impl Engine {
         if mark.asked || mark.version.is_some() {
             return Err(StoreError::Misuse("a mark is under way already".into()));
         }
-        *mark = Mark { asked: true, repairs: std::mem::take(&mut mark.repairs), ..Mark::default() };
+        *mark = Mark { asked: true, runs: mark.runs, repairs: std::mem::take(&mut mark.repairs), ..Mark::default() };
         drop(mark);
         writer.admission.ledger.lock().wanted.get_or_insert(Reason::Log);
         writer.admission.changed.notify_all();
@@ -135,8 +137,8 @@ impl Engine {
     /// threads also until somebody made the checkpoint.
     ///
     /// # Errors
-    /// [`StoreError::WouldWait`] without threads, before the checkpoint after [`Engine::ask_mark`]; the mark was given up because space was short; a page of the store cannot
-    /// be read.
+    /// [`StoreError::WouldWait`] without threads, before the checkpoint after [`Engine::ask_mark`]; [`StoreError::Refused`] if somebody else runs one, or it was given up because
+    /// space was short; a page of the store cannot be read.
     pub fn mark(&self, options: MarkOptions, uses: Option<&Uses<'_>>) -> Result<MarkReport> {
         self.mark_with(options, uses, &mut |_| ControlFlow::Continue(()))
     }
@@ -146,6 +148,25 @@ impl Engine {
     /// # Errors
     /// As [`Engine::mark`]; [`StoreError::Refused`] if `progress` ended it.
     pub fn mark_with(
+        &self,
+        options: MarkOptions,
+        uses: Option<&Uses<'_>>,
+        progress: &mut dyn FnMut(&MarkProgress) -> ControlFlow<()>,
+    ) -> Result<MarkReport> {
+        {
+            let mut mark = self.mark.lock();
+            // What it corrects are differences: two that look at one checkpoint would correct it twice.
+            if mark.runs {
+                return Err(StoreError::Refused("another mark is under way; try again when it has ended".into()));
+            }
+            mark.runs = true;
+        }
+        let result = self.mark_alone(options, uses, progress);
+        self.mark.lock().runs = false;
+        result
+    }
+
+    fn mark_alone(
         &self,
         options: MarkOptions,
         uses: Option<&Uses<'_>>,

@@ -71,11 +71,17 @@ impl Store for Engine {
 
     fn abandon_data(&self, object: &DataObject) {
         let Some(writer) = &self.writer else { return };
-        if writer.batches.lock().written.remove(&object.oid).is_some() {
-            writer.space.unpin(object.oid.segment(), 1);
-            let slot = u32::from(object.oid.slot());
-            writer.space.settle_relocations(object.oid.segment(), &(slot..slot + object.stored_bytes / UNIT));
-        }
+        let Some(ticket) = writer.batches.lock().written.remove(&object.oid) else { return };
+        let (segment, slot) = (object.oid.segment(), u32::from(object.oid.slot()));
+        let units = slot..slot + object.stored_bytes / UNIT;
+        writer.space.unpin(segment, 1);
+        // Its write may still fail, and be made elsewhere: nobody will name that either.
+        let space = Arc::downgrade(&writer.space);
+        ticket.on_done(Box::new(move |_| {
+            if let Some(space) = space.upgrade() {
+                space.settle_relocations(segment, &units);
+            }
+        }));
     }
 
     fn append(&self, permit: &mut Permit, draft: Draft<'_>) -> Result<Appended> {

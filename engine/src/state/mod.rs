@@ -186,15 +186,16 @@ pub struct State {
 struct Buried {
     /// Segment, slot, place.
     fragments: Vec<(u32, u32, Fragment)>,
-    /// Most that are remembered between two calls of [`State::take_buried`]; none, unless somebody takes them.
-    max: usize,
+    /// Most that are remembered between two calls of [`State::take_buried`]; nothing at all, unless somebody takes them.
+    max: Option<usize>,
     /// Some were left out.
     is_short: bool,
 }
 
 impl Buried {
     fn add(&mut self, segment: u32, slot: u32, fragment: Fragment) {
-        if self.fragments.len() < self.max {
+        let Some(max) = self.max else { return };
+        if self.fragments.len() < max {
             self.fragments.push((segment, slot, fragment));
         } else {
             self.is_short = true;
@@ -436,7 +437,7 @@ impl State {
 
     /// From now on places of moved units that died are remembered, so many at most.
     pub fn remember_buried(&mut self, max: usize) {
-        self.buried = Buried { max, ..Buried::default() };
+        self.buried = Buried { max: Some(max), ..Buried::default() };
     }
 
     /// Places of moved units that died since the last call: segment, slot, place. And whether these are all.

@@ -168,6 +168,43 @@ fn a_dropped_node_that_cannot_be_read_is_listed_and_the_mark_frees_what_hung_bel
 }
 
 #[test]
+fn of_two_marks_the_second_is_refused_and_takes_nothing_from_the_first() {
+    let (_, mut client) = fresh(16, 512, 3);
+    for key in 0..40 {
+        client.run(&Op::Write { tree: 0, key, seed: key.into(), len: 9000 }).unwrap();
+    }
+    client.run(&Op::Fork { from: 0, to: 1 }).unwrap();
+    client.checkpoint().unwrap();
+    let (oid, _) = client.extent_of(0, 7);
+    // One reference too many: a difference, which must be taken off once.
+    break_state(&client, RepairAction::Count, Reference::extent(oid, envoyfs_layout::Hlc::ZERO, 9216), 0, 18, 1);
+    client.engine.ask_mark().unwrap();
+    let second = |engine: &crate::Engine| {
+        let refused = engine.mark(ONE_PASS, Some(&uses));
+        assert!(matches!(refused, Err(StoreError::Refused(_))), "{refused:?}");
+        assert!(engine.is_mark_under_way(), "the first one's checkpoint is still its own");
+    };
+    client.checkpoint().unwrap();
+    let asked = std::cell::Cell::new(0);
+    let report = client.engine.mark(
+        ONE_PASS,
+        Some(&|node, bytes, add| {
+            asked.set(asked.get() + 1);
+            second(&client.engine);
+            uses(node, bytes, add)
+        }),
+    );
+    let report = report.unwrap();
+    assert!(asked.get() > 0);
+    assert_eq!(report.counts, 1, "{report:?}");
+    settle(&mut client);
+    client.engine.ask_mark().unwrap();
+    client.checkpoint().unwrap();
+    assert_eq!(client.engine.mark(ONE_PASS, Some(&uses)).unwrap().counts, 0);
+    client.quiesce_and_check();
+}
+
+#[test]
 fn counts_are_exact_after_a_churn_of_clones() {
     let clones: u32 = std::env::var("CLONES").map_or(1500, |clones| clones.parse().unwrap());
     let (_, mut client) = fresh(32, 4096, 11);

@@ -241,6 +241,28 @@ fn fill(client: &Client, objects: u32, bytes: u32) {
     }
 }
 
+#[test]
+fn data_that_was_given_up_before_its_write_failed_keeps_no_container() {
+    let (device, mut client) = failing(Barrier::Flush, u64::MAX, 1, true);
+    history(&mut client, 12, true).unwrap();
+    fill(&client, 1, 9000);
+    {
+        let mut plan = device.plan.lock();
+        (plan.seen, plan.first) = (0, 1);
+    }
+    // The write is on its way when its object is given up, and fails when the checkpoint waits for it.
+    fill(&client, 1, 9000);
+    let space = &client.engine.writer().unwrap().space;
+    assert_eq!((relocated(&client), space.has_relocations()), (0, false));
+    client.checkpoint().unwrap();
+    assert_eq!(relocated(&client), 1);
+    client.checkpoint().unwrap();
+    let space = &client.engine.writer().unwrap().space;
+    assert!(!space.has_relocations() && space.pinned().is_empty(), "{:?}", space.pinned());
+    client.quiesce_and_check();
+    recovers(&device, client, 7);
+}
+
 /// A checkpoint that was frozen before the object existed finds nothing alive in the container that took it: only the pin keeps that from being used for something else.
 #[test]
 fn the_container_of_relocated_data_is_kept_until_the_data_is_published() {
