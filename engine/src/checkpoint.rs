@@ -147,6 +147,7 @@ impl Engine {
             checkpoint: frozen.number,
             freeze: frozen.freeze,
             hlc: frozen.hlc,
+            client: published.entry.client,
             references: roots.references.clone(),
             blob: roots.blob.clone(),
             copies: Vec::new(),

@@ -1,7 +1,7 @@
 //! What the engine tells its client.
 
 use crate::device::DeviceError;
-use envoyfs_layout::{LayoutError, Oid};
+use envoyfs_layout::{ClientTag, LayoutError, Oid};
 use thiserror::Error;
 
 /// A failed engine call: what, where, expected, found.
@@ -68,6 +68,16 @@ pub enum StoreError {
         unit: u32,
         /// Why.
         source: Box<StoreError>,
+    },
+    /// The roots are another client's: whoever took them for its own would lose what they lead to.
+    #[error(
+        "the store belongs to {found}, not to {asked}: open it with the program that made it; to use its space for something else, make a new store over it, which loses what it holds"
+    )]
+    OtherClient {
+        /// Whose it is.
+        found: ClientTag,
+        /// Who asked.
+        asked: ClientTag,
     },
     /// The store cannot be opened as asked; says what to do.
     #[error("{0}")]

@@ -15,12 +15,12 @@ use crate::space::admission::Budget;
 use crate::store::Result;
 use crate::superblock::PublishedTable;
 use crate::{signature, superblock};
-use envoyfs_layout::Hlc;
 use envoyfs_layout::directory_page::{
     Bounds, ContainerRow, DirectoryPage, Place, PublishedCheckpoint, Role, StartPosition, Totals, VolumeDirectory,
     VolumeEntry,
 };
 use envoyfs_layout::superblock::{Barrier, Superblock};
+use envoyfs_layout::{ClientTag, Hlc};
 use std::sync::Arc;
 
 const KIB: u64 = 1 << 10;
@@ -334,6 +334,7 @@ fn first(plan: &Regions, options: &FormatOptions) -> (Superblock, VolumeDirector
         system_slot: 1,
         barrier: Barrier::Flush,
         device_cache: 0,
+        errors: false,
         // Nothing is stamped before the first mount, which raises it.
         hlc_bound: wall_hlc(options.now_ns),
         format_ns: options.now_ns,
@@ -354,6 +355,7 @@ fn first(plan: &Regions, options: &FormatOptions) -> (Superblock, VolumeDirector
         // Block 0 never holds sequence 0: a cut before the first block needs a sequence.
         start: StartPosition { generation: 0, sequence: 1, offset: 0, ring_block: 1 % blocks.max(1) },
         cuts: Vec::new(),
+        client: ClientTag::UNNAMED,
         roots: None,
         roots_twin: None,
         drop_queue: Place::NONE,

@@ -6,7 +6,7 @@
 //! [`memory::MemoryStore`] a double for tests that recounts everything. `examples/key_value` is a whole client: B+trees, forks, recovery.
 //!
 //! # Guide
-//! **Open.** [`format::format()`] makes a store on a device, [`Engine::open`] mounts it: recovery has run when it returns. Take [`recovered_roots`](store::Store::recovered_roots), read your structure from
+//! **Open.** [`format::format()`] makes a store on a device, [`Engine::open_for`] mounts it for the client of a name, which it belongs to from then on: recovery has run when it returns. Take [`recovered_roots`](store::Store::recovered_roots), read your structure from
 //! them, then apply every record of [`take_replay`](store::Store::take_replay), in order, with the same code that a live change uses. Memory = published roots + records since; nothing else is kept.
 //!
 //! **Change.**

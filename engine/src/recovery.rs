@@ -37,7 +37,7 @@ use envoyfs_layout::roots::RootsObject;
 use envoyfs_layout::segment::{SegmentHeader, TableRow};
 use envoyfs_layout::superblock::{Barrier, Superblock};
 use envoyfs_layout::wal::{CheckpointBody, Closed, Relocated, SegmentOpened, SegmentPlaced, kind};
-use envoyfs_layout::{Hlc, Oid, Reference, ReferenceKind, UNIT};
+use envoyfs_layout::{ClientTag, Hlc, Oid, Reference, ReferenceKind, UNIT};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -105,6 +105,15 @@ impl Judge for Placements<'_> {
     }
 }
 
+/// Whose store it is (0001): nobody's before the first writable mount.
+fn of_client(entry: &mut VolumeEntry, client: ClientTag) -> Result<()> {
+    let unused = entry.ring_generation == 0 && !entry.client.is_named();
+    if unused {
+        entry.client = client;
+    }
+    if entry.client == client { Ok(()) } else { Err(StoreError::OtherClient { found: entry.client, asked: client }) }
+}
+
 fn refused(error: OpenError) -> StoreError {
     match error {
         OpenError::Device(error) => StoreError::Device(error),
@@ -113,36 +122,54 @@ fn refused(error: OpenError) -> StoreError {
 }
 
 impl Engine {
-    /// Mounts a store.
+    /// Mounts a store for a client that gives no name: see [`Engine::open_for`].
+    ///
+    /// # Errors
+    /// As [`Engine::open_for`].
     pub fn open(device: Arc<dyn Device>, options: Options) -> Result<Self> {
-        Self::open_from(device, options, true)
+        Self::open_for(ClientTag::UNNAMED, device, options)
+    }
+
+    /// Mounts a store for a client, which it then belongs to: a store that nobody has mounted for writing yet becomes its own, that of another client is refused before
+    /// anything is written. So nobody takes for his roots what means something else, or an empty root for an empty store.
+    ///
+    /// # Errors
+    /// [`StoreError::OtherClient`], [`StoreError::Refused`] with what to do, or what the device reports.
+    pub fn open_for(client: ClientTag, device: Arc<dyn Device>, options: Options) -> Result<Self> {
+        Self::open_from(client, device, options, true)
     }
 
     /// Mounts a store from its *published* checkpoint, also if the log holds a newer one that was not published yet. For repair, when the newer one is damaged: the
     /// records since the published one are all in the log, so that nothing is lost by it.
     ///
     /// # Errors
-    /// As [`Engine::open`].
-    pub fn open_published(device: Arc<dyn Device>, options: Options) -> Result<Self> {
-        Self::open_from(device, options, false)
+    /// As [`Engine::open_for`].
+    pub fn open_published(client: ClientTag, device: Arc<dyn Device>, options: Options) -> Result<Self> {
+        Self::open_from(client, device, options, false)
     }
 
     /// A device that does not take the writes of a recovery, at a single place perhaps, can still be read: nothing that was published is lost by them.
-    fn open_from(device: Arc<dyn Device>, options: Options, adopts: bool) -> Result<Self> {
+    fn open_from(client: ClientTag, device: Arc<dyn Device>, options: Options, adopts: bool) -> Result<Self> {
         let reads = Options { read_only: true, ..options.clone() };
         let writes = !options.read_only;
-        match Self::open_as(Arc::clone(&device), options, adopts, "it was mounted read-only") {
+        match Self::open_as(client, Arc::clone(&device), options, adopts, "it was mounted read-only") {
             Err(StoreError::Device(error @ DeviceError::Io { operation: Operation::Write | Operation::Flush, .. }))
                 if writes =>
             {
                 tracing::warn!(%error, "it cannot be written");
-                Self::open_as(device, reads, adopts, &format!("it cannot be written: {error}"))
+                Self::open_as(client, device, reads, adopts, &format!("it cannot be written: {error}"))
             }
             opened => opened,
         }
     }
 
-    fn open_as(device: Arc<dyn Device>, options: Options, adopts: bool, asked: &str) -> Result<Self> {
+    fn open_as(
+        client: ClientTag,
+        device: Arc<dyn Device>,
+        options: Options,
+        adopts: bool,
+        asked: &str,
+    ) -> Result<Self> {
         let metrics = Metrics::new(Arc::clone(&options.clock));
         let again = (Arc::clone(&device), options.clone());
         let device: Arc<dyn Device> = Arc::new(MeteredDevice::new(device, Arc::clone(&metrics)));
@@ -162,9 +189,10 @@ impl Engine {
             why = asked.into();
         }
         if why.is_empty() {
-            superblock::repair(&*device, &opened)?;
+            opened.refuse_foreign(&*device).map_err(refused)?;
         }
-        let (entry, table) = superblock::read_published(&*device, &superblock).map_err(refused)?;
+        let (mut entry, table) = superblock::read_published(&*device, &superblock).map_err(refused)?;
+        of_client(&mut entry, client)?;
         let shape = Shape {
             seed: superblock.seed,
             volume: entry.volume,
@@ -250,13 +278,17 @@ impl Engine {
                 StoreError::Refused(why) => {
                     tracing::warn!("{why}; starting from the published one");
                     let (device, options) = again;
-                    return Self::open_as(device, options, false, asked);
+                    return Self::open_as(client, device, options, false, asked);
                 }
                 error => note(&mut engine.read_only, error.to_string()),
             }
             if let Some(begun) = begun.take() {
                 engine.mounted = begun.space.with_containers(rows);
             }
+        }
+        if begun.is_some() {
+            // Not before it is known that the store can be mounted: what stands in their place may be something newer.
+            superblock::repair(&*device, &opened)?;
         }
         let segment_in = |container: u32| match &begun {
             Some(begun) => begun.space.with_containers(|rows| rows.get(container).map_or(0, |row| row.segment)),

@@ -7,6 +7,7 @@
 pub mod attributes;
 pub mod batch;
 pub mod checksum;
+mod client;
 mod codec;
 pub mod directory_page;
 pub mod entry;
@@ -30,6 +31,7 @@ mod varint;
 pub mod wal;
 
 pub use attributes::DirectoryAttributes;
+pub use client::{CLIENT_TAG_BYTES, ClientTag};
 pub use entry::{DirectoryEntry, Entry, LinkEntry};
 pub use error::LayoutError;
 pub use ids::{Hlc, IdHasher, IdMap, Lsn, Oid};

@@ -1,7 +1,7 @@
 //! The roots object: the client's state as a checkpoint publishes it, written twice into a segment, so that a scan finds the newest.
 //!
 //! ```text
-//! | header 48 | reference 32 ... | references to what is copied 32 ... | client bytes | zeros to 512 | copies of nodes ... |
+//! | header 56 | reference 32 ... | references to what is copied 32 ... | client bytes | zeros to 512 | copies of nodes ... |
 //! ```
 //!
 //! Without the nodes at the top nothing of a tree can be found. So those that the references name, and those that these nodes refer to, are here once more, byte for
@@ -9,7 +9,7 @@
 
 use crate::fields::{Structure, structure};
 use crate::node::edges;
-use crate::{Hlc, LayoutError, Lsn, Reference, ReferenceKind, UNIT};
+use crate::{CLIENT_TAG_BYTES, ClientTag, Hlc, LayoutError, Lsn, Reference, ReferenceKind, UNIT};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -35,8 +35,10 @@ struct RawHeader {
     blob_bytes: U32,
     copies: U32,
     reserved: U32,
+    client: [u8; CLIENT_TAG_BYTES],
 }
-const _: () = assert!(size_of::<RawHeader>() == 48);
+const _: () = assert!(size_of::<RawHeader>() == HEADER_BYTES);
+const HEADER_BYTES: usize = 56;
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,6 +49,8 @@ pub struct RootsObject {
     pub freeze: Lsn,
     /// Every birth in it is at most this.
     pub hlc: Hlc,
+    /// Whose they are, so that a scan of the segments knows it too.
+    pub client: ClientTag,
     /// Every one is a root edge.
     pub references: Vec<Reference>,
     /// Client bytes.
@@ -70,6 +74,7 @@ impl RootsObject {
             blob_bytes: small(self.blob.len()),
             copies: small(self.copies.len()),
             reserved: 0.into(),
+            client: self.client.encode(),
         };
         let mut out = raw.as_bytes().to_vec();
         for reference in &self.references {
@@ -112,7 +117,7 @@ impl RootsObject {
     pub fn decode(bytes: &[u8]) -> Result<Self, LayoutError> {
         let short = |expected| LayoutError::Short { structure: STRUCTURE, expected, found: bytes.len() };
         let field = |field, found| LayoutError::Field { structure: STRUCTURE, field, found };
-        let (raw, rest) = RawHeader::read_from_prefix(bytes).map_err(|_| short(48))?;
+        let (raw, rest) = RawHeader::read_from_prefix(bytes).map_err(|_| short(HEADER_BYTES))?;
         if raw.magic.get() != MAGIC {
             return Err(LayoutError::Magic {
                 structure: STRUCTURE,
@@ -159,6 +164,7 @@ impl RootsObject {
             checkpoint: raw.checkpoint.get(),
             freeze: Lsn(raw.freeze.get()),
             hlc: Hlc(raw.hlc.get()),
+            client: ClientTag::decode(STRUCTURE, raw.client)?,
             references,
             blob: blob.to_vec(),
             copies,
@@ -173,7 +179,7 @@ fn decode_all(table: &[u8]) -> Result<Vec<Reference>, LayoutError> {
 /// For the documentation; see [`crate::fields`].
 pub(crate) const LAYOUTS: &[Structure] = &[structure!(
     "roots header",
-    RawHeader { magic, format, checkpoint, freeze, hlc, references, blob_bytes, copies, reserved }
+    RawHeader { magic, format, checkpoint, freeze, hlc, references, blob_bytes, copies, reserved, client }
 )];
 
 #[cfg(test)]
@@ -197,6 +203,7 @@ mod tests {
             checkpoint: 4,
             freeze: Lsn(80),
             hlc: Hlc(6),
+            client: ClientTag::FILES,
             references: vec![reference; 3],
             blob: vec![7; 700],
             copies: vec![(reference, vec![5; 512]); 2],

@@ -88,6 +88,12 @@ pub mod device_cache {
     pub const ALL: u8 = 7;
 }
 
+/// Bits of the state.
+mod state {
+    /// A repair left errors.
+    pub const ERRORS: u8 = 1;
+}
+
 /// A superblock without what differs between its copies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Superblock {
@@ -141,6 +147,8 @@ pub struct Superblock {
     pub barrier: Barrier,
     /// Bits of [`device_cache`].
     pub device_cache: u8,
+    /// The last repair had to leave errors as they are: the next check is made although the store was unmounted.
+    pub errors: bool,
     /// No record has a larger HLC, unless its superblock came later.
     pub hlc_bound: Hlc,
     /// When the store was formatted, nanoseconds since 1970.
@@ -187,7 +195,8 @@ struct Raw {
     system_slot: u8,
     barrier: u8,
     device_cache: u8,
-    reserved: u8,
+    /// Bits: 1 a repair left errors.
+    state: u8,
     hlc_bound: U64,
     format_ns: U64,
     label: [u8; LABEL_BYTES],
@@ -244,7 +253,7 @@ impl Superblock {
             system_slot: self.system_slot,
             barrier: self.barrier as u8,
             device_cache: self.device_cache,
-            reserved: 0,
+            state: if self.errors { state::ERRORS } else { 0 },
             hlc_bound: self.hlc_bound.0.into(),
             format_ns: self.format_ns.cast_unsigned().into(),
             label: self.label,
@@ -311,6 +320,7 @@ impl Superblock {
             system_slot: raw.system_slot,
             barrier,
             device_cache: raw.device_cache,
+            errors: raw.state & state::ERRORS != 0,
             hlc_bound: Hlc(raw.hlc_bound.get()),
             format_ns: raw.format_ns.get().cast_signed(),
             label: raw.label,
@@ -318,7 +328,10 @@ impl Superblock {
         if raw.position.get() != position {
             return field("position", raw.position.get());
         }
-        if raw.reserved != 0 || raw.tail.iter().any(|byte| *byte != 0) {
+        if raw.state & !state::ERRORS != 0 {
+            return field("state", raw.state.into());
+        }
+        if raw.tail.iter().any(|byte| *byte != 0) {
             return field("reserved", 1);
         }
         superblock.check()?;
@@ -447,7 +460,7 @@ pub(crate) const LAYOUTS: &[Structure] = &[structure!(
         system_slot,
         barrier,
         device_cache,
-        reserved,
+        state,
         hlc_bound,
         format_ns,
         label,
@@ -486,6 +499,7 @@ mod tests {
             directory_bytes: 28416,
             system_slot: 1,
             barrier: Barrier::ForcedUnitAccess,
+            errors: true,
             device_cache: device_cache::KNOWN | device_cache::FORCED_UNIT_ACCESS,
             hlc_bound: Hlc(0x1234_5678_0000),
             format_ns: 1_700_000_000_000_000_000,
@@ -508,13 +522,13 @@ mod tests {
         assert_eq!(sample().hash(), GOLDEN_HASH);
     }
     const GOLDEN: &str = "
-        4556465353555052eb83e5350100000000100000000000000700000000000000887766554433221101010101010101010101010101010101
+        4556465353555052481cfe4f0100000000100000000000000700000000000000887766554433221101010101010101010101010101010101
         0202020202020202020202020202020200000000000000000000000000000000000000000000000004040404040404040404040404040404
         0000000000000000000000000000000000000000000000000000001000000000001000000000100000000100000000000000800000000000
-        00009000000000000000800c0000000000000100000000000000a00000000000be000000efbeadde006f0000010105000000785634120000
+        00009000000000000000800c0000000000000100000000000000a00000000000be000000efbeadde006f0000010105010000785634120000
         00002a36fe9c9717666f726b7300000000000000000000000000000000000000000000000000000000000000000000000000000000000000
         00000000000000000000000000000000";
-    const GOLDEN_HASH: u64 = 14_360_770_016_801_333_274;
+    const GOLDEN_HASH: u64 = 17_647_933_894_941_656_000;
 
     #[test]
     fn a_copy_reads_back_only_at_its_own_position() {

@@ -11,6 +11,7 @@ use common::{Images, fsck, unchanged};
 use envoyfs_engine::device::{OpenMode, UringDevice};
 use envoyfs_engine::hlc::SystemClock;
 use envoyfs_engine::{Engine, Options as EngineOptions, Settings};
+use envoyfs_layout::ClientTag;
 use envoyfs_layout::directory_page::DirectoryPage;
 use envoyfs_layout::superblock::Superblock;
 use envoyfs_namespace::api::*;
@@ -50,7 +51,7 @@ fn mount(path: &str) -> Mounted {
         clock: Arc::new(SystemClock::new()),
         settings: Settings::default(),
     };
-    let engine = Arc::new(Engine::open(Arc::new(device), options).unwrap());
+    let engine = Arc::new(Engine::open_for(ClientTag::FILES, Arc::new(device), options).unwrap());
     let options = Options { node_cache_bytes: 8 << 20, threads: false, read_only: false, seed: [7; 16] };
     let namespace = Namespace::open(engine.clone(), options).unwrap();
     Mounted { namespace, engine }

@@ -21,7 +21,7 @@ use envoyfs_engine::device::{OpenMode, UringDevice};
 use envoyfs_engine::store::{Batch, Changes, DataObject, Draft, Frozen, Need, Pin, Replayed, Roots, Store, Tier};
 use envoyfs_engine::{Engine, Options, StoreError};
 use envoyfs_layout::node::{NodeBuilder, Owner, TreeKind};
-use envoyfs_layout::{Hlc, Lsn, Reference, ReferenceKind};
+use envoyfs_layout::{ClientTag, Hlc, Lsn, Reference, ReferenceKind};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,6 +30,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// Anything may go wrong.
 pub type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
+/// Whose store it is: no mount takes it for a file system, and this program opens no other.
+const CLIENT: ClientTag = ClientTag::new(b"keyvalue");
 /// Kinds of records; a client's begin at 256.
 const PUT: u16 = 256;
 const DELETE: u16 = 257;
@@ -105,7 +107,7 @@ impl KeyValue {
     /// Mounts: what was published, and every record since.
     pub fn open(path: &str) -> Result<Arc<Self>> {
         let device = UringDevice::open(path, OpenMode::ReadWrite, true)?;
-        let engine = Engine::open(Arc::new(device), Options::default())?;
+        let engine = Engine::open_for(CLIENT, Arc::new(device), Options::default())?;
         let mut state = State { catalog: engine.recovered_roots().references.first().copied(), ..State::default() };
         if let Some(catalog) = &state.catalog {
             for item in items(&engine.read_node(catalog)?)?.1 {

@@ -19,6 +19,7 @@ pub fn set_identity(device: &dyn Device, identity: [u8; 16]) -> Result<Opened, O
     if let Some(why) = opened.read_only {
         return Err(OpenError::OnlyRead { device: device.label(), why });
     }
+    opened.refuse_foreign(device)?;
     let (entry, mut table) = read_published(device, &opened.superblock)?;
     let mut directory = VolumeDirectory { sequence: 0, entry, table: table.rows().to_vec() };
     repair(device, &opened)?;

@@ -105,6 +105,16 @@ pub enum OpenError {
         /// Which features.
         why: String,
     },
+    /// Beside the store the device holds the signature of something else, where copies of the superblock would be written.
+    #[error(
+        "{device} holds a store, but where superblocks of it should be there is something else: {foreign}; if that is what you want to keep, leave it as it is; if it is the store: fsck.envoyfs -fp --overwrite {device} (or look at it with: mount -o ro)"
+    )]
+    Foreign {
+        /// The device.
+        device: String,
+        /// What else it looks like.
+        foreign: String,
+    },
     /// The device failed.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -125,6 +135,8 @@ pub struct Opened {
     pub unused_bytes: u64,
     /// Read-only features that this version does not know: the store may be read, not written.
     pub read_only: Option<String>,
+    /// Copies at the start are damaged, and these signatures are there instead: something newer, perhaps. Empty if not.
+    pub foreign: String,
 }
 
 impl Opened {
@@ -132,6 +144,17 @@ impl Opened {
     #[must_use]
     pub fn repairs(&self) -> Vec<Vec<usize>> {
         repairs(&self.copies, &self.superblock)
+    }
+
+    /// Before anything is written: a repair of the copies would overwrite what somebody has put there since.
+    ///
+    /// # Errors
+    /// [`OpenError::Foreign`].
+    pub fn refuse_foreign(&self, device: &dyn Device) -> Result<(), OpenError> {
+        if self.foreign.is_empty() {
+            return Ok(());
+        }
+        Err(OpenError::Foreign { device: device.label(), foreign: self.foreign.clone() })
     }
 }
 
@@ -173,10 +196,23 @@ pub fn open(device: &dyn Device) -> Result<Opened, OpenError> {
     let read_only = Some(superblock.read_only_compatible).filter(|bits| *bits != 0);
     Ok(Opened {
         unused_bytes: geometry.size_bytes.saturating_sub(superblock.size),
+        foreign: foreign(device, &copies),
         read_only: read_only.map(|bits| format!("features {bits:#x} allow this version only to read")),
         superblock,
         copies,
     })
+}
+
+/// What stands at the start of the device where a copy is damaged. Beyond the start lies what clients write: anything can look like anything there.
+fn foreign(device: &dyn Device, copies: &Copies) -> String {
+    const START_BYTES: u64 = 68 << 10;
+    if let [Some(_), Some(_), ..] = copies {
+        return String::new();
+    }
+    // Only to name it: what cannot be read is not named.
+    let mut found = signature::probe_device(device).unwrap_or_default();
+    found.retain(|found| found.name != signature::ENVOYFS && found.offset < START_BYTES);
+    signature::names(&found)
 }
 
 type Damage = Vec<LayoutError>;

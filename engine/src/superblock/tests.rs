@@ -34,6 +34,7 @@ pub(super) fn first() -> Superblock {
         system_slot: 1,
         barrier: Barrier::Flush,
         device_cache: 0,
+        errors: false,
         hlc_bound: Hlc(0),
         format_ns: 0,
         label: [0; LABEL_BYTES],
@@ -55,6 +56,7 @@ pub(super) fn directory() -> VolumeDirectory {
             checkpoint: PublishedCheckpoint { record: Lsn(0), ..PublishedCheckpoint::default() },
             start: StartPosition::default(),
             cuts: vec![],
+            client: envoyfs_layout::ClientTag::UNNAMED,
             roots: None,
             roots_twin: None,
             drop_queue: Place::NONE,
@@ -235,6 +237,7 @@ fn a_flush_stands_between_the_pairs_of_a_publication_and_the_groups_of_a_repair(
         superblock: next.clone(),
         copies: [Some(next), stale.clone(), None, stale],
         unused_bytes: 0,
+        foreign: String::new(),
         read_only: None,
     };
     repair(&device, &opened).unwrap();

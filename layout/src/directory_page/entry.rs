@@ -3,7 +3,7 @@
 use super::place::RawPlace;
 use super::{CUTS_MAX, NAME, Place, field, zeros};
 use crate::fields::{Structure, structure};
-use crate::{Hlc, LayoutError, Lsn, Reference};
+use crate::{CLIENT_TAG_BYTES, ClientTag, Hlc, LayoutError, Lsn, Reference};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -117,6 +117,8 @@ pub struct VolumeEntry {
     pub start: StartPosition,
     /// Every recovery cut since then, ascending; the last is this mount's.
     pub cuts: Vec<Cut>,
+    /// Whose roots these are, from the first writable mount on; before that nobody's.
+    pub client: ClientTag,
     /// The client's roots object; none in a fresh store.
     pub roots: Option<Reference>,
     /// Its second copy.
@@ -189,12 +191,14 @@ pub(super) struct RawEntry {
     totals: [U64; 7],
     history: RawPlace,
     unreadable: RawPlace,
+    /// A name in ASCII; all zero = none.
+    client: [u8; CLIENT_TAG_BYTES],
     reserved: [u8; ENTRY_BYTES - ENTRY_END],
 }
 
 /// Bytes of an entry on disk.
 pub(super) const ENTRY_BYTES: usize = 2048;
-const ENTRY_END: usize = 664;
+const ENTRY_END: usize = 672;
 
 const _: () = assert!(size_of::<RawCut>() == 32);
 const _: () = assert!(size_of::<RawEntry>() == ENTRY_BYTES);
@@ -272,6 +276,7 @@ impl VolumeEntry {
             .map(U64::from),
             history: self.history.raw(),
             unreadable: self.unreadable.raw(),
+            client: self.client.encode(),
             reserved: [0; ENTRY_BYTES - ENTRY_END],
         }
     }
@@ -335,6 +340,7 @@ impl VolumeEntry {
                 ring_block: raw.start_ring_block.get(),
             },
             cuts,
+            client: ClientTag::decode(NAME, raw.client)?,
             roots: optional_reference(&raw.roots)?,
             roots_twin: optional_reference(&raw.roots_twin)?,
             drop_queue: raw.drop_queue.into(),
@@ -390,6 +396,7 @@ pub(super) const LAYOUTS: [Structure; 2] = [
             totals,
             history,
             unreadable,
+            client,
             reserved
         }
     ),

@@ -69,6 +69,7 @@ fn volume_entry() -> VolumeEntry {
         checkpoint: PublishedCheckpoint { record: Lsn(640), epoch: 1, freeze: Lsn(600), stream_hash: 0, number: 3 },
         start: StartPosition { generation: 1, sequence: 20, offset: 80, ring_block: 20 },
         cuts: vec![Cut { generation: 2, epoch: 1, lsn: Lsn(700), sequence: 22, offset: 0 }],
+        client: envoyfs_layout::ClientTag::FILES,
         roots: Some(node_reference(8)),
         roots_twin: Some(node_reference(9)),
         drop_queue: Place { container: 1, units: 8, stored_bytes: 512, crc: 5 },
@@ -117,6 +118,7 @@ pub fn superblock() -> Seeds {
         system_slot: 0,
         barrier: Barrier::Flush,
         device_cache: 0,
+        errors: false,
         hlc_bound: Hlc(1 << 40),
         format_ns: 1_700_000_000_000_000_000,
         label: [0; 64],
@@ -353,7 +355,16 @@ pub fn roots() -> Seeds {
     let (blob, references) =
         ClientRoots { territory_table: node_reference(8), realm_table: node_reference(9) }.encode();
     vec![
-        RootsObject { checkpoint: 3, freeze: Lsn(600), hlc: Hlc(99), references, blob, copies: Vec::new() }.encode(),
+        RootsObject {
+            checkpoint: 3,
+            freeze: Lsn(600),
+            hlc: Hlc(99),
+            client: envoyfs_layout::ClientTag::FILES,
+            references,
+            blob,
+            copies: Vec::new(),
+        }
+        .encode(),
         RootsObject::default().encode(),
     ]
 }

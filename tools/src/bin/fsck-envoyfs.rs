@@ -39,6 +39,9 @@ struct Arguments {
     /// Make all indexes again from what the segments say of themselves; then as -y. For a store that does not open any more.
     #[arg(long, conflicts_with_all = ["no_changes", "preen"])]
     rebuild: bool,
+    /// Repair also where something else has put its signature over a superblock, or over all of them (with --rebuild): what it holds is lost.
+    #[arg(long, conflicts_with = "no_changes")]
+    overwrite: bool,
     /// Show progress, also if standard error is no terminal. A descriptor behind it, as fsck(8) gives one, is accepted and not used.
     #[arg(short = 'C')]
     progress: bool,
@@ -58,8 +61,9 @@ struct Arguments {
 fn examine(arguments: &Arguments) -> Result<Report> {
     let progress = !arguments.json && (arguments.progress || std::io::stderr().is_terminal());
     let options = Options { data: !arguments.no_data, progress, memory_bytes: arguments.memory.0 };
+    let settings = |all| Settings { overwrite: arguments.overwrite, ..Settings::new(all, options) };
     if arguments.rebuild {
-        return rebuild(&arguments.path, &Settings::new(true, options));
+        return rebuild(&arguments.path, &settings(true));
     }
     if !arguments.force
         && let Some(report) = looks_clean(&arguments.path)?
@@ -67,7 +71,7 @@ fn examine(arguments: &Arguments) -> Result<Report> {
         return Ok(report);
     }
     if arguments.preen || arguments.yes {
-        return repair(&arguments.path, &Settings::new(arguments.yes, options));
+        return repair(&arguments.path, &settings(arguments.yes));
     }
     check(&arguments.path, options)
 }

@@ -109,6 +109,7 @@ pub fn publish(
             checkpoint: entry.checkpoint.number,
             freeze: entry.checkpoint.freeze,
             hlc: entry.checkpoint_hlc,
+            client: entry.client,
             references: roots.references.clone(),
             blob: state.blob.clone(),
             copies: Vec::new(),

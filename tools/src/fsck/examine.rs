@@ -94,6 +94,13 @@ pub fn examine(disk: &Disk, superblock: &Superblock, options: Options, report: &
         directory,
     };
     out.complete &= out.roots.is_some();
+    if !roots::is_of_files(&out.directory.entry) {
+        // What its nodes mean, and which of them live, is known to another program only.
+        report.add(findings::OTHER_CLIENT, "store", out.directory.entry.client);
+        out.complete = false;
+        progress.finish_and_clear();
+        return Some(out);
+    }
     let mut broken = BrokenNodes::new();
     let (mut index, mut from) = (0, 0);
     while from < u32::MAX {

@@ -116,6 +116,8 @@ kinds! {
     LARGER_DEVICE = 5 Note Nothing "the device is larger than the store", "none needed; growing is not offered yet";
     /// Unknown features.
     FEATURES = 6 Fatal Nothing "the store uses features that this version does not know", "none; use a newer envoyfs";
+    /// Something else's signature.
+    FOREIGN = 7 Error Nothing "where a superblock copy should be there is the signature of something else", "none without `--overwrite`: it may be newer than the store, and a repair would write over it";
     // 100-199: volume directory and segment table.
     /// Neither copy verifies.
     NO_DIRECTORY = 100 Fatal Rebuild "no copy of the volume directory verifies", "made again from what the segments say";
@@ -133,6 +135,8 @@ kinds! {
     CONTAINER_FOOTER = 106 Warning Preen "the footer of a container is damaged or differs from its table", "written again; only a rebuild needs it";
     /// A part of a table.
     TABLE_PART = 107 Note Nothing "a part of the table of a container is damaged", "none: nothing is found by it, and rows of what is dead are known to nobody; it goes when the container is used again, a rebuild before that may have to do without";
+    /// No file trees.
+    OTHER_CLIENT = 108 Note Nothing "the store belongs to another program: it holds no file tree, and nothing that its roots lead to was checked", "only superblocks, headers and footers; what its program cannot read, only that program can judge";
     // 200-299: log.
     /// Records wait for replay.
     LOG_DIRTY = 200 Note Mount "the log holds records since the checkpoint", "replayed; by a repair too, before it changes anything";

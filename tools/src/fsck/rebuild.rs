@@ -22,18 +22,19 @@ use super::source::Source;
 use super::space::Space;
 use super::walk::Walk;
 use super::{data, log};
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use envoyfs_engine::format::{FormatOptions, blank};
 use envoyfs_engine::hlc::next_bound;
 use envoyfs_engine::repair::OfflineWriter;
-use envoyfs_engine::superblock;
+use envoyfs_engine::signature;
+use envoyfs_engine::superblock::{self, OpenError};
 use envoyfs_engine::wal::recovery::Found;
 use envoyfs_layout::directory_page::{Bounds, ContainerRow, ContainerState, VolumeDirectory, VolumeEntry};
 use envoyfs_layout::node::NodeView;
 use envoyfs_layout::roots::RootsObject;
 use envoyfs_layout::superblock::Superblock;
 use envoyfs_layout::system_page::SegmentPage;
-use envoyfs_layout::{ClientRoots, Hlc, Lsn, Reference, ReferenceKind, checksum};
+use envoyfs_layout::{ClientRoots, ClientTag, Hlc, Lsn, Reference, ReferenceKind, checksum};
 use indicatif::ProgressBar;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
@@ -67,11 +68,16 @@ pub fn rebuild_disk(disk: &Disk, settings: &Settings) -> Result<Report> {
     let raised = |least: u64| known.max(least + ((least ^ known) & 1));
     superblock.sequence = raised((openings >> 20) + 2);
     let ring = Ring::read(disk, &superblock, volume);
+    let (others, candidates) = roots_objects(disk, &space, &scanned);
     let log_from = |roots: &RootsObject| log_behind(disk, &superblock, directory.clone(), &space, &ring, roots);
-    let Some((found, entry, log)) = newest_checkpoint(roots_objects(disk, &space, &scanned), log_from) else {
+    let Some((found, entry, log)) = newest_checkpoint(candidates, log_from) else {
+        if let Some(client) = others {
+            bail!(not_files(&disk.device().label(), client));
+        }
         bail!("no segment of {} holds roots that can be read; there is nothing to rebuild from", disk.device().label());
     };
     directory.entry = entry;
+    directory.entry.client = found.client;
     let keep_log = log.is_some();
     // The numbers that CLOSED names count only while the superblock of that mount rules: the rebuilt tree has drawn others.
     if let Some(closed) = log.as_ref().and_then(|log| log.closed.as_ref()) {
@@ -144,7 +150,29 @@ fn shape(disk: &Disk, settings: &Settings) -> Result<Shape> {
         small: true,
     };
     let geometry = disk.device().geometry();
-    if let Ok(opened) = superblock::open(disk.device()) {
+    let name = disk.device().label();
+    let opened = match superblock::open(disk.device()) {
+        Ok(opened) => Some(opened),
+        // Not one copy is left: what else is there may be something newer than the segments.
+        Err(OpenError::NotAStore { .. } | OpenError::AllDamaged { .. }) => {
+            let mut found = signature::probe_device(disk.device())
+                .with_context(|| format!("{name} cannot be read; copy it to a whole device first"))?;
+            found.retain(|found| found.name != signature::ENVOYFS);
+            if !found.is_empty() && !settings.overwrite {
+                let found = signature::names(&found);
+                bail!(
+                    "{name} holds: {found}; segments of a store may be left of what it was before; if that is what you want back, and nothing of the other: fsck.envoyfs --rebuild --overwrite {name}"
+                );
+            }
+            None
+        }
+        // A copy is whole, and says that the indexes are not what is missing.
+        Err(error) => bail!("{error}"),
+    };
+    if let Some(opened) = opened {
+        if !settings.overwrite {
+            opened.refuse_foreign(disk.device())?;
+        }
         let known = opened.superblock;
         let options = FormatOptions {
             uuid: known.store,
@@ -157,6 +185,9 @@ fn shape(disk: &Disk, settings: &Settings) -> Result<Shape> {
         directory.table = vec![ContainerRow::FREE; known.containers as usize];
         let mut pages = BTreeSet::new();
         if let Ok(old) = superblock::read_directory(disk.device(), &known) {
+            if !roots::is_of_files(&old.entry) {
+                bail!(not_files(&name, old.entry.client));
+            }
             directory.entry.volume = old.entry.volume;
             directory.entry.uuid = old.entry.uuid;
             directory.entry.bounds = old.entry.bounds;
@@ -200,6 +231,12 @@ fn shape(disk: &Disk, settings: &Settings) -> Result<Shape> {
         }
     }
     bail!("the segments of {} do not lie as in any store of this size; is it the whole device?", disk.device().label())
+}
+
+fn not_files(name: &str, client: ClientTag) -> String {
+    format!(
+        "{name} is a store of {client}: it holds no file tree, and only its own program knows what its objects mean; nothing was changed"
+    )
 }
 
 /// Homes, slot maps and the table, from what containers say. The newest opening wins.
@@ -253,8 +290,12 @@ fn places(superblock: &Superblock, directory: &mut VolumeDirectory, scanned: &BT
     space
 }
 
-/// The roots objects whose table of territories can be read, the newest first.
-fn roots_objects(disk: &Disk, space: &Space, scanned: &BTreeMap<u32, Scanned>) -> impl Iterator<Item = RootsObject> {
+/// The roots objects whose table of territories can be read, the newest first; before them, whose those are that are not of files.
+fn roots_objects(
+    disk: &Disk,
+    space: &Space,
+    scanned: &BTreeMap<u32, Scanned>,
+) -> (Option<ClientTag>, impl Iterator<Item = RootsObject>) {
     let rows = scanned.values().flat_map(|found| found.rows.iter().map(|row| (found.opening, row)));
     let mut all: Vec<(u64, RootsObject)> = rows
         .filter(|(_, row)| row.kind == ReferenceKind::Roots)
@@ -266,7 +307,11 @@ fn roots_objects(disk: &Disk, space: &Space, scanned: &BTreeMap<u32, Scanned>) -
         .collect();
     // The number of a checkpoint that was cut short is given again, by a later mount, which opens its own containers.
     all.sort_by_key(|(opening, roots)| std::cmp::Reverse((roots.checkpoint, *opening)));
-    all.into_iter().map(|(_, roots)| roots).filter(|roots| {
+    let others = all.iter().map(|(_, roots)| roots.client).find(|client| *client != ClientTag::FILES);
+    let readable = all.into_iter().map(|(_, roots)| roots).filter(|roots| {
+        if roots.client != ClientTag::FILES {
+            return false;
+        }
         let Ok(client) = ClientRoots::decode(&roots.blob, &roots.references) else { return false };
         let reference = client.territory_table;
         let copied = |(node, bytes): &(Reference, Vec<u8>)| {
@@ -278,7 +323,8 @@ fn roots_objects(disk: &Disk, space: &Space, scanned: &BTreeMap<u32, Scanned>) -
         space
             .read_whole(disk, reference.oid, reference.stored_bytes)
             .is_ok_and(|bytes| checksum::crc32c(&bytes) == reference.crc && NodeView::parse(&bytes).is_ok())
-    })
+    });
+    (others, readable)
 }
 
 /// The newest checkpoint that took place, with the log behind it: that of a checkpoint which power cut short has no record in the log, but the log behind the one before has

@@ -62,6 +62,9 @@ pub fn open(disk: &Disk, report: &mut Report) -> Result<Option<Opened>> {
             Some(_) => {}
         }
     }
+    if !opened.foreign.is_empty() {
+        report.add(findings::FOREIGN, "device", &opened.foreign);
+    }
     if *unused_bytes >= 4096 {
         report.add(findings::LARGER_DEVICE, "device", format_args!("by {unused_bytes} bytes"));
     }

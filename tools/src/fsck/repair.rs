@@ -17,11 +17,12 @@ use super::findings::{self, By, Finding, Kind, Severity};
 use super::report::Report;
 use super::rewrite::Rewriter;
 use super::source::Source;
-use super::{Options, containers, interrupt, log, lost, regions};
+use super::{Options, containers, interrupt, log, lost, regions, roots};
 use anyhow::{Context as _, Result};
 use envoyfs_engine::hlc::{Clock, SystemClock};
 use envoyfs_engine::repair::OfflineWriter;
 use envoyfs_engine::{Engine, Options as EngineOptions, superblock};
+use envoyfs_layout::ClientTag;
 use envoyfs_namespace::{Namespace, Options as NamespaceOptions};
 use std::path::Path;
 use std::sync::Arc;
@@ -34,6 +35,8 @@ const STEPS_MAX: usize = 12;
 pub struct Settings {
     /// Also what gives up something that was stored (`-y`).
     pub all: bool,
+    /// Also where something else has put its signature over a superblock (`--overwrite`).
+    pub overwrite: bool,
     /// What to check.
     pub options: Options,
     /// For the replay of the log.
@@ -46,7 +49,13 @@ impl Settings {
     /// With the system's clock and a random seed.
     #[must_use]
     pub fn new(all: bool, options: Options) -> Self {
-        Self { all, options, clock: Arc::new(SystemClock::new()), seed: uuid::Uuid::new_v4().into_bytes() }
+        Self {
+            all,
+            overwrite: false,
+            options,
+            clock: Arc::new(SystemClock::new()),
+            seed: uuid::Uuid::new_v4().into_bytes(),
+        }
     }
 }
 
@@ -84,7 +93,8 @@ pub fn repair_disk(disk: &Disk, settings: &Settings) -> Result<Report> {
         // With more damage than is remembered a step leaves the rest to the next one.
         step += usize::from(examined.as_ref().is_none_or(|examined| examined.bad.more() == 0));
         let done = !report.repairable(settings.all) || report.is_fatal() || step > STEPS_MAX || interrupt::requested();
-        let (Some(opened), Some(mut examined), false) = (opened, examined, done) else {
+        let kept = opened.as_ref().is_some_and(|opened| !opened.foreign.is_empty()) && !settings.overwrite;
+        let (Some(opened), Some(mut examined), false) = (opened, examined, done || kept) else {
             report.after(first.clone(), lost);
             return Ok(report);
         };
@@ -167,13 +177,17 @@ fn of_trees(kind: &Kind) -> bool {
 
 fn next(report: &Report, examined: &Examined, all: bool, plan: Plan) -> Step {
     let worth = |kind: &Kind| kind.severity > Severity::Note;
+    let foreign = !roots::is_of_files(&examined.directory.entry);
     let any = |of: &dyn Fn(&Kind) -> bool| report.findings.iter().any(|f| worth(f.kind) && of(f.kind));
     let books = |kind: &Kind| matches!(kind.number, 100..=104 | 300..=399 | 406 | 409 | 600..=605 | 607);
-    if any(&books) {
+    if any(&books) && !foreign {
         return Step::Books;
     }
     if any(&|kind| kind == findings::CONTAINER_HEADER || kind == findings::CONTAINER_FOOTER) {
         return Step::Containers;
+    }
+    if foreign {
+        return if any(&|kind| kind == findings::SUPERBLOCK_COPY) { Step::Superblocks } else { Step::Nothing };
     }
     let log = examined.log.as_ref();
     let replayable =
@@ -231,8 +245,8 @@ fn replay_from(disk: &Disk, settings: &Settings, published: bool) -> std::result
         clock: Arc::clone(&settings.clock),
         settings: envoyfs_engine::settings::Settings::default(),
     };
-    let open = if published { Engine::open_published } else { Engine::open };
-    let engine = open(disk.shared(), options).map_err(|error| error.to_string())?;
+    let open = if published { Engine::open_published } else { Engine::open_for };
+    let engine = open(ClientTag::FILES, disk.shared(), options).map_err(|error| error.to_string())?;
     if !engine.read_only().is_empty() {
         return Err(engine.read_only().to_string());
     }

@@ -1,6 +1,6 @@
 //! What a check found, collected and printed.
 
-use super::findings::{By, Finding, Kind, Severity};
+use super::findings::{self, By, Finding, Kind, Severity};
 use crate::mkfs::size::Size;
 use envoyfs_layout::superblock::Superblock;
 use serde::Serialize;
@@ -133,7 +133,10 @@ impl Report {
     /// Is there something worse than notes that this kind of repair puts right?
     #[must_use]
     pub fn repairable(&self, all: bool) -> bool {
-        let by = |kind: &Kind| kind.by == By::Preen || (all && kind.by == By::Yes);
+        // What needs a walk of the trees is not touched where nobody knows what a tree is.
+        let apart = [findings::SUPERBLOCK_COPY, findings::CONTAINER_HEADER, findings::CONTAINER_FOOTER];
+        let can = |kind: &Kind| self.count(findings::OTHER_CLIENT) == 0 || apart.contains(&kind);
+        let by = |kind: &Kind| can(kind) && (kind.by == By::Preen || (all && kind.by == By::Yes));
         self.findings.iter().any(|finding| finding.kind.severity > Severity::Note && by(finding.kind))
     }
     /// This is what was left after a repair; `before` is what was found first, `lost` what the repair itself had to give up.
@@ -225,7 +228,9 @@ impl fmt::Display for Report {
             None | Some(Severity::Note) => write!(f, "{}: clean", self.path),
             Some(_) => {
                 let errors: u64 = self.counts.values().sum();
-                let next = if self.repairable(false) {
+                let next = if self.count(findings::FOREIGN) > 0 {
+                    "; nothing is repaired without --overwrite"
+                } else if self.repairable(false) {
                     "; to repair what is safe: fsck.envoyfs -p"
                 } else if self.repairable(true) {
                     "; to repair: fsck.envoyfs -y"

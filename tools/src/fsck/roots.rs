@@ -7,7 +7,7 @@ use super::space::Space;
 use envoyfs_layout::directory_page::VolumeEntry;
 use envoyfs_layout::node::TreeKind;
 use envoyfs_layout::roots::RootsObject;
-use envoyfs_layout::{ClientRoots, LayoutError, Oid, Reference, checksum};
+use envoyfs_layout::{ClientRoots, ClientTag, LayoutError, Oid, Reference, checksum};
 
 /// What the client's roots are.
 #[derive(Debug)]
@@ -22,6 +22,11 @@ pub struct Roots {
     pub damaged: bool,
     /// Copies of nodes at the top; each has the checksum of the reference to it.
     pub copies: Vec<(Oid, Vec<u8>)>,
+}
+
+/// Is it a store of this file system's? One that nobody has mounted yet is as good as one.
+pub fn is_of_files(entry: &VolumeEntry) -> bool {
+    entry.client == ClientTag::FILES || (!entry.client.is_named() && entry.ring_generation == 0)
 }
 
 /// Reads both copies. `None`: a fatal finding was added. A store without a checkpoint has no roots, and that is well.
@@ -53,6 +58,10 @@ pub fn read(disk: &Disk, entry: &VolumeEntry, space: &mut Space, report: &mut Re
         report.add(findings::NO_ROOTS, "roots", "");
         return None;
     };
+    if !is_of_files(entry) {
+        let copies = copies_of(&roots);
+        return Some(Roots { references: roots.references, trees: Vec::new(), blob: roots.blob, damaged, copies });
+    }
     let trees = trees(&roots).unwrap_or_else(|error| {
         report.add(findings::ITEM, "roots", error);
         Vec::new()

@@ -11,6 +11,7 @@ use envoyfs_engine::superblock;
 use envoyfs_engine::{Engine, Options as EngineOptions, Settings as EngineSettings};
 use envoyfs_fuse::commands::Identity;
 use envoyfs_fuse::service::Service;
+use envoyfs_layout::ClientTag;
 use envoyfs_namespace::api::{Context, InodeId, SetAttributes};
 use envoyfs_namespace::{Namespace, Options};
 use nix::sys::signal::SigSet;
@@ -86,7 +87,7 @@ fn open_engine(device: UringDevice, store: &Path, settings: &Settings) -> Result
         clock: Arc::new(SystemClock::new()),
         settings: EngineSettings { history: settings.history, ..settings.engine.clone() },
     };
-    let mut engine = Engine::open(Arc::new(device), options)
+    let mut engine = Engine::open_for(ClientTag::FILES, Arc::new(device), options)
         .with_context(|| format!("cannot open the store in {} (fsck.envoyfs tells more)", store.display()))?;
     if let Some(at) = settings.at {
         let shown = engine.travel_to(at).context("cannot show the tree as it was then")?;

@@ -6,7 +6,7 @@ use envoyfs_engine::format::{FormatOptions, format};
 use envoyfs_engine::hlc::{Clock, ManualClock};
 use envoyfs_engine::store::{Reason, Store as _};
 use envoyfs_engine::{Engine, Options as EngineOptions, Settings};
-use envoyfs_layout::Lsn;
+use envoyfs_layout::{ClientTag, Lsn};
 use envoyfs_namespace::api::*;
 use envoyfs_namespace::{Namespace, Options};
 use envoyfs_tools::fsck::findings::Severity;
@@ -56,7 +56,7 @@ pub struct Stack {
 /// Mounts. Without threads everything is deterministic.
 pub fn open(device: Arc<dyn Device>, clock: Arc<dyn Clock>, threads: bool) -> std::result::Result<Stack, String> {
     let options = EngineOptions { read_only: false, threads, accept_loss: false, clock, settings: Settings::default() };
-    let engine = Engine::open(device, options).map_err(|error| format!("engine: {error}"))?;
+    let engine = Engine::open_for(ClientTag::FILES, device, options).map_err(|error| format!("engine: {error}"))?;
     if !engine.read_only().is_empty() {
         return Err(format!("opens only for reading: {}", engine.read_only()));
     }

@@ -12,7 +12,7 @@ use envoyfs_layout::node::{NodeBuilder, NodeHeader, NodeView};
 use envoyfs_layout::roots::RootsObject;
 use envoyfs_layout::superblock::Superblock;
 use envoyfs_layout::system_page::SegmentPage;
-use envoyfs_layout::{Oid, Reference, ReferenceKind};
+use envoyfs_layout::{ClientTag, Oid, Reference, ReferenceKind};
 use envoyfs_namespace::api::*;
 use envoyfs_namespace::{Namespace, Options};
 use envoyfs_tools::fsck::disk::Disk;
@@ -55,7 +55,9 @@ pub fn empty(mib: u64, wal_kib: u64) -> SimulatedDevice {
 pub fn try_mount(device: &SimulatedDevice, read_only: bool) -> std::result::Result<Mounted, String> {
     let clock = Arc::new(ManualClock::new(START_NS + 1_000_000_000));
     let options = EngineOptions { read_only, threads: false, accept_loss: false, clock, settings: Default::default() };
-    let engine = Arc::new(Engine::open(Arc::new(device.clone()), options).map_err(|error| error.to_string())?);
+    let engine = Arc::new(
+        Engine::open_for(ClientTag::FILES, Arc::new(device.clone()), options).map_err(|error| error.to_string())?,
+    );
     if !read_only && !engine.read_only().is_empty() {
         return Err(engine.read_only().to_string());
     }

@@ -12,6 +12,7 @@ mod beside;
 mod common;
 mod deep;
 mod findings;
+mod foreign;
 #[path = "../fsck_bench/mod.rs"]
 mod fsck_bench;
 mod lost;

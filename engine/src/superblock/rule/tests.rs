@@ -33,6 +33,7 @@ fn history() -> Vec<Superblock> {
         system_slot: 0,
         barrier: Barrier::Flush,
         device_cache: 0,
+        errors: false,
         hlc_bound: Hlc(0),
         format_ns: 0,
         label: [0; LABEL_BYTES],

@@ -27,7 +27,7 @@ use envoyfs_engine::format::{FormatOptions, format_calibrated};
 use envoyfs_engine::hlc::{Clock as _, SystemClock};
 use envoyfs_engine::store::{DataObject, Draft, FreedRange, Need, Store as _, Tier};
 use envoyfs_engine::{Engine, Options, superblock};
-use envoyfs_layout::{BLOCK, Hlc, Lsn, Reference, UNIT};
+use envoyfs_layout::{BLOCK, ClientTag, Hlc, Lsn, Reference, UNIT};
 use leaf::Entry;
 use parking_lot::{Mutex, RwLock};
 pub use queue::DiskQueue;
@@ -37,6 +37,8 @@ use std::sync::Arc;
 
 /// Of stores that are nobody's loss.
 pub const LABEL: &str = "envoyfs bench";
+/// Whose store it is.
+const CLIENT: ClientTag = ClientTag::new(b"evbench ");
 /// Record: a write. Body: first block.
 const WRITE: u16 = 3000;
 /// Children of an interior node.
@@ -125,7 +127,7 @@ fn open_engine(device: &Arc<dyn Device>) -> Result<Arc<Engine>> {
         clock,
         settings: envoyfs_engine::Settings::default(),
     };
-    Ok(Arc::new(Engine::open(Arc::clone(device), options).context("opening the store")?))
+    Ok(Arc::new(Engine::open_for(CLIENT, Arc::clone(device), options).context("opening the store")?))
 }
 
 impl Disk {
