@@ -165,6 +165,8 @@ groups! {
         records: Counter = "Records accepted by the scan.",
         replayed: Counter = "Records handed to the client.",
         adopted: Counter = "Unpublished checkpoints adopted.",
+        moved: Counter = "Objects of records accepted whose data was written elsewhere when its write had failed.",
+        placed_behind: Counter = "Containers kept for such data, though they were opened behind where the log was cut.",
         lost: Counter = "Mounts that found records missing that were promised durable.",
     }
     /// The cleaner.

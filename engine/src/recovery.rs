@@ -295,6 +295,8 @@ impl Engine {
             None => engine.mounted.get(container as usize).map_or(0, |row| row.segment),
         };
         let relocated = engine.adopt_relocations(&segment_in, &found)?;
+        metrics.recovery.moved.add(relocated.len() as u64);
+        metrics.recovery.placed_behind.add(found.placed_behind);
         stage.next(&metrics.recovery.take_over);
         if let Some(begun) = begun {
             engine.writer = Some(engine.take_over(begun, &found, &start, &relocated)?);

@@ -39,6 +39,8 @@ rules! {
     MovedNotFramed,
     /// Recovery ends a container that was being filled as if nothing of other segments were in it (INV-18).
     SealOverMoved,
+    /// Recovery forgets the container that took data of a record it keeps, since it was opened behind where the log is cut (INV-18).
+    PlacementBehindCutLost,
     /// A flush is taken to cover what was appended while it ran (INV-18).
     AckOfLaterRecords,
     /// A block's watermark names what is framed, not what a completed flush covered (INV-19).

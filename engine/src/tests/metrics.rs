@@ -47,6 +47,8 @@ const UNTOUCHED: &[&str] = &[
     "reads.retried",
     "recovery.adopted",
     "recovery.lost",
+    "recovery.moved",
+    "recovery.placed_behind",
     "scrub.damaged",
     "state.drop_queue",
     "state.drops_unreadable",

@@ -125,6 +125,8 @@ pub struct Found {
     pub records: Vec<FoundRecord>,
     /// Placements in the blocks kept, and behind the cut those of containers that hold relocated data of a record kept.
     pub placed: Vec<SegmentPlaced>,
+    /// How many of them are behind the cut.
+    pub placed_behind: u64,
     /// Every relocation that the log tells of, also behind the cut: a record before the cut may rest on one.
     pub relocated: Vec<Relocated>,
     /// The last mount ended in order: nothing was appended that is not here. What it said then.
@@ -301,6 +303,7 @@ pub fn scan(device: &dyn Device, ring: &RingGeometry, entry: &VolumeEntry, judge
         adopted: adopted(ring, entry, &records, &lineage.chain)?,
         max_hlc: Hlc::ZERO,
         placed: Vec::new(),
+        placed_behind: 0,
         relocated,
         closed: None,
         cut: Cut::default(),
@@ -317,9 +320,11 @@ pub fn scan(device: &dyn Device, ring: &RingGeometry, entry: &VolumeEntry, judge
     found.drop_unserved_generation(entry);
     let last = found.cut.sequence;
     // Behind the cut, what was opened is as if it had never been, but for containers that hold what a record before the cut names.
-    let is_kept = |sequence: u64, container: u32| sequence <= last || found.rests_on(container);
-    let kept = placed.iter().filter(|(sequence, placed)| is_kept(*sequence, placed.container));
-    found.placed = kept.map(|(_, placed)| *placed).collect();
+    let rests = |container: u32| found.rests_on(container) && !sabotage::on(Rule::PlacementBehindCutLost);
+    let is_kept = |sequence: u64, container: u32| sequence <= last || rests(container);
+    placed.retain(|(sequence, placed)| is_kept(*sequence, placed.container));
+    found.placed_behind = placed.iter().filter(|(sequence, _)| *sequence > last).count() as u64;
+    found.placed = placed.into_iter().map(|(_, placed)| placed).collect();
     let own = found.chain.last().is_some_and(|block| block.generation == entry.ring_generation);
     let is_end = |sequence: u64| own && sequence == last && cut == lineage.end && found.corrupt.is_none();
     let closed = closed_at.filter(|(sequence, _)| is_end(*sequence) || sabotage::on(Rule::ClosedNumbersBelieved));

@@ -37,6 +37,10 @@ pub struct Found {
     pub recoveries: [u64; 4],
     /// Images not tried again.
     pub known: u64,
+    /// Objects that recoveries found elsewhere, since their write had failed.
+    pub moved: u64,
+    /// Containers that recoveries kept for such an object alone.
+    pub placed_behind: u64,
     /// The search ended before everything was tried.
     pub cut_short: bool,
 }
@@ -52,6 +56,8 @@ impl Found {
         self.cuts += other.cuts;
         self.recoveries.iter_mut().zip(other.recoveries).for_each(|(sum, more)| *sum += more);
         self.known += other.known;
+        self.moved += other.moved;
+        self.placed_behind += other.placed_behind;
         self.cut_short |= other.cut_short;
     }
 }
@@ -64,6 +70,9 @@ impl std::fmt::Display for Found {
             "{} cuts; recoveries after 1, 2, 3, 4 cuts: {first} {second} {third} {fourth}; {} images known before",
             self.cuts, self.known
         )?;
+        if self.moved > 0 {
+            write!(f, "; {} objects found elsewhere, {} containers kept for them", self.moved, self.placed_behind)?;
+        }
         if self.cut_short { write!(f, "; NOT COMPLETE") } else { Ok(()) }
     }
 }
@@ -143,6 +152,9 @@ impl Search<'_> {
         let clock = Arc::new(ManualClock::new(self.recorded.now_ns));
         let engine = mount(Arc::new(device), &clock).unwrap_or_else(|error| panic!("{path:?}: {error}"));
         assert_eq!(engine.read_only(), "", "{path:?}");
+        let recovery_metrics = &engine.metrics().recovery;
+        self.found.moved += recovery_metrics.moved.get();
+        self.found.placed_behind += recovery_metrics.placed_behind.get();
         let client = Client::start(engine, clock);
         let end = client.engine.end();
         match duty {
@@ -186,7 +198,7 @@ impl Search<'_> {
 
     /// Now and then the store must also serve: operations, checkpoints, and exact counts at the end.
     fn serve(&self, mut client: Client, fingerprint: u64, path: &[String]) {
-        if !fingerprint.is_multiple_of(32) {
+        if !fingerprint.is_multiple_of(self.recorded.serves) {
             return;
         }
         let mut rng = crate::client::Rng(fingerprint);
@@ -212,17 +224,15 @@ pub fn history_of(seed: u64, shape: crate::history::Shape, reach: Reach) -> Foun
     println!(
         "STORE_SEED={seed} STORE_STEPS={steps} STORE_FATES={fates} cargo test -p envoyfs-store-tests --test crash"
     );
-    let recorded = crate::history::record(seed, shape);
+    whole(&crate::history::record(seed, shape), reach)
+}
+
+/// All cuts of what was recorded, on two threads.
+#[must_use]
+pub fn whole(recorded: &Recorded, reach: Reach) -> Found {
     let reach = Reach { recoveries_max: reach.recoveries_max / 2, ..reach };
     std::thread::scope(|scope| {
-        let parts: Vec<_> = (0..2)
-            .map(|part| {
-                scope.spawn({
-                    let recorded = &recorded;
-                    move || explore(recorded, reach, part, 2)
-                })
-            })
-            .collect();
+        let parts: Vec<_> = (0..2).map(|part| scope.spawn(move || explore(recorded, reach, part, 2))).collect();
         let mut sum = Found::default();
         for part in parts {
             match part.join() {

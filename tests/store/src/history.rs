@@ -69,6 +69,8 @@ pub struct Recorded {
     pub lists: BTreeMap<u64, Vec<u64>>,
     /// Contents of each retained checkpoint.
     pub retained: BTreeMap<u64, Logical>,
+    /// One in so many recovered stores must also serve.
+    pub serves: u64,
 }
 
 impl Recorded {
@@ -178,21 +180,7 @@ fn small(op: Op) -> Op {
 #[must_use]
 pub fn record(seed: u64, shape: Shape) -> Recorded {
     let clock = clock();
-    let device = formatted(8, shape.block, seed);
-    let device = if seed.is_multiple_of(2) { with_durable_writes(device) } else { device };
-    // A few mounts and checkpoints of age, so that slots, cuts and twins are in use.
-    {
-        let mut client = Client::start(mount(Arc::new(device.clone()), &clock).expect("fresh"), clock.clone());
-        client.engine.retain(shape.policy());
-        let mut rng = Rng(seed ^ 0xA5A5);
-        for _ in 0..rng.below(20) {
-            step(&mut client, &mut rng, &shape).expect("no faults");
-        }
-        client.commit().expect("no faults");
-    }
-    let base = device.process_crash();
-    base.flush().expect("no faults");
-    let base = base.durable_image();
+    let base = aged(seed, &shape, &clock);
     let device = RecordingDevice::new(SimulatedDevice::from_image(base.clone(), shape.block, seed).slow(shape.slow));
     let recording = device.recording();
     let engine = mount(Arc::new(device), &clock).expect("no faults");
@@ -211,7 +199,26 @@ pub fn record(seed: u64, shape: Shape) -> Recorded {
         look(&client, &mut lists, &mut retained);
     }
     let history = std::mem::take(&mut client.history);
-    Recorded { base, recording, history, marks, shape, now_ns: clock.wall_ns(), lists, retained }
+    Recorded { base, recording, history, marks, shape, now_ns: clock.wall_ns(), lists, retained, serves: 32 }
+}
+
+/// A store of 8 MiB that was used a little; durable.
+pub(crate) fn aged(seed: u64, shape: &Shape, clock: &Arc<ManualClock>) -> DeviceImage {
+    let device = formatted(8, shape.block, seed);
+    let device = if seed.is_multiple_of(2) { with_durable_writes(device) } else { device };
+    // A few mounts and checkpoints of age, so that slots, cuts and twins are in use.
+    {
+        let mut client = Client::start(mount(Arc::new(device.clone()), clock).expect("fresh"), clock.clone());
+        client.engine.retain(shape.policy());
+        let mut rng = Rng(seed ^ 0xA5A5);
+        for _ in 0..rng.below(20) {
+            step(&mut client, &mut rng, shape).expect("no faults");
+        }
+        client.commit().expect("no faults");
+    }
+    let base = device.process_crash();
+    base.flush().expect("no faults");
+    base.durable_image()
 }
 
 /// Notes which checkpoints are retained now, and what is in them.

@@ -7,11 +7,13 @@
 //! mini        a smaller one, for scenarios
 //! scripted    a device that fails, lies or waits at the n-th call
 //! rules       for each durability rule the scenario that fails without it
+//! failing     histories in which writes of data fail behind their records
 //! explore     power cuts at every IO of a history, of the recovery after it, and of the recovery after that
 //! ```
 
 pub mod bench;
 pub mod explore;
+pub mod failing;
 pub mod history;
 pub mod mini;
 pub mod rules;

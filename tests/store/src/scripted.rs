@@ -148,6 +148,32 @@ impl ScriptedDevice {
         }
     }
 
+    /// The first `count` of them are done: those that `fails` chooses by number and offset fail, and leave garbage. The others stay, and no more are held.
+    pub fn release_first(&self, count: usize, errno: i32, fails: impl Fn(usize, u64) -> bool) {
+        let first: Vec<(Write, Completion)> = {
+            let mut held = self.held.lock().unwrap();
+            let Some(held) = held.as_mut() else { return };
+            held.hold = Box::new(|_| false);
+            held.writes.drain(..count.min(held.writes.len())).collect()
+        };
+        for (number, (write, completion)) in first.into_iter().enumerate() {
+            let (offset, length) = (write.offset, write.range.len());
+            if !fails(number, offset) {
+                completion.complete(self.device.submit(write).wait());
+                continue;
+            }
+            let mut garbage = AlignedBuf::zeroed(length);
+            garbage.as_mut_slice().fill(0xEE);
+            let _ = self.device.submit(Write::whole(offset, garbage)).wait();
+            completion.complete(Err(DeviceError::Io {
+                operation: Operation::Write,
+                offset,
+                length: length as u64,
+                errno,
+            }));
+        }
+    }
+
     /// They fail, with nothing written, and no more are held.
     pub fn release_failed(&self, errno: i32) {
         let held = self.held.lock().unwrap().take();

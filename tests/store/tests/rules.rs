@@ -27,6 +27,7 @@ tests! {
     acknowledged_data_survives_a_power_cut
     data_that_was_moved_after_its_record_was_written_is_found_after_a_power_cut
     a_recovery_writes_nothing_over_data_that_was_moved
+    data_that_was_moved_keeps_its_container_behind_a_cut
     what_is_appended_while_a_flush_runs_needs_a_flush_of_its_own
     a_power_cut_is_not_taken_for_damage
     after_a_failed_flush_nothing_is_acknowledged

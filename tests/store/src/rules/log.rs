@@ -3,6 +3,8 @@
 use crate::StoreError;
 use crate::bench::{Bench, Region, recover};
 use crate::device::{DeviceImage, SECTOR_BYTES, SectorFate};
+use crate::explore::{Reach, explore};
+use crate::failing;
 use crate::scripted::{Answer, Call};
 use crate::store::{Counter, Store as _};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -80,6 +82,16 @@ pub fn a_recovery_writes_nothing_over_data_that_was_moved() {
     mini.commit().unwrap();
     assert_eq!(mini.engine.metrics().streams.relocated.get(), 1, "it was not written elsewhere");
     assert_eq!(recover(&bench.cut()).keys(), [1, 2]);
+}
+
+/// INV-18: the container was opened for the data, and the log says so behind where it is cut. In every cut of such histories.
+pub fn data_that_was_moved_keeps_its_container_behind_a_cut() {
+    let mut kept = 0;
+    for seed in 100..104 {
+        let recorded = failing::record(seed, failing::shape(seed, 2));
+        kept += explore(&recorded, Reach { nested: 0, fates: 0, recoveries_max: u64::MAX }, 0, 1).placed_behind;
+    }
+    assert!(kept > 0, "no container was kept for such data");
 }
 
 /// INV-18: what a checkpoint gives its block while the log is written durably is so by the checkpoint's flush, or by that of whoever acknowledges it before.
