@@ -14,8 +14,8 @@ use envoyfs_layout::system_page::{DeferredRange, HistoryRow, HistoryState, ListP
 use envoyfs_layout::territory::{InodeChunk, TerritoryKind, TerritoryPolicy};
 use envoyfs_layout::wal::kind;
 use envoyfs_layout::{
-    Body, ClientRoots, DirectoryAttributes, Encoding, Entry, Hlc, Inode, LinkEntry, Oid, RealmEntry, RealmRecord,
-    Reference, ReferenceKind, Retention, Slice, SnapshotItem, TerritoryRecord, Timestamp, Totals,
+    Body, ClientRoots, ClientTag, DirectoryAttributes, Encoding, Entry, Hlc, Inode, LinkEntry, Oid, RealmEntry,
+    RealmRecord, Reference, ReferenceKind, Retention, Slice, SnapshotItem, TerritoryRecord, Timestamp, Totals,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -341,6 +341,7 @@ fn examples() -> BTreeMap<String, Vec<u8>> {
     add("DirectoryAttributes", attributes.encode().unwrap());
     add("Totals", totals(0).encode().to_vec());
     add("Slice", slice().encode().unwrap());
+    add("ClientTag", ClientTag::FILES.encode().to_vec());
 
     add("DirectoryKey", DirectoryKey { hash: 0x0102_0304, collision: 0x1112, name: b"name".to_vec() }.encode());
     add("LinkKey", LinkKey { shard: 0x0102, inode: 0x1112 }.encode());
