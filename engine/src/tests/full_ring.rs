@@ -170,3 +170,108 @@ fn what_operations_were_promised_stays_theirs_in_a_full_ring() {
     client.finish(building).unwrap();
     assert_eq!(client.engine.metrics().checkpoint.unrecorded.get(), 1);
 }
+
+/// Random histories with forks amid publications, on rings that are full most of the time; power fails at any IO, also in mounts.
+#[test]
+fn on_a_ring_that_is_nearly_always_full_every_crash_leaves_a_prefix() {
+    let rounds: u64 = std::env::var("FULL_RING_ROUNDS").ok().and_then(|s| s.parse().ok()).unwrap_or(10);
+    let first: u64 = std::env::var("FULL_RING_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(0);
+    let mut unrecorded = 0;
+    for seed in first..first + rounds {
+        println!("FULL_RING_SEED={seed} FULL_RING_ROUNDS=1");
+        unrecorded += one_history(seed);
+    }
+    assert!(rounds < 10 || unrecorded > rounds / 2, "only {unrecorded} checkpoints without a record");
+}
+
+/// Small values, each in two blocks of its own, until there is no room.
+fn crowd_ring(client: &mut Client, rng: &mut Rng) -> crate::store::Result<()> {
+    loop {
+        let op = Op::Small { tree: rng.below(5) as u32, key: rng.below(32) as u32, seed: rng.next(), len: 600 };
+        match client.try_run(&op) {
+            Err(StoreError::WouldWait { .. }) => return Ok(()),
+            done => done?,
+        }
+        client.engine.writer()?.wal.frame()?;
+    }
+}
+
+fn crowded_history(client: &mut Client, rng: &mut Rng, steps: u64) -> crate::store::Result<()> {
+    for _ in 0..steps {
+        tick(&client.clock);
+        let op = client.random_op(rng, 5, 32);
+        client.run(&op)?;
+        match rng.below(12) {
+            0 => client.commit()?,
+            // Each record in a block of its own.
+            1..=7 => client.engine.writer()?.wal.frame()?,
+            8 => {
+                client.engine.clean_anyway()?;
+            }
+            9 => {
+                if rng.below(3) > 0 {
+                    crowd_ring(client, rng)?;
+                }
+                let building = client.build()?;
+                crowd(client, rng.below(1200) as u32)?;
+                for _ in 0..rng.below(8) {
+                    let op = if rng.below(3) == 0 {
+                        Op::Fork { from: rng.below(5) as u32, to: rng.below(5) as u32 }
+                    } else {
+                        client.random_op(rng, 5, 32)
+                    };
+                    client.run(&op)?;
+                    client.engine.writer()?.wal.frame()?;
+                }
+                if rng.below(5) == 0 {
+                    client.abandon(building)?;
+                } else {
+                    client.finish(building)?;
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// How many checkpoints had no record.
+fn one_history(seed: u64) -> u64 {
+    let mut rng = Rng(seed);
+    let (mut device, mut client) = short_ring(seed);
+    let clock = client.clock.clone();
+    let mut unrecorded = 0;
+    for crash in 0..5 {
+        device.crash_after(rng.below(3000));
+        if let Err(error) = crowded_history(&mut client, &mut rng, 100) {
+            assert!(device.is_crashed(), "seed {seed} crash {crash}: {error}");
+        }
+        unrecorded += client.engine.metrics().checkpoint.unrecorded.get();
+        let acknowledged = client.acknowledged;
+        let history = std::mem::take(&mut client.history);
+        device = device.crash(rng.next());
+        for _ in 0..rng.below(3) {
+            device.crash_after(rng.below(25));
+            drop(open(&device, &clock));
+            device = device.crash(rng.next());
+        }
+        let engine = open(&device, &clock).unwrap_or_else(|e| panic!("seed {seed} crash {crash}: {e}"));
+        assert_eq!(engine.read_only(), "", "seed {seed} crash {crash}");
+        // Forks that are replayed write nodes, whose segments are opened by records behind this.
+        let end = engine.end();
+        client = Client::start(engine, clock.clone());
+        assert!(end >= acknowledged, "seed {seed} crash {crash}: {end:?} recovered, {acknowledged:?} acknowledged");
+        let (_, want) = history.iter().rev().find(|(lsn, _)| *lsn <= end).unwrap();
+        let found = client.logical();
+        if &found != want {
+            let alike: Vec<_> = history.iter().filter(|(_, state)| *state == found).map(|(lsn, _)| lsn.0).collect();
+            panic!("seed {seed} crash {crash}: recovered to {end:?}, but the state is that of {alike:?}");
+        }
+        client.acknowledged = end;
+        if rng.below(2) == 0 {
+            client.quiesce_and_check();
+        }
+    }
+    client.quiesce_and_check();
+    unrecorded
+}

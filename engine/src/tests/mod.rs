@@ -14,9 +14,9 @@ mod measure;
 mod metrics;
 #[cfg(feature = "models")]
 mod models;
+mod numbers;
 #[cfg(feature = "models")]
 mod pin_models;
-mod numbers;
 mod pins;
 mod pressure;
 mod relocation;
