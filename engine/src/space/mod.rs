@@ -51,8 +51,10 @@ pub const BACKGROUND_DEPTH: u32 = 2;
 /// The same while somebody does.
 pub const URGENT_DEPTH: u32 = 16;
 
-/// Largest data object that is written durably where the log is.
-const DURABLE_BYTES_MAX: u32 = 16 << 10;
+/// Largest data that is written durably where the log is.
+const DURABLE_BYTES_MAX: usize = 16 << 10;
+/// Data up to so many bytes may wait for whoever waits for it.
+const LAZY_BYTES_MAX: usize = 16 << 10;
 
 /// What a container is filled with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -433,10 +435,14 @@ impl Space {
             placed
         };
         let Place { segment, container, unit: slot, stored_bytes, row } = placed;
+        // What the writer has in hand: the small end of something large goes with the rest of it.
+        let whole = start.saturating_add(wanted as usize);
         // A group with nothing but durable writes needs no flush; large data is cheaper with one.
-        let durable = self.wal.writes_durably() && stored_bytes <= DURABLE_BYTES_MAX;
+        let durable = self.wal.writes_durably() && whole <= DURABLE_BYTES_MAX;
+        // Somebody waits for small data soon, and then for all of it together.
+        let lazy = whole <= LAZY_BYTES_MAX;
         let more = stored_bytes < wanted;
-        let at = Placed { segment, container, slot, stored_bytes, row, durable, start, more };
+        let at = Placed { segment, container, slot, stored_bytes, row, durable, start, lazy, more };
         let ticket = self.submit_data(at, Arc::clone(buffer));
         streams.data_in_flight.set(self.data_under_way.started(&ticket, stored_bytes.into()));
         let space = Arc::clone(self);

@@ -22,8 +22,6 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Data up to so many bytes may wait for whoever waits for it.
-const LAZY_BYTES_MAX: u32 = 16 << 10;
 /// Containers that a relocation leaves to checkpoints.
 const FLOOR_CONTAINERS: u32 = 2;
 
@@ -38,6 +36,8 @@ pub(super) struct Placed {
     pub durable: bool,
     /// First byte of it in its buffer.
     pub start: usize,
+    /// Written when somebody waits for it.
+    pub lazy: bool,
     /// The rest of the buffer follows at once.
     pub more: bool,
 }
@@ -61,8 +61,7 @@ impl Space {
         let units = at.stored_bytes / UNIT;
         self.reader.in_flight.insert(at.segment, at.slot, units, Bytes::Buffer(Arc::clone(&buffer), at.start));
         let write = self.write_at(at.container, at.slot, &buffer, &at);
-        // Somebody waits for small data soon, and then for all of it together.
-        let write = if at.stored_bytes <= LAZY_BYTES_MAX { write.lazy() } else { write };
+        let write = if at.lazy { write.lazy() } else { write };
         let write = if at.more { write.more() } else { write };
         let first = self.device.submit(write);
         if mutant::on(Mutant::InFlightLeftEarly) {

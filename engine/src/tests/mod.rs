@@ -15,6 +15,7 @@ mod metrics;
 #[cfg(feature = "models")]
 mod models;
 mod numbers;
+mod pieces;
 #[cfg(feature = "models")]
 mod pin_models;
 mod pins;

@@ -44,11 +44,7 @@ impl DeviceQueue {
             |buffer: &Arc<AlignedBuf>| buffer.len() >= length && (sequence.is_none() || Arc::strong_count(buffer) == 1);
         let mut buffer = match slot.take().filter(usable) {
             Some(buffer) => buffer,
-            None => {
-                let mut fresh = self.device.buffers().take(length);
-                fill_with_noise(fresh.as_mut_slice());
-                Arc::new(fresh)
-            }
+            None => noise(&self.device, length),
         };
         if let (Some(sequence), Some(own)) = (sequence, Arc::get_mut(&mut buffer))
             && let Some(block) = own.as_mut_slice().get_mut(..length)
@@ -66,7 +62,18 @@ impl DeviceQueue {
     }
 }
 
+fn noise(device: &Arc<dyn Device>, length: usize) -> Arc<AlignedBuf> {
+    let mut fresh = device.buffers().take(length);
+    fill_with_noise(fresh.as_mut_slice());
+    Arc::new(fresh)
+}
+
 impl Queue for DeviceQueue {
+    fn prepare(&mut self, bytes: usize) {
+        let device = &self.device;
+        self.write_buffers.iter_mut().for_each(|slot| *slot = Some(noise(device, bytes)));
+    }
+
     fn buffer(&self, bytes: usize) -> AlignedBuf {
         self.device.buffers().take(bytes)
     }

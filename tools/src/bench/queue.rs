@@ -19,6 +19,8 @@ pub struct Done {
 
 /// One thread's IOs.
 pub trait Queue {
+    /// Before the clock starts, as fio does it: gives the buffers of writes of so many bytes contents, so that writes need not.
+    fn prepare(&mut self, bytes: usize);
     /// Memory for an IO. Its contents are old.
     fn buffer(&self, bytes: usize) -> AlignedBuf;
     /// Starts a read that fills the buffer.

@@ -96,6 +96,9 @@ impl Worker<'_> {
         let unverified_max = if queue.verifies() { self.job.unverified_max() } else { 0 };
         let depth = (self.job.iodepth + unverified_max) as usize;
         let device_bytes_max = u64::from(self.job.iodepth) * u64::from(self.job.block_most());
+        if self.job.rw.writes {
+            queue.prepare(self.job.block_most() as usize);
+        }
         let start = now();
         let mut run = Run {
             worker: self,

@@ -153,21 +153,21 @@ impl DiskQueue {
             self.finished.push(Done { tag: piece.tag, at: now(), buffer: Some(into), error });
         }
     }
+}
 
-    /// Gives the buffers of the pool contents, once.
+impl Queue for DiskQueue {
     fn prepare(&mut self, bytes: usize) {
         if std::mem::replace(&mut self.prepared, true) {
             return;
         }
+        // Those of the pool, which writes then take.
         let engine = &self.shared.engine;
         let count = (PREPARED_BYTES / bytes.max(1)).clamp(1, 1024);
         let mut all: Vec<AlignedBuf> =
             (0..count).map(|_| engine.buffer(u32::try_from(bytes).unwrap_or(BLOCK))).collect();
         all.iter_mut().for_each(|buffer| fill_with_noise(buffer.as_mut_slice()));
     }
-}
 
-impl Queue for DiskQueue {
     fn buffer(&self, bytes: usize) -> AlignedBuf {
         self.shared.engine.buffer(u32::try_from(bytes).unwrap_or(BLOCK))
     }
@@ -206,7 +206,6 @@ impl Queue for DiskQueue {
     }
 
     fn write(&mut self, tag: usize, io: &Io, sequence: Option<u32>) -> Result<()> {
-        self.prepare(io.bytes as usize);
         let block = u64::from(BLOCK);
         let mut buffer = self.buffer(io.bytes as usize);
         if let Some(sequence) = sequence {
