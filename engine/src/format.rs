@@ -178,9 +178,15 @@ impl Regions {
             let area_b = segments_offset.checked_add(containers.checked_mul(segment)?)?;
             (area_b + 2 * slot <= end).then_some((slot, segments_offset, area_b))
         };
-        let mut containers = end.saturating_sub(area_a) / segment;
-        while containers > 0 && fits(containers).is_none() {
-            containers -= 1;
+        // The most that fit: those that do are a prefix of all numbers.
+        let (mut containers, mut too_many) = (0, end.saturating_sub(area_a) / segment + 1);
+        while containers + 1 < too_many {
+            let middle = containers + (too_many - containers) / 2;
+            if fits(middle).is_some() {
+                containers = middle;
+            } else {
+                too_many = middle;
+            }
         }
         let too_small = || {
             refused(format!(
@@ -443,6 +449,13 @@ mod tests {
         let many_segments = FormatOptions { wal_bytes: Some(4 * MIB), segment_bytes: Some(1 << 20), ..options() };
         let error = Regions::plan(100 * GIB, 4096, &many_segments).unwrap_err();
         assert!(error.to_string().contains("it can have"), "{error}");
+    }
+
+    /// A number of steps that grew with the size would not end here.
+    #[test]
+    fn a_size_beyond_any_device_is_planned_at_once() {
+        let plan = Regions::plan(7_000_000 << 40, 512, &options()).unwrap();
+        assert!(plan.area_b + 2 * plan.area_slot_bytes <= plan.size - 8192 && plan.containers > 1 << 20);
     }
 
     #[test]

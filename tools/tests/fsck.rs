@@ -148,3 +148,138 @@ fn the_manual_page_lists_every_finding() {
     let rows = manual.lines().filter(|line| line.starts_with("| F")).count();
     assert_eq!(rows, findings::ALL.len(), "the manual page has rows that the register has not");
 }
+
+/// Zeroes all superblocks.
+fn without_superblocks(path: &str) {
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    let size = file.metadata().unwrap().len();
+    for position in [0, 4096, size - 8192, size - 4096] {
+        file.write_all_at(&[0; 4096], position).unwrap();
+    }
+}
+
+/// A store with a segment in it: made, and repaired from something, which writes pages.
+fn used(images: &Images, name: &str) -> String {
+    let path = images.store(name);
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let mut bytes = vec![0; 4096];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    let superblock = envoyfs_layout::superblock::Superblock::decode(&bytes, 0).unwrap();
+    let header = envoyfs_layout::segment::SegmentHeader {
+        seed: superblock.seed,
+        volume: 1,
+        segment: 1,
+        container: 0,
+        stream: 0,
+        flags: 0,
+        birth_low: envoyfs_layout::Hlc::ZERO,
+        opening: 1,
+    };
+    file.write_all_at(&header.encode(superblock.segments_offset), superblock.segments_offset).unwrap();
+    path
+}
+
+#[test]
+fn a_store_without_superblocks_is_sent_to_a_rebuild_and_nothing_else_to_mkfs() {
+    let images = Images::new();
+    let path = used(&images, "lost.img");
+    without_superblocks(&path);
+    for flag in ["-nf", "-p", "-y"] {
+        let answer = unchanged(&path, || fsck(&[flag, &path]));
+        assert_eq!(answer.code, 8, "{answer:?}");
+        assert!(answer.stdout.contains("F001") && answer.stdout.contains("--rebuild"), "{answer:?}");
+    }
+    let answer = fsck(&["-n", &images.file("random", 1 << 20, 0, &noise(3, 1 << 20))]);
+    assert!(answer.code == 8 && !answer.stderr.contains("mkfs"), "{answer:?}");
+}
+
+#[test]
+fn a_rebuild_of_a_truncated_image_is_refused_as_a_check_is() {
+    let images = Images::new();
+    let path = images.store("short.img");
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(100 << 20).unwrap();
+    let answer = unchanged(&path, || fsck(&["--rebuild", &path]));
+    assert!(answer.code == 8 && answer.stderr.contains("is truncated"), "{answer:?}");
+}
+
+#[test]
+fn progress_goes_to_whom_it_was_asked_for() {
+    let images = Images::new();
+    let path = images.store("store.img");
+    for arguments in
+        [&["-fnC", &path][..], &["-fn", "-C", "0", &path], &["-fnC2", &path], &["-v", "-f", "-f", "-C2", &path]]
+    {
+        let answer = fsck(arguments);
+        assert_eq!(answer.code, 0, "{arguments:?}: {answer:?}");
+        let lines: Vec<&str> = answer.stderr.lines().collect();
+        let is_progress = |line: &&str| line.split(' ').filter(|word| word.parse::<u64>().is_ok()).count() == 3;
+        assert!(!lines.is_empty() && lines.iter().all(is_progress), "{arguments:?}: {answer:?}");
+    }
+    let answer = fsck(&["-fn", &path]);
+    assert!(answer.code == 0 && answer.stderr.is_empty(), "{answer:?}");
+}
+
+#[test]
+fn what_cannot_be_printed_is_an_error_and_no_panic() {
+    let images = Images::new();
+    let path = images.store("store.img");
+    let program = env!("CARGO_BIN_EXE_fsck-envoyfs");
+    let shell = |script: String| common::run("sh", &["-c", &script]);
+    let answer = shell(format!("{program} -fn {path} > /dev/full"));
+    assert!(answer.code == 8 && answer.stderr.contains("cannot be printed"), "{answer:?}");
+    let answer = shell(format!("{{ {program} -fn {path}; echo $? >&2; }} | true"));
+    assert_eq!(answer.stderr, "0\n", "{answer:?}");
+    let mkfs = env!("CARGO_BIN_EXE_mkfs-envoyfs");
+    let answer = shell(format!("{mkfs} -n -f {path} > /dev/full"));
+    assert!(answer.code == 1 && answer.stderr.contains("nothing was made"), "{answer:?}");
+}
+
+#[test]
+fn errors_are_json_too_if_that_was_asked_for() {
+    let images = Images::new();
+    let answer = fsck(&["-n", "--json", &images.path("missing")]);
+    let json: serde_json::Value = serde_json::from_str(&answer.stdout).unwrap();
+    assert!(answer.code == 8 && json["exit_status"] == 8 && json["error"].as_str().unwrap().contains("missing"));
+}
+
+#[test]
+fn a_rebuild_makes_the_blocks_that_the_device_takes_or_that_the_log_has() {
+    // The system's own tmpfs takes blocks of 4096.
+    let path = format!("/dev/shm/envoyfs-rebuild-{}.img", std::process::id());
+    let made = common::mkfs(&["--size", "128MiB", &path]);
+    assert_eq!(made.code, 0, "{made:?}");
+    let device = envoyfs_engine::device::UringDevice::open(&path, envoyfs_engine::device::OpenMode::ReadWrite, true);
+    let block = envoyfs_engine::device::Device::geometry(device.as_ref().unwrap()).logical_block_bytes;
+    let clock = std::sync::Arc::new(envoyfs_engine::hlc::SystemClock::new());
+    let options = envoyfs_engine::Options { clock, ..Default::default() };
+    let engine = std::sync::Arc::new(
+        envoyfs_engine::Engine::open_for(
+            envoyfs_layout::ClientTag::FILES,
+            std::sync::Arc::new(device.unwrap()),
+            options,
+        )
+        .unwrap(),
+    );
+    let options =
+        envoyfs_namespace::Options { node_cache_bytes: 8 << 20, threads: false, read_only: false, seed: [7; 16] };
+    let namespace = envoyfs_namespace::Namespace::open(engine.clone(), options).unwrap();
+    namespace.checkpoint().unwrap();
+    namespace.close().unwrap();
+    drop(namespace);
+    engine.close().unwrap();
+    drop(engine);
+    without_superblocks(&path);
+    let answer = fsck(&["--rebuild", &path]);
+    let mut bytes = vec![0; 4096];
+    std::fs::File::open(&path).unwrap().read_exact_at(&mut bytes, 0).unwrap();
+    let superblock = envoyfs_layout::superblock::Superblock::decode(&bytes, 0).unwrap();
+    let second = fsck(&["-fn", &path]);
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(superblock.logical_block, block);
+    // What was done is told.
+    assert_eq!(answer.code, 1, "{answer:?}");
+    for part in ["repaired fatal F001", "repaired warning F010", "label and identity"] {
+        assert!(answer.stdout.contains(part), "{part}: {answer:?}");
+    }
+    assert!(second.code == 0 && !second.stdout.contains("F0"), "{second:?}");
+}

@@ -145,7 +145,7 @@ fn wrong_options_are_usage_errors_and_change_nothing() {
     }
     let label = "x".repeat(65);
     let answer = unchanged(&path, || mkfs(&["--force", "--label", &label, &path]));
-    assert!(answer.code == 1 && answer.stderr.contains("64"), "{answer:?}");
+    assert!(answer.code == 2 && answer.stderr.contains("64"), "{answer:?}");
 }
 
 #[test]
@@ -177,17 +177,17 @@ fn log_and_segment_sizes_are_taken_or_refused_before_anything_is_made() {
     let images = Images::new();
     let path = images.path("sized.img");
     let refused = [
-        (&["--wal-size", "1MiB"][..], "4 to 64 MiB"),
-        (&["--wal-size", "100MiB"], "4 to 64 MiB"),
-        (&["--wal-size", "5000001"], "multiple of 4 KiB"),
-        (&["--segment-size", "3MiB"], "1, 2, 4, 8 or 16 MiB"),
-        (&["--segment-size", "512KiB"], "1, 2, 4, 8 or 16 MiB"),
-        (&["--segment-size", "16MiB", "--wal-size", "64MiB"], "no room for files"),
-        (&["--uuid", "00000000-0000-0000-0000-000000000000"], "identity"),
+        (&["--wal-size", "1MiB"][..], 1, "4 to 64 MiB"),
+        (&["--wal-size", "100MiB"], 1, "4 to 64 MiB"),
+        (&["--wal-size", "5000001"], 2, "multiple of 4 KiB"),
+        (&["--segment-size", "3MiB"], 2, "1, 2, 4, 8 or 16 MiB"),
+        (&["--segment-size", "512KiB"], 2, "1, 2, 4, 8 or 16 MiB"),
+        (&["--segment-size", "16MiB", "--wal-size", "64MiB"], 1, "no room for files"),
+        (&["--uuid", "00000000-0000-0000-0000-000000000000"], 2, "identity"),
     ];
-    for (options, says) in refused {
+    for (options, code, says) in refused {
         let answer = mkfs(&[options, &["--size", "128MiB", &path]].concat());
-        assert!(answer.code == 1 && answer.stderr.contains(says), "{options:?}: {answer:?}");
+        assert!(answer.code == code && answer.stderr.contains(says), "{options:?}: {answer:?}");
         assert!(!std::path::Path::new(&path).exists(), "{options:?}");
     }
     let made = mkfs(&["--json", "--wal-size", "4MiB", "--segment-size", "2MiB", "--size", "128MiB", &path]);
@@ -224,4 +224,60 @@ fn killed_at_any_moment_it_leaves_no_image_or_a_whole_one() {
             assert_eq!(answer.code, 0, "after {delay_ms} ms: {answer:?}");
         }
     }
+}
+
+#[test]
+fn an_image_that_cannot_become_so_large_stays_as_it_is() {
+    let images = Images::new();
+    let store = images.store("store.img");
+    let empty = images.file("zeros.img", SIZE, 0, b"");
+    for (path, arguments) in [(&store, &["-f", "--size", "200TiB"][..]), (&empty, &["--size", "200TiB"])] {
+        for dry in [&[][..], &["-n"]] {
+            let arguments: Vec<&str> = dry.iter().chain(arguments).copied().chain([path.as_str()]).collect();
+            let answer = unchanged(path, || mkfs(&arguments));
+            assert!(answer.code == 1 && answer.stderr.contains("free, the image needs"), "{answer:?}");
+        }
+    }
+}
+
+/// As above, where what is free is told wrong: a limit of the process stands for a quota.
+#[test]
+fn what_cannot_be_allocated_does_not_cost_what_is_there() {
+    let images = Images::new();
+    let path = images.store("store.img");
+    let program = env!("CARGO_BIN_EXE_mkfs-envoyfs");
+    // In blocks of 512 or 1024 bytes, as the shell has it: more than what is there, less than what is asked for.
+    let script = format!("trap '' XFSZ; ulimit -f 300000; exec {program} -f --size 512MiB {path}");
+    let answer = unchanged(&path, || run("sh", &["-c", &script]));
+    assert!(answer.code == 1 && answer.stderr.contains("nothing was changed"), "{answer:?}");
+}
+
+#[test]
+fn an_image_on_the_systems_own_tmpfs_can_be_named_by_its_path() {
+    let answer = mkfs(&["-n", "--size", "128MiB", &format!("/dev/shm/envoyfs-{}.img", std::process::id())]);
+    assert_eq!(answer.code, 0, "{answer:?}");
+    let answer = mkfs(&["-n", "--size", "128MiB", "/dev/no-such-disk"]);
+    assert!(answer.code == 1 && answer.stderr.contains("there is no device"), "{answer:?}");
+}
+
+#[test]
+fn requests_that_cannot_be_met_anywhere_are_usage_errors() {
+    let images = Images::new();
+    let path = images.path("none.img");
+    let nil = "00000000-0000-0000-0000-000000000000";
+    let cases = [
+        ["--segment-size", "3MiB"],
+        ["--wal-size", "1"],
+        ["--label", "a\nb"],
+        ["--label", "\u{1b}[31mred"],
+        ["--uuid", nil],
+        ["--uuid", "garbage"],
+        ["--size", "-1"],
+    ];
+    for [option, value] in cases {
+        let answer = mkfs(&["--size", "128MiB", option, value, &path]);
+        assert_eq!(answer.code, 2, "{option} {value:?}: {answer:?}");
+    }
+    let answer = mkfs(&["--size", "1", &path]);
+    assert!(answer.code == 1 && answer.stderr.contains("1 bytes is too small"), "{answer:?}");
 }

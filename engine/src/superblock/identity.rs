@@ -1,4 +1,4 @@
-//! Giving a store another identity: that of a copied image is taken, so it gets one of its own (DESIGN 6).
+//! Changing what the superblock says beside the directory: another identity, since that of a copied image is taken (DESIGN 6), and that a repair left errors.
 //!
 //! A publication like any other: the volume directory as it is into slots that nothing names, flush, then the superblock that differs in nothing else. Nothing in the store
 //! is checked against the identity, so log, pages and segments stay as they are. If power fails at any moment, the store has the old identity or the new one, and is
@@ -7,12 +7,25 @@
 use super::{OpenError, Opened, open, publish, read_published, repair, write_directory};
 use crate::device::Device;
 use envoyfs_layout::directory_page::VolumeDirectory;
+use envoyfs_layout::superblock::Superblock;
 
 /// Makes `identity` the store's; returns the superblock that rules then. The device is held exclusively: nobody has it mounted.
 ///
 /// # Errors
 /// The store does not open, or may only be read; the device failed, and which of the two identities rules is open until the next look.
 pub fn set_identity(device: &dyn Device, identity: [u8; 16]) -> Result<Opened, OpenError> {
+    change(device, |next| next.identity = identity)
+}
+
+/// Notes whether errors are left in the store, so that the next check is made although it was unmounted.
+///
+/// # Errors
+/// As [`set_identity`].
+pub fn set_errors(device: &dyn Device, errors: bool) -> Result<Opened, OpenError> {
+    change(device, |next| next.errors = errors)
+}
+
+fn change(device: &dyn Device, what: impl FnOnce(&mut Superblock)) -> Result<Opened, OpenError> {
     // As a mount does: what is read may still be in the device's cache only (INV-20).
     device.flush()?;
     let opened = open(device)?;
@@ -24,7 +37,7 @@ pub fn set_identity(device: &dyn Device, identity: [u8; 16]) -> Result<Opened, O
     let mut directory = VolumeDirectory { sequence: 0, entry, table: table.rows().to_vec() };
     repair(device, &opened)?;
     let mut next = opened.superblock.next();
-    next.identity = identity;
+    what(&mut next);
     write_directory(device, &mut next, &mut directory, &mut table)?;
     device.flush()?;
     publish(device, &next)?;

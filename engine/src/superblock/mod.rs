@@ -14,7 +14,7 @@ mod identity;
 mod rule;
 
 pub use directory::{PublishedTable, read_directory, read_published, write_directory};
-pub use identity::set_identity;
+pub use identity::{set_errors, set_identity};
 pub use rule::{Copies, choose, repairs};
 
 use crate::device::{AlignedBuf, Device, DeviceError, Write};
@@ -28,7 +28,7 @@ use envoyfs_layout::superblock::{BYTES, COPIES, Superblock, incompatible};
 pub enum OpenError {
     /// Nothing of envoyfs is there.
     #[error(
-        "{device} is not an envoyfs store{}; check the path, or make one with: mkfs.envoyfs {device}",
+        "{device} is not an envoyfs store{}; check the path; if it was one: fsck.envoyfs -n {device}; a new one is made, and what is there lost, with: mkfs.envoyfs {device}",
         holds(foreign)
     )]
     NotAStore {

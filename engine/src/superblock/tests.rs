@@ -160,7 +160,7 @@ fn one_bad_copy_of_the_directory_is_survived_and_two_are_named() {
 fn errors_say_what_is_there_and_what_to_do() {
     let text = |device: &SimulatedDevice| open(device).unwrap_err().to_string();
     let empty = SimulatedDevice::new(4 << 20, 4096, 1);
-    assert!(text(&empty).contains("is not an envoyfs store; check the path, or make one with: mkfs.envoyfs"));
+    assert!(text(&empty).contains("is not an envoyfs store; check the path; if it was one: fsck.envoyfs -n"));
     empty.inject(Fault::FlipBits { offset: 1080, mask: 0x53 });
     empty.inject(Fault::FlipBits { offset: 1081, mask: 0xef });
     assert!(text(&empty).contains("it holds: ext2, ext3 or ext4 file system"));

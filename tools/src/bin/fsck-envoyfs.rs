@@ -6,8 +6,10 @@ use clap::error::ErrorKind;
 use envoyfs_tools::fsck::rebuild::rebuild;
 use envoyfs_tools::fsck::repair::{Settings, repair};
 use envoyfs_tools::fsck::report::{EXIT_CANCELED, EXIT_CLEAN, EXIT_OPERATIONAL, EXIT_USAGE, Report};
-use envoyfs_tools::fsck::{Options, check, interrupt, looks_clean};
+use envoyfs_tools::fsck::{Options, Progress, check, interrupt, looks_clean};
 use envoyfs_tools::mkfs::size::Size;
+use envoyfs_tools::output;
+use std::ffi::OsString;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,6 +23,7 @@ use std::process::ExitCode;
     name = "fsck.envoyfs",
     bin_name = "fsck.envoyfs",
     version,
+    args_override_self = true,
     after_help = "Exit status, a sum: 0 clean, 1 errors were corrected, 4 errors were left, 8 the check could not be made, 16 wrong usage, 32 stopped by the user."
 )]
 struct Arguments {
@@ -42,9 +45,12 @@ struct Arguments {
     /// Repair also where something else has put its signature over a superblock, or over all of them (with --rebuild): what it holds is lost.
     #[arg(long, conflicts_with = "no_changes")]
     overwrite: bool,
-    /// Show progress, also if standard error is no terminal. A descriptor behind it, as fsck(8) gives one, is accepted and not used.
-    #[arg(short = 'C')]
-    progress: bool,
+    /// Show progress also if standard error is no terminal: lines `1 BYTES TOTAL`, on this descriptor if one is given (0: standard error), as fsck(8) does.
+    #[arg(short = 'C', value_name = "FD", num_args = 0..=1, require_equals = true, default_missing_value = "0")]
+    progress: Option<i32>,
+    /// Accepted, since fsck(8) hands it over; there is nothing more to say.
+    #[arg(short = 'v', hide = true)]
+    verbose: bool,
     /// Do not read file data, only metadata.
     #[arg(long)]
     no_data: bool,
@@ -59,7 +65,14 @@ struct Arguments {
 }
 
 fn examine(arguments: &Arguments) -> Result<Report> {
-    let progress = !arguments.json && (arguments.progress || std::io::stderr().is_terminal());
+    let progress = match arguments.progress {
+        Some(descriptor @ 1..) => Progress::Lines(descriptor),
+        Some(0) if !std::io::stderr().is_terminal() => Progress::Lines(2),
+        // fsck(8) says so when another check has the terminal.
+        Some(i32::MIN..0) => Progress::None,
+        None if arguments.json || !std::io::stderr().is_terminal() => Progress::None,
+        _ => Progress::Bar,
+    };
     let options = Options { data: !arguments.no_data, progress, memory_bytes: arguments.memory.0 };
     let settings = |all| Settings { overwrite: arguments.overwrite, ..Settings::new(all, options) };
     if arguments.rebuild {
@@ -78,39 +91,60 @@ fn examine(arguments: &Arguments) -> Result<Report> {
 
 fn run(arguments: &Arguments) -> u8 {
     if let Err(error) = interrupt::watch() {
-        eprintln!("fsck.envoyfs: signals cannot be watched: {error}");
+        output::error(format_args!("fsck.envoyfs: signals cannot be watched: {error}"));
         return EXIT_OPERATIONAL;
     }
     let report = match examine(arguments) {
         Ok(report) => report,
         Err(error) => {
-            eprintln!("fsck.envoyfs: {error:#}");
-            return if interrupt::requested() { EXIT_CANCELED } else { EXIT_OPERATIONAL };
+            output::error(format_args!("fsck.envoyfs: {error:#}"));
+            let code = if interrupt::requested() { EXIT_CANCELED } else { EXIT_OPERATIONAL };
+            if arguments.json {
+                let _ = output::line(serde_json::json!({ "error": format!("{error:#}"), "exit_status": code }));
+            }
+            return code;
         }
     };
-    if arguments.json {
-        match serde_json::to_string_pretty(&report) {
-            Ok(text) => println!("{text}"),
-            Err(error) => eprintln!("fsck.envoyfs: {error}"),
+    let shown = match serde_json::to_string_pretty(&report) {
+        Ok(text) if arguments.json => output::line(text),
+        _ => output::line(&report),
+    };
+    if report.interrupted {
+        output::error("fsck.envoyfs: stopped by the user; the check is not complete");
+    }
+    match shown {
+        Ok(()) => report.exit_code(),
+        Err(error) => {
+            output::error(format_args!("fsck.envoyfs: what was found cannot be printed: {error}"));
+            report.exit_code() | EXIT_OPERATIONAL
         }
-    } else {
-        println!("{report}");
     }
-    if interrupt::requested() {
-        eprintln!("fsck.envoyfs: stopped by the user; the check is not complete");
-        return report.exit_code() | EXIT_CANCELED;
-    }
-    report.exit_code()
 }
 
-/// fsck(8) says `-C4`; clap would take the 4 for an option.
-fn without_descriptor(argument: std::ffi::OsString) -> std::ffi::OsString {
-    let is_descriptor = |text: &str| text.strip_prefix("-C").is_some_and(|fd| fd.parse::<i32>().is_ok());
-    if argument.to_str().is_some_and(is_descriptor) { "-C".into() } else { argument }
+/// A descriptor for progress, as e2fsck and fsck(8) write it: `-C4`, `-C 4`, `-fC4`. Clap would take the 4 for another option, or for the path.
+fn with_descriptor(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut out: Vec<OsString> = Vec::new();
+    let mut arguments = arguments.peekable();
+    while let Some(argument) = arguments.next() {
+        let is_number = |text: &str| text.parse::<i32>().is_ok();
+        let cluster = argument.to_str().filter(|text| text.starts_with('-') && !text.starts_with("--"));
+        match cluster.and_then(|text| text.split_once('C')) {
+            Some((before, number)) if is_number(number) => {
+                out.extend(Some(before).filter(|before| before.len() > 1).map(OsString::from));
+                out.push(format!("-C={number}").into());
+            }
+            Some((_, "")) if arguments.peek().and_then(|next| next.to_str()).is_some_and(is_number) => {
+                let number = arguments.next().unwrap_or_default();
+                out.push(format!("{}={}", argument.display(), number.display()).into());
+            }
+            _ => out.push(argument),
+        }
+    }
+    out
 }
 
 fn main() -> ExitCode {
-    let code = match Arguments::try_parse_from(std::env::args_os().map(without_descriptor)) {
+    let code = match Arguments::try_parse_from(with_descriptor(std::env::args_os())) {
         Ok(arguments) => run(&arguments),
         Err(error) => {
             // A closed terminal is no reason to fail.

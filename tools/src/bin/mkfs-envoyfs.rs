@@ -1,9 +1,9 @@
 //! `mkfs.envoyfs`: makes a store on a block device or in an image file. Installed under that name (a cargo target cannot have a dot in its name).
 
-use anyhow::Result;
 use clap::Parser;
 use envoyfs_tools::mkfs::size::Size;
 use envoyfs_tools::mkfs::{Plan, Request};
+use envoyfs_tools::output;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -16,11 +16,12 @@ use std::process::ExitCode;
     name = "mkfs.envoyfs",
     bin_name = "mkfs.envoyfs",
     version,
+    args_override_self = true,
     after_help = "Exit status: 0 made, 1 refused or failed (says why), 2 wrong usage.\n\nExample:\n  mkfs.envoyfs --size 2GiB /var/tmp/forks.img"
 )]
 struct Arguments {
     /// Size of the image file, for example 512MiB or 2GiB; creates it if needed. At least 128MiB. Not for block devices.
-    #[arg(short, long, value_name = "SIZE")]
+    #[arg(short, long, value_name = "SIZE", allow_hyphen_values = true)]
     size: Option<Size>,
     /// Label, at most 64 bytes.
     #[arg(short = 'L', long, value_name = "TEXT", default_value = "")]
@@ -53,34 +54,43 @@ struct Arguments {
     path: PathBuf,
 }
 
-fn run(arguments: Arguments) -> Result<()> {
+fn run(arguments: Arguments) -> ExitCode {
+    const USAGE: u8 = 2;
     let Arguments { size, label, uuid, wal_size, segment_size, no_discard, quiet, force, dry_run, json, path } =
         arguments;
     let shown = path.display().to_string();
     let (discard, progress) = (!no_discard, !quiet && !json);
     let request = Request { path, size, label, uuid, wal_size, segment_size, discard, progress, force };
-    let plan = Plan::check(request)?;
-    let made = if dry_run { plan.describe() } else { plan.write()? };
-    if quiet {
-        return Ok(());
-    }
-    if json {
-        println!("{}", serde_json::to_string_pretty(&made)?);
-    } else {
-        println!("{made}");
-        if !dry_run {
-            println!("Mount it with: envoyfs mount {shown} DIRECTORY");
+    let failed = |error: anyhow::Error, code: ExitCode| {
+        output::error(format_args!("mkfs.envoyfs: {error:#}"));
+        if json {
+            // The line above has it too.
+            let _ = output::line(serde_json::json!({ "error": format!("{error:#}") }));
         }
+        code
+    };
+    if let Err(error) = request.check() {
+        return failed(error, ExitCode::from(USAGE));
     }
-    Ok(())
+    let made = Plan::check(request).and_then(|plan| if dry_run { Ok(plan.describe()) } else { plan.write() });
+    let made = match made {
+        Ok(made) => made,
+        Err(error) => return failed(error, ExitCode::FAILURE),
+    };
+    let text = match serde_json::to_string_pretty(&made) {
+        _ if quiet => return ExitCode::SUCCESS,
+        Ok(text) if json => text,
+        _ if dry_run => made.to_string(),
+        _ => format!("{made}\nMount it with: envoyfs mount {shown} DIRECTORY"),
+    };
+    if let Err(error) = output::line(text) {
+        let done = if dry_run { "nothing was made" } else { "the store was made" };
+        output::error(format_args!("mkfs.envoyfs: {done}, but it cannot be printed: {error}"));
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
 }
 
 fn main() -> ExitCode {
-    match run(Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("mkfs.envoyfs: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    run(Arguments::parse())
 }

@@ -112,6 +112,13 @@ impl Disk {
         Arc::clone(&self.device)
     }
 
+    /// The smallest block that a mount could write here.
+    #[must_use]
+    pub fn block_bytes(&self) -> u32 {
+        let own = || self.device.geometry().logical_block_bytes;
+        self.source.as_ref().map_or_else(own, |source| source.block_bytes())
+    }
+
     /// Bytes of the device.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {

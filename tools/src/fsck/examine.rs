@@ -9,14 +9,14 @@ use super::report::Report;
 use super::roots::{self, Roots};
 use super::space::Space;
 use super::walk::{At, Claim, Visit, Walk};
-use super::{Options, containers, findings, interrupt, log, regions};
+use super::{Options, containers, findings, interrupt, log, progress, regions};
 use crate::mkfs::size::Size;
 use envoyfs_engine::wal::recovery::Found;
 use envoyfs_layout::directory_page::VolumeDirectory;
 use envoyfs_layout::superblock::Superblock;
 use envoyfs_layout::system_page::OrphanedSegment;
 use envoyfs_layout::{Oid, Reference};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
@@ -77,7 +77,7 @@ pub fn examine(disk: &Disk, superblock: &Superblock, options: Options, report: &
     if !unreadable.is_empty() {
         report.add(findings::UNREADABLE, "store", format_args!("{} nodes", unreadable.len()));
     }
-    let progress = progress_bar(options, space.live_bytes());
+    let progress = progress::bar(options.progress, space.live_bytes());
     let mut out = Examined {
         superblock: superblock.clone(),
         log,
@@ -98,7 +98,7 @@ pub fn examine(disk: &Disk, superblock: &Superblock, options: Options, report: &
         // What its nodes mean, and which of them live, is known to another program only.
         report.add(findings::OTHER_CLIENT, "store", out.directory.entry.client);
         out.complete = false;
-        progress.finish_and_clear();
+        progress::end(options.progress, &progress);
         return Some(out);
     }
     let mut broken = BrokenNodes::new();
@@ -147,7 +147,7 @@ pub fn examine(disk: &Disk, superblock: &Superblock, options: Options, report: &
             break;
         }
     }
-    progress.finish_and_clear();
+    progress::end(options.progress, &progress);
     if report.statistics.reclaimable_bytes > 0 {
         report.add(findings::RECLAIMABLE, "store", Size(report.statistics.reclaimable_bytes));
     }
@@ -208,14 +208,4 @@ pub fn start(walk: &mut Walk<'_>, directory: &VolumeDirectory, roots: Option<&Ro
         let (claim, keys) = (Claim::default(), (None, None));
         walk.stack.push(Visit { reference: *reference, tree: None, claim, keys, hash_key: None, at: Rc::clone(&at) });
     }
-}
-
-fn progress_bar(options: Options, bytes: u64) -> ProgressBar {
-    if !options.progress {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr_with_hz(5));
-    let style = ProgressStyle::with_template("{wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar
 }

@@ -2,6 +2,7 @@
 //!
 //! Scripts key on the number; the manual page lists the same table (checked by a test in `tools/tests/fsck.rs`).
 
+use crate::output::Printable;
 use serde::Serialize;
 use std::fmt;
 
@@ -88,8 +89,8 @@ pub struct Finding {
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Kind { number, severity, what, .. } = self.kind;
-        write!(f, "{severity} F{number:03}: {}: {what}", self.place)?;
-        if self.detail.is_empty() { Ok(()) } else { write!(f, " ({})", self.detail) }
+        write!(f, "{severity} F{number:03}: {}: {what}", Printable(&self.place))?;
+        if self.detail.is_empty() { Ok(()) } else { write!(f, " ({})", Printable(&self.detail)) }
     }
 }
 
@@ -118,6 +119,12 @@ kinds! {
     FEATURES = 6 Fatal Nothing "the store uses features that this version does not know", "none; use a newer envoyfs";
     /// Something else's signature.
     FOREIGN = 7 Error Nothing "where a superblock copy should be there is the signature of something else", "none without `--overwrite`: it may be newer than the store, and a repair would write over it";
+    /// Blocks of the device are larger.
+    LARGER_BLOCKS = 8 Note Nothing "the store was made for smaller blocks than the device writes, and cannot be mounted here", "none; put it on a device with such blocks";
+    /// The last repair could not put everything right.
+    ERRORS_LEFT = 9 Note Preen "an earlier repair had to leave errors", "forgotten when a repair leaves none";
+    /// A rebuild.
+    REBUILT = 10 Warning Rebuild "the indexes were made again from the segments, as told", "done";
     // 100-199: volume directory and segment table.
     /// Neither copy verifies.
     NO_DIRECTORY = 100 Fatal Rebuild "no copy of the volume directory verifies", "made again from what the segments say";

@@ -22,6 +22,7 @@ mod items;
 mod links;
 mod log;
 mod lost;
+mod progress;
 pub mod rebuild;
 mod regions;
 pub mod repair;
@@ -38,6 +39,7 @@ mod walk;
 
 use anyhow::Result;
 use disk::Disk;
+pub use progress::Progress;
 use report::Report;
 use source::Source;
 use std::path::Path;
@@ -48,15 +50,15 @@ pub use walk::interior as interior_item;
 pub struct Options {
     /// Read and verify file data, not only metadata.
     pub data: bool,
-    /// Show progress, if standard error is a terminal.
-    pub progress: bool,
+    /// Where progress is shown.
+    pub progress: Progress,
     /// Bytes of memory for marks and checksums; with less, the trees are walked more often.
     pub memory_bytes: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { data: true, progress: false, memory_bytes: 256 << 20 }
+        Self { data: true, progress: Progress::None, memory_bytes: 256 << 20 }
     }
 }
 
@@ -78,6 +80,9 @@ pub fn check_disk(disk: &Disk, options: Options) -> Result<Report> {
     let Some(superblock) = regions::superblocks(disk, &mut report)? else { return Ok(report) };
     report.name(&superblock);
     examine::examine(disk, &superblock, options, &mut report);
+    if interrupt::requested() {
+        report.interrupt();
+    }
     Ok(report)
 }
 

@@ -12,6 +12,7 @@
 use super::account::{NewState, free_containers, publish};
 use super::disk::Disk;
 use super::examine::{Examined, start};
+use super::findings::{self, Finding};
 use super::fragments::Fragments;
 use super::repair::{Settings, repair_disk};
 use super::report::Report;
@@ -21,7 +22,7 @@ use super::scan::{FoundHeader, Scanned, container, headers};
 use super::source::Source;
 use super::space::Space;
 use super::walk::Walk;
-use super::{data, log};
+use super::{data, log, regions};
 use anyhow::{Context as _, Result, anyhow, bail};
 use envoyfs_engine::format::{FormatOptions, blank};
 use envoyfs_engine::hlc::next_bound;
@@ -34,6 +35,7 @@ use envoyfs_layout::node::NodeView;
 use envoyfs_layout::roots::RootsObject;
 use envoyfs_layout::superblock::Superblock;
 use envoyfs_layout::system_page::SegmentPage;
+use envoyfs_layout::wal::Block;
 use envoyfs_layout::{ClientRoots, ClientTag, Hlc, Lsn, Reference, ReferenceKind, checksum};
 use indicatif::ProgressBar;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -53,6 +55,7 @@ pub fn rebuild(path: &Path, settings: &Settings) -> Result<Report> {
 /// As [`rebuild`].
 pub fn rebuild_disk(disk: &Disk, settings: &Settings) -> Result<Report> {
     disk.device().flush()?;
+    let before = indexes(disk);
     let Shape { superblock, mut directory, pages } = shape(disk, settings)?;
     // Without a superblock there was nothing to claim.
     disk.claim(superblock.identity)?;
@@ -117,8 +120,30 @@ pub fn rebuild_disk(disk: &Disk, settings: &Settings) -> Result<Report> {
     let writer = OfflineWriter::new(disk.device(), &superblock, volume, free, next_segment);
     let blob = roots.blob.clone();
     let state = NewState { roots: Some(roots), blob, bounds, keep_log, queue: Vec::new(), unreadable: Vec::new() };
+    let mut given_up = vec!["retained checkpoints"];
+    if !keep_log {
+        given_up.push("what was written since, if anything, which only the log had");
+    }
+    if before.count(findings::NO_SUPERBLOCK) > 0 {
+        given_up.push("label and identity");
+    }
+    let detail = format!("from checkpoint {}; given up: {}", found.checkpoint, given_up.join("; "));
     publish(disk, &mut examined, writer, state, settings.options)?;
-    repair_disk(disk, settings)
+    let mut report = repair_disk(disk, settings)?;
+    let done = Finding { kind: findings::REBUILT, place: "store".into(), detail };
+    report.rebuilt(before, done);
+    Ok(report)
+}
+
+/// What is wrong with what a rebuild makes again.
+fn indexes(disk: &Disk) -> Report {
+    let mut report = Report::new(disk.device().label());
+    match regions::open(disk, &mut report) {
+        Ok(Some(opened)) => drop(regions::directory(disk, &opened.superblock, &mut report)),
+        Ok(None) => {}
+        Err(error) => report.add(findings::NO_SUPERBLOCK, "superblock", error),
+    }
+    report
 }
 
 /// What the store's shape is.
@@ -223,14 +248,37 @@ fn shape(disk: &Disk, settings: &Settings) -> Result<Shape> {
     let rings = (0..4096_u64).map(|pages| begin.saturating_sub((64 << 10) + 8192 + pages * 4096));
     for wal_bytes in std::iter::once(None).chain(rings.map(Some)) {
         let options = FormatOptions { wal_bytes, ..options.clone() };
-        if let Ok((superblock, mut directory)) = blank(geometry.size_bytes, geometry.logical_block_bytes, &options)
+        if let Ok((mut superblock, mut directory)) = blank(geometry.size_bytes, disk.block_bytes(), &options)
             && fits(&superblock)
         {
             directory.entry.volume = own.first().map_or(directory.entry.volume, |found| found.header.volume);
+            superblock.logical_block = log_block(disk, &superblock).unwrap_or(superblock.logical_block);
+            let blocks = superblock.ring_bytes / u64::from(superblock.logical_block.max(1));
+            directory.entry.start.ring_block = directory.entry.start.sequence.checked_rem(blocks).unwrap_or(0);
             return Ok(Shape { superblock, directory, pages: BTreeSet::new() });
         }
     }
     bail!("the segments of {} do not lie as in any store of this size; is it the whole device?", disk.device().label())
+}
+
+/// Bytes of a block of the log, as its newest lap was written; none if there are no blocks.
+fn log_block(disk: &Disk, superblock: &Superblock) -> Option<u32> {
+    let mut buffer = vec![0; 4096];
+    let mut position = superblock.ring_offset;
+    while position < superblock.ring_offset + superblock.ring_bytes {
+        if disk.read_at(position, &mut buffer).is_ok() {
+            // One of 512 bytes at its start is none of 4096: the checksum covers the whole of either.
+            let is_whole = |bytes: &u32| {
+                let block = buffer.get(..*bytes as usize);
+                block.is_some_and(|block| Block::decode(block, &superblock.seed, position).is_ok())
+            };
+            if let Some(found) = [4096, 512].iter().find(|bytes| is_whole(bytes)) {
+                return Some(*found);
+            }
+        }
+        position += 4096;
+    }
+    None
 }
 
 fn not_files(name: &str, client: ClientTag) -> String {

@@ -7,6 +7,7 @@ use super::disk::Disk;
 use super::findings;
 use super::fragments::Fragments;
 use super::report::Report;
+use super::scan;
 use super::space::Space;
 use anyhow::{Result, bail};
 use envoyfs_engine::superblock::{self, OpenError, Opened};
@@ -34,7 +35,16 @@ pub fn superblocks(disk: &Disk, report: &mut Report) -> Result<Option<Superblock
 pub fn open(disk: &Disk, report: &mut Report) -> Result<Option<Opened>> {
     let opened = match superblock::open(disk.device()) {
         Ok(opened) => opened,
-        Err(error @ (OpenError::NotAStore { .. } | OpenError::Device(_))) => bail!("{error}"),
+        Err(OpenError::NotAStore { device, foreign }) => {
+            let holds = if foreign.is_empty() { String::new() } else { format!(" (it holds: {foreign})") };
+            if scan::any_header(disk) {
+                let detail = format_args!("there are segments of one{holds}");
+                report.add(findings::NO_SUPERBLOCK, "superblock", detail);
+                return Ok(None);
+            }
+            bail!("{device} is not an envoyfs store, and holds no segments of one{holds}; check the path")
+        }
+        Err(error @ OpenError::Device(_)) => bail!("{error}"),
         Err(error) => {
             let kind = match error {
                 OpenError::Truncated { .. } => findings::TRUNCATED,
@@ -61,6 +71,13 @@ pub fn open(disk: &Disk, report: &mut Report) -> Result<Option<Opened>> {
             }
             Some(_) => {}
         }
+    }
+    if superblock.errors {
+        report.add(findings::ERRORS_LEFT, "store", "");
+    }
+    let block = disk.block_bytes();
+    if superblock.logical_block < block {
+        report.add(findings::LARGER_BLOCKS, "device", format_args!("{} and {block} bytes", superblock.logical_block));
     }
     if !opened.foreign.is_empty() {
         report.add(findings::FOREIGN, "device", &opened.foreign);

@@ -73,6 +73,30 @@ pub fn repair(path: &Path, settings: &Settings) -> Result<Report> {
 /// # Errors
 /// It is not a store, or cannot be read or written.
 pub fn repair_disk(disk: &Disk, settings: &Settings) -> Result<Report> {
+    let mut report = steps(disk, settings)?;
+    if interrupt::requested() {
+        report.interrupt();
+    }
+    note_errors(disk, settings, &mut report)?;
+    Ok(report)
+}
+
+/// The superblock remembers whether errors are left. What cannot be read cannot say so, and is found by every look at it.
+fn note_errors(disk: &Disk, settings: &Settings, report: &mut Report) -> Result<()> {
+    let Ok(opened) = superblock::open(disk.device()) else { return Ok(()) };
+    let errors = !report.is_clean();
+    let foreign = !opened.foreign.is_empty() && !settings.overwrite;
+    let directory = superblock::read_directory(disk.device(), &opened.superblock);
+    if opened.superblock.errors != errors && !foreign && opened.read_only.is_none() && directory.is_ok() {
+        superblock::set_errors(disk.device(), errors)?;
+    }
+    if !errors {
+        report.retain(|kind| kind != findings::ERRORS_LEFT);
+    }
+    Ok(())
+}
+
+fn steps(disk: &Disk, settings: &Settings) -> Result<Report> {
     // The newest copies may still be in a cache (INV-20).
     disk.device().flush().context("the device does not flush")?;
     let mut before: Option<Report> = None;

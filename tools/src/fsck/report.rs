@@ -67,6 +67,8 @@ pub struct Report {
     pub repaired: Vec<Finding>,
     /// Findings that were counted but not listed, by number.
     pub not_listed: BTreeMap<u16, u64>,
+    /// The user stopped it: the check is not complete.
+    pub interrupted: bool,
     /// The store was unmounted; nothing but that was looked at.
     pub skipped: bool,
     /// What was looked at.
@@ -151,6 +153,21 @@ impl Report {
         self.repaired = repaired;
         (self.clean, self.exit_status) = (self.is_clean(), self.exit_code());
     }
+    /// A rebuild was made: of what was wrong with the indexes, `before`.
+    pub fn rebuilt(&mut self, before: Self, done: Finding) {
+        let worth = |finding: &Finding| finding.kind.severity > Severity::Note;
+        let left = |finding: &Finding| self.findings.iter().any(|f| f.kind == finding.kind && f.place == finding.place);
+        let indexes = before.findings.into_iter().filter(|finding| worth(finding) && !left(finding));
+        let mut repaired: Vec<Finding> = indexes.chain([done]).collect();
+        repaired.append(&mut self.repaired);
+        self.repaired = repaired;
+        self.exit_status = self.exit_code();
+    }
+    /// The user stopped the check: whatever was found, it is not all.
+    pub fn interrupt(&mut self) {
+        self.interrupted = true;
+        (self.clean, self.exit_status) = (self.is_clean(), self.exit_code());
+    }
     /// How often a kind was found.
     #[must_use]
     pub fn count(&self, kind: &Kind) -> u64 {
@@ -164,12 +181,13 @@ impl Report {
     /// Nothing worse than notes.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.worst <= Some(Severity::Note)
+        self.worst <= Some(Severity::Note) && !self.interrupted
     }
     /// As fsck(8) has them.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         let corrected = if self.repaired.is_empty() { EXIT_CLEAN } else { EXIT_CORRECTED };
+        let corrected = corrected | if self.interrupted { EXIT_CANCELED } else { EXIT_CLEAN };
         match self.worst {
             None | Some(Severity::Note) => corrected,
             Some(Severity::Warning | Severity::Error) => corrected | EXIT_ERRORS,
@@ -224,16 +242,21 @@ impl fmt::Display for Report {
         if !self.repaired.is_empty() {
             writeln!(f, "{}: {} findings repaired", self.path, self.repaired.len())?;
         }
+        if self.interrupted {
+            return write!(f, "{}: stopped by the user; the check is not complete", self.path);
+        }
         match self.worst {
             None | Some(Severity::Note) => write!(f, "{}: clean", self.path),
             Some(_) => {
                 let errors: u64 = self.counts.values().sum();
                 let next = if self.count(findings::FOREIGN) > 0 {
                     "; nothing is repaired without --overwrite"
+                } else if self.repairable(false) && self.findings.iter().any(|finding| finding.kind.by == By::Yes) {
+                    "; to repair what is safe: fsck.envoyfs -fp; all, giving up what cannot be read: fsck.envoyfs -fy"
                 } else if self.repairable(false) {
-                    "; to repair what is safe: fsck.envoyfs -p"
+                    "; to repair what is safe: fsck.envoyfs -fp"
                 } else if self.repairable(true) {
-                    "; to repair: fsck.envoyfs -y"
+                    "; to repair: fsck.envoyfs -fy"
                 } else {
                     ""
                 };

@@ -20,20 +20,24 @@ pub struct FoundHeader {
 
 /// Every segment header on the device. Costs one small read every 64 KiB.
 pub fn headers(disk: &Disk) -> Vec<FoundHeader> {
-    let mut out = Vec::new();
+    headers_below(disk, u64::MAX).collect()
+}
+
+/// Is there any? Looks where the first of them lie: a log has rarely more than a GiB.
+pub fn any_header(disk: &Disk) -> bool {
+    const LOOK_BYTES: u64 = 4 << 30;
+    headers_below(disk, LOOK_BYTES).next().is_some()
+}
+
+fn headers_below(disk: &Disk, end: u64) -> impl Iterator<Item = FoundHeader> {
     let mut unit = vec![0; UNIT_LEN];
-    let mut offset = 0;
-    while offset + u64::from(UNIT) <= disk.size_bytes() {
-        if disk.read_at(offset, &mut unit).is_ok()
-            && let Some(seed) = unit.get(16..32).and_then(|seed| <[u8; 16]>::try_from(seed).ok())
-            && let Ok(header) = SegmentHeader::decode(&unit, &seed, offset)
-            && header.seed == seed
-        {
-            out.push(FoundHeader { offset, header });
-        }
-        offset += STEP;
-    }
-    out
+    let end = end.min(disk.size_bytes().saturating_sub(UNIT.into()) + 1);
+    (0..end.div_ceil(STEP)).map(|step| step * STEP).filter_map(move |offset| {
+        disk.read_at(offset, &mut unit).ok()?;
+        let seed: [u8; 16] = unit.get(16..32)?.try_into().ok()?;
+        let header = SegmentHeader::decode(&unit, &seed, offset).ok().filter(|header| header.seed == seed)?;
+        Some(FoundHeader { offset, header })
+    })
 }
 
 /// A container as it describes itself.

@@ -3,7 +3,9 @@
 use crate::mkfs::in_use;
 use crate::mount::claim::Claim;
 use anyhow::{Context as _, Result, bail};
-use envoyfs_engine::device::{AlignedBuf, Device, DeviceError, Geometry, MappedFile, Operation, Ticket, Write};
+use envoyfs_engine::device::{
+    AlignedBuf, Device, DeviceError, Geometry, MappedFile, OpenMode, Operation, Ticket, UringDevice, Write,
+};
 use envoyfs_engine::superblock;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
@@ -22,6 +24,8 @@ pub struct Source {
     /// The same past the page cache, where the system allows it.
     direct: Option<File>,
     geometry: Geometry,
+    /// What a mount would write at least.
+    block_bytes: u32,
     writable: bool,
     /// Keeps mounts away by whatever path: a loop device over an image takes no lock of it.
     claim: OnceLock<Claim>,
@@ -60,9 +64,14 @@ impl Source {
         let size_bytes = crate::mkfs::size_of(&file).with_context(|| format!("cannot tell the size of {shown}"))?;
         // Through the page cache any offset can be read; the granule is the smallest that formats know.
         let geometry = Geometry { size_bytes: size_bytes & !511, logical_block_bytes: 512, is_block_device };
+        // As a mount sees it; where that cannot be asked, nothing follows from it.
+        let asked =
+            UringDevice::open(path, OpenMode::ReadOnly, false).map(|device| device.geometry().logical_block_bytes);
+        let block_bytes = asked.unwrap_or(geometry.logical_block_bytes);
         // The page cache costs most of a fast device's bandwidth. (The claim is the first descriptor's.)
         let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path).ok();
-        let source = Self { path: path.to_path_buf(), file, direct, geometry, writable, claim: OnceLock::new() };
+        let source =
+            Self { path: path.to_path_buf(), file, direct, geometry, block_bytes, writable, claim: OnceLock::new() };
         if let Ok(opened) = superblock::open(&source) {
             match source.claim(opened.superblock.identity) {
                 Err(error) if writable => return Err(error),
@@ -89,6 +98,12 @@ impl Source {
     #[must_use]
     pub const fn file(&self) -> &File {
         &self.file
+    }
+
+    /// The smallest block that a mount could write here; here itself any can be written.
+    #[must_use]
+    pub const fn block_bytes(&self) -> u32 {
+        self.block_bytes
     }
 
     /// Bytes of the device.

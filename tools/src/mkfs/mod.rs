@@ -26,7 +26,7 @@ use envoyfs_engine::signature::{self, Found};
 pub use made::Made;
 use size::Size;
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// Smallest store (DESIGN 6).
@@ -72,9 +72,13 @@ impl Request {
         }
     }
 
-    fn check(&self) -> Result<()> {
+    /// What is wrong with the request itself, whatever stands at the path.
+    ///
+    /// # Errors
+    /// Says which option, and what it can be.
+    pub fn check(&self) -> Result<()> {
         ensure!(self.label.len() <= 64, "the label has {} bytes; at most 64 fit", self.label.len());
-        ensure!(!self.label.contains('\0'), "the label contains a zero byte");
+        ensure!(!self.label.chars().any(char::is_control), "the label contains control characters");
         for (option, size) in [("--wal-size", self.wal_size), ("--segment-size", self.segment_size)] {
             if let Some(size) = size {
                 ensure!(size.0.is_multiple_of(4096), "{option}: {size} is not a multiple of 4 KiB");
@@ -150,7 +154,7 @@ impl Plan {
         ensure!(
             bytes >= STORE_BYTES_MIN,
             "{} is too small for a store: the minimum is {}",
-            Size(bytes),
+            request.size.unwrap_or(Size(bytes)),
             Size(STORE_BYTES_MIN)
         );
         let block_bytes = match kind {
@@ -159,10 +163,12 @@ impl Plan {
             _ => UringDevice::open(path, OpenMode::ReadOnly, false)?.geometry().logical_block_bytes,
         };
         let options = options(&request);
-        let regions = Regions::plan(bytes, block_bytes, &options)?;
-        if kind == Kind::Missing {
-            check_room(path, bytes)?;
+        match &claim {
+            Some(file) if kind == Kind::File => check_room(path, bytes, file.metadata()?.blocks().saturating_mul(512))?,
+            Some(file) => check_writable(path, file)?,
+            None => check_room(path, bytes, 0)?,
         }
+        let regions = Regions::plan(bytes, block_bytes, &options)?;
         let found = match &claim {
             Some(file) => signature::probe(file, old_bytes).with_context(|| format!("cannot read {shown}"))?,
             None => Vec::new(),
@@ -229,7 +235,10 @@ fn kind_of(path: &Path) -> Result<Kind> {
         }
         Ok(_) => bail!("{shown} is neither a block device nor a regular file"),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            ensure!(!path.starts_with("/dev"), "there is no device {shown}; lsblk lists them");
+            // A file made there by mistake hides the device that comes later. /dev/shm is for files.
+            let parent = path.parent().and_then(|parent| parent.canonicalize().ok());
+            let of_devices = parent.is_some_and(|it| it.starts_with("/dev") && !it.starts_with("/dev/shm"));
+            ensure!(!of_devices, "there is no device {shown}; lsblk lists them");
             Ok(Kind::Missing)
         }
         Err(error) => Err(error).with_context(|| format!("cannot look at {shown}")),
@@ -266,7 +275,17 @@ pub fn size_of(file: &File) -> std::io::Result<u64> {
     file.seek(std::io::SeekFrom::End(0))
 }
 
-fn check_room(path: &Path, bytes: u64) -> Result<()> {
+/// The device refuses writes, by what the system says of it. It would say so otherwise when something has been cleared already.
+fn check_writable(path: &Path, device: &File) -> Result<()> {
+    let number = device.metadata()?.rdev();
+    let says = format!("/sys/dev/block/{}:{}/ro", libc::major(number), libc::minor(number));
+    let is_read_only = std::fs::read_to_string(says).is_ok_and(|text| text.trim() == "1");
+    ensure!(!is_read_only, "{} is read-only", path.display());
+    Ok(())
+}
+
+/// Room for an image that has so many bytes allocated already, in a directory that takes files.
+fn check_room(path: &Path, bytes: u64, allocated: u64) -> Result<()> {
     let parent = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -274,7 +293,13 @@ fn check_room(path: &Path, bytes: u64) -> Result<()> {
     let space = rustix::fs::statvfs(parent)
         .with_context(|| format!("cannot create {}: no directory {}", path.display(), parent.display()))?;
     let free = space.f_bavail.saturating_mul(space.f_frsize);
-    ensure!(free >= bytes, "{} has only {} free, the image needs {}", parent.display(), Size(free), Size(bytes));
+    let needed = bytes.saturating_sub(allocated);
+    let place = if parent == Path::new(".") { "the current directory".into() } else { parent.display().to_string() };
+    ensure!(free >= needed, "{place} has only {} free, the image needs {}", Size(free), Size(needed));
+    if !path.exists() {
+        let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+        rustix::fs::access(parent, access).with_context(|| format!("cannot create files in {place}"))?;
+    }
     Ok(())
 }
 

@@ -8,11 +8,13 @@ use std::str::FromStr;
 pub struct Size(pub u64);
 
 /// Letter, factor with an `i` or alone (1024), factor with a `B` alone (1000).
-const UNITS: [(&str, u64, u64); 4] = [
+const UNITS: [(&str, u64, u64); 6] = [
     ("k", 1 << 10, 1_000),
     ("m", 1 << 20, 1_000_000),
     ("g", 1 << 30, 1_000_000_000),
     ("t", 1 << 40, 1_000_000_000_000),
+    ("p", 1 << 50, 1_000_000_000_000_000),
+    ("e", 1 << 60, 1_000_000_000_000_000_000),
 ];
 
 impl FromStr for Size {

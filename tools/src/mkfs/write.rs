@@ -75,6 +75,9 @@ impl Plan {
                 Target::Existing(file)
             }
             (_, Some(file)) => {
+                allocate_before(&file, self.old_bytes, self.bytes).with_context(|| {
+                    format!("cannot allocate {} for {shown}; nothing was changed", Size(self.bytes))
+                })?;
                 file.set_len(0).with_context(|| format!("cannot clear {shown}"))?;
                 Target::Existing(file)
             }
@@ -166,6 +169,18 @@ fn give_name(file: &File, path: &Path) -> Result<()> {
         .with_context(|| format!("cannot create {shown}"))?;
     let directory = File::open(parent(path)).with_context(|| format!("cannot open the directory of {shown}"))?;
     directory.sync_all().with_context(|| format!("cannot flush the directory of {shown}"))
+}
+
+/// All the blocks that the image will need, beside what it holds: if they cannot be had, it is as it was.
+fn allocate_before(file: &File, old_bytes: u64, bytes: u64) -> std::io::Result<()> {
+    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
+        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+        Err(error) => {
+            // Gives back what was allocated behind the old end.
+            file.set_len(old_bytes)?;
+            Err(error.into())
+        }
+    }
 }
 
 /// Gives the file its blocks now, so that a full host file system shows here and not at an fsync.

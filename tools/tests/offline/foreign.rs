@@ -112,12 +112,18 @@ fn superblocks_of_a_store_of_another_program_are_mended_and_its_damaged_pages_le
     let row = surgeon.directory.table.iter().find(|row| !row.metadata.is_none()).copied().unwrap();
     let at = surgeon.offset(row.metadata.container, row.metadata.units);
     surgeon.flip(at);
-    let device = surgeon.device();
-    let before = device.image().to_bytes();
+    let (before, device) = (surgeon.device(), surgeon.device());
     let report = repair(&device, true);
     assert!(numbers(&report).contains(&findings::SYSTEM_PAGE.number) && !report.is_clean(), "{report}");
     assert!(!report.to_string().contains("to repair"), "it names a repair that there is not:\n{report}");
-    assert!(device.image().to_bytes() == before, "something was changed");
+    // But for the note that errors are left.
+    let (found, before) = (device.image(), before.image());
+    for at in (surgeon.superblock.segments_offset..surgeon.superblock.area_b).step_by(512) {
+        let (mut a, mut b) = ([0; 512], [0; 512]);
+        found.read(at, &mut a);
+        before.read(at, &mut b);
+        assert!(a == b, "something was changed at {at}");
+    }
 }
 
 #[test]

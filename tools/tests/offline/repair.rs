@@ -519,3 +519,26 @@ fn a_repair_of_the_books_keeps_what_only_records_of_the_log_name() {
         assert_eq!(found.get(path), Some(seen), "{path}");
     }
 }
+
+#[test]
+fn a_store_in_which_errors_were_left_is_checked_again_until_there_are_none() {
+    let device = populated(12);
+    let mounted = mount(&device);
+    mounted.file(InodeId::ROOT, "all ones", &[0x11; 8192]);
+    mounted.close();
+    let mut surgeon = Surgeon::new(&device);
+    let blocks = surgeon.find(&[0x11; 4096]);
+    surgeon.flip(blocks[0] + 4100);
+    let device = surgeon.device();
+    let is_marked = |device: &SimulatedDevice| Surgeon::new(device).superblock.errors;
+    assert!(!is_marked(&device));
+    let report = repair(&device, false);
+    assert!(report.exit_code() & 4 != 0 && is_marked(&device), "{report}");
+    is_found(&device, findings::ERRORS_LEFT);
+    // A mount does not forget it.
+    mount(&device).close();
+    assert!(is_marked(&device));
+    let report = repair(&device, true);
+    assert!(report.is_clean() && report.exit_code() == 1 && !is_marked(&device), "{report}");
+    assert!(!numbers(&check(&device)).contains(&findings::ERRORS_LEFT.number));
+}
