@@ -16,7 +16,7 @@ use std::sync::atomic::AtomicU64;
 pub fn empty(engine: Arc<Engine>, blocks: u64, span: usize) -> Result<Shared> {
     check_span(span, blocks)?;
     let leaves = usize::try_from(blocks)? / span;
-    let none = Arc::new(vec![Entry::EMPTY; span]);
+    let none: Arc<[Entry]> = vec![Entry::EMPTY; span].into();
     let leaf = || Leaf { entries: Arc::clone(&none), stored: None, dirty: 0, birth: Hlc::ZERO, frozen: None };
     let mut levels = Vec::new();
     let mut below = leaves;
@@ -75,7 +75,7 @@ pub fn load(engine: Arc<Engine>, span: usize) -> Result<Shared> {
     }
     for (index, reference) in children {
         let bytes = shared.engine.read_node(&reference)?;
-        let entries = Arc::new(decode(&bytes, span)?);
+        let entries: Arc<[Entry]> = decode(&bytes, span)?.into();
         let mut leaf = shared.leaf(index)?.lock();
         leaf.entries = Arc::clone(&entries);
         leaf.birth = reference.birth;

@@ -53,15 +53,15 @@ struct Gate {
 
 /// One leaf in memory.
 struct Leaf {
-    entries: Arc<Vec<Entry>>,
+    entries: Arc<[Entry]>,
     /// In the store.
-    stored: Option<(Reference, Arc<Vec<Entry>>)>,
+    stored: Option<(Reference, Arc<[Entry]>)>,
     /// Epoch of the newest change; 0: none since it was stored.
     dirty: u64,
     /// Of the newest change.
     birth: Hlc,
     /// As of the end of the frozen epoch, if it has changed since and the checkpoint has not taken it yet.
-    frozen: Option<(Arc<Vec<Entry>>, Hlc)>,
+    frozen: Option<(Arc<[Entry]>, Hlc)>,
 }
 
 /// What the next checkpoint has to look at.
