@@ -207,3 +207,14 @@ fn fios_plotting_tool_reads_the_logs() {
     // 4000 reads and 4000 writes of 4 KiB a second, one line of each at a time.
     assert!((4_000.0..18_000.0).contains(&value), "{average}");
 }
+
+#[test]
+fn a_report_that_could_not_be_written_is_refused_before_anything_is_measured() {
+    let images = Images::new();
+    let (directory, missing) = (format!("--directory={}", images.path("")), images.path("missing/report"));
+    let program = env!("CARGO_BIN_EXE_envoyfs");
+    let job = ["--name=a", "--rw=randread", "--size=1m", "--runtime=600", "--time_based"];
+    let arguments = [&["20", program, "bench", &directory, "--output", &missing][..], &job].concat();
+    let answer = run("timeout", &arguments);
+    assert!(answer.code == 1 && answer.stderr.contains("cannot write"), "{answer:?}");
+}

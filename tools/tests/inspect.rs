@@ -262,3 +262,14 @@ fn noise_anywhere_never_panics() {
         assert!(!answer.stderr.contains("panicked"), "round {round} at {position}: {answer:?}");
     }
 }
+
+#[test]
+fn formats_that_exclude_each_other_are_refused() {
+    let images = Images::new();
+    let path = images.store("store.img");
+    for view in [&["graph", "--dot"][..], &["object", "1:1:8", "--raw"]] {
+        let arguments = [&["inspect", &path, "--json"][..], view].concat();
+        let answer = common::run(env!("CARGO_BIN_EXE_envoyfs"), &arguments);
+        assert!(answer.code == 1 && answer.stderr.contains("choose one"), "{answer:?}");
+    }
+}

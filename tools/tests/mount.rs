@@ -505,9 +505,13 @@ fn mount_says_what_is_wrong_with_its_arguments() {
     let missing = mount(&bench.images.path("nothing"), text(&bench.at));
     assert_eq!(missing.code, 32, "{missing:?}");
     assert!(missing.stderr.contains("no such store"), "{missing:?}");
-    let nowhere = mount(&bench.store, &bench.images.path("nowhere"));
-    assert_eq!(nowhere.code, 32, "{nowhere:?}");
-    assert!(nowhere.stderr.contains("mount point"), "{nowhere:?}");
+    for place in [bench.images.path("nowhere"), "/etc/passwd".into()] {
+        // Recovery would have published something.
+        let nowhere = common::unchanged(&bench.store, || mount(&bench.store, &place));
+        assert_eq!(nowhere.code, 32, "{nowhere:?}");
+        assert!(nowhere.stderr.contains("mount point"), "{nowhere:?}");
+        assert_eq!(nowhere.stderr.lines().count(), 1, "it is told once: {nowhere:?}");
+    }
     let foreign = mount(&bench.images.file("zeros", 1 << 28, 0, b""), text(&bench.at));
     assert_eq!(foreign.code, 32, "{foreign:?}");
     let elsewhere = envoyfs(&["status", "/tmp"]);

@@ -70,3 +70,12 @@ fn an_image_that_is_no_store_is_refused_and_left_alone() {
     assert!(answer.stderr.contains("XFS"), "{answer:?}");
     assert!(!std::path::Path::new(&directory).exists());
 }
+
+#[test]
+fn a_mount_point_that_cannot_be_leaves_no_image() {
+    let images = Images::new();
+    let image = images.path("never.img");
+    let answer = envoyfs(&["up", "--size", "128MiB", &image, "/etc/passwd"]);
+    assert!(answer.code != 0 && answer.stderr.contains("/etc/passwd"), "{answer:?}");
+    assert!(!std::path::Path::new(&image).exists());
+}

@@ -3,9 +3,12 @@
 use super::job_file::Jobs;
 use super::report::{Report, json, text};
 use super::runner::{Runner, timed};
+use crate::output;
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, ValueEnum};
 use envoyfs_engine::hlc::{Clock as _, SystemClock};
+use std::fs::File;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -73,6 +76,9 @@ impl Arguments {
         if line.parse_only {
             return Ok(());
         }
+        // Before hours of measuring.
+        let create = |path: &PathBuf| File::create(path).with_context(|| format!("cannot write {}", path.display()));
+        let output = line.output.as_ref().map(create).transpose()?;
         let stop = Arc::new(AtomicBool::new(false));
         end_on_signal(&stop)?;
         let runner = Runner { directory: line.directory, force: line.force, rounds: line.rounds, stop };
@@ -85,9 +91,9 @@ impl Arguments {
             Format::Json => serde_json::to_string_pretty(&json::value(&report, false))? + "\n",
             Format::JsonPlus => serde_json::to_string_pretty(&json::value(&report, true))? + "\n",
         };
-        match line.output {
-            Some(path) => std::fs::write(&path, shown).with_context(|| format!("cannot write {}", path.display()))?,
-            None => print!("{shown}"),
+        match output {
+            Some(mut file) => file.write_all(shown.as_bytes()).context("cannot write the report")?,
+            None => output::line(shown.trim_end_matches('\n')).context("cannot print the report")?,
         }
         let failed = entries.iter().find(|entry| entry.statistics.error.is_some() || entry.statistics.wrong > 0);
         if let Some(entry) = failed {

@@ -37,9 +37,10 @@ impl Arguments {
         if mounted_here(&image, &directory)? {
             println!("{} is mounted on {} already", image.display(), directory.display());
         } else {
-            make(&image, size)?;
+            // First what leaves nothing behind when it fails.
             std::fs::create_dir_all(&directory)
                 .with_context(|| format!("cannot create the mount point {}", directory.display()))?;
+            make(&image, size)?;
             mount(&image, &directory)?;
             println!("{} is mounted on {}", image.display(), directory.display());
         }

@@ -7,7 +7,7 @@ use super::object::parse_oid;
 use super::regions::root_references;
 use super::store::Store;
 use super::tree::{Tree, clock};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use envoyfs_layout::node::NodeView;
 use envoyfs_layout::{Oid, Reference, ReferenceKind, checksum};
 use std::collections::{BTreeMap, HashSet};
@@ -137,6 +137,7 @@ pub fn show(store: &Store, options: &Options, json: bool) -> Result<()> {
     if let (true, Some(oid)) = (options.referrers, options.oid) {
         return referrers(store, oid, json);
     }
+    ensure!(!(options.dot && json), "--dot and --json are two formats; choose one");
     let roots = start(store, options.oid)?;
     let out = &mut std::io::stdout();
     if options.dot {

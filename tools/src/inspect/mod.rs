@@ -18,7 +18,7 @@ mod segment;
 mod store;
 mod tree;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 use envoyfs_layout::Oid;
 use std::io::Write as _;
@@ -107,6 +107,9 @@ impl Arguments {
             What::Roots => regions::roots(store)?,
             What::Segment { number } => segment::segment(store, *number)?,
             What::Container { number } => segment::container(store, *number)?,
+            What::Object { raw: true, .. } if self.json => {
+                bail!("--raw dumps bytes, which --json does not have; choose one")
+            }
             What::Object { oid, raw } => object::object(store, *oid, *raw)?,
             What::Reference { oid } => object::reference(store, *oid)?,
         };

@@ -32,8 +32,6 @@ pub fn superblock(store: &Store) -> Tree {
                 ("cuts", entry.cuts.len().into()),
                 ("merged_through", entry.merged_through.into()),
                 ("live_bytes", Tree::Bytes(totals.live_units * 512)),
-                ("live_objects", totals.live_objects.into()),
-                ("nodes", totals.nodes.into()),
                 ("shared_objects", totals.shared_objects.into()),
                 ("drop_queue_objects", totals.drop_queue_objects.into()),
                 ("segments", totals.segments.into()),

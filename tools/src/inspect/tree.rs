@@ -1,6 +1,7 @@
 //! What a view shows, as a value: written once, printed for people (aligned, with units) and for programs (JSON in the same order, plain numbers).
 
 use crate::mkfs::size::Size;
+use crate::output::Printable;
 use envoyfs_layout::{Hlc, Timestamp};
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use std::fmt::Write as _;
@@ -166,7 +167,8 @@ impl Tree {
             Self::Hex(value) => format!("{value:#010x}"),
             Self::Clock(hlc) => clock(*hlc),
             Self::Time(at) => time(at),
-            Self::Text(text) => text.clone(),
+            // Names and labels are what others have chosen.
+            Self::Text(text) => Printable(text).to_string(),
             Self::Lines(text) => text.clone(),
             Self::List(list) if list.is_empty() => "none".into(),
             Self::List(list) => list.iter().map(Self::line).collect::<Vec<_>>().join(", "),
@@ -184,7 +186,9 @@ impl Tree {
     /// As [`Tree::line`], in quotes or brackets if it would not be one word.
     fn word(&self) -> String {
         match self {
-            Self::Text(text) if text.is_empty() || text.contains([' ', '=', '"']) => format!("{text:?}"),
+            Self::Text(text) if text.is_empty() || text.contains(|c: char| " =\"\\".contains(c) || c.is_control()) => {
+                format!("{text:?}")
+            }
             Self::Bytes(value) => value.to_string(),
             Self::List(list) => format!("[{}]", list.iter().map(Self::word).collect::<Vec<_>>().join(" ")),
             Self::Map(_) => format!("{{{}}}", self.line()),

@@ -27,6 +27,7 @@ pub fn start(program: &str, arguments: &Arguments) -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
+    let has_log = settings.log.is_some();
     let result = if arguments.daemon_child {
         become_daemon(settings)
     } else if settings.foreground {
@@ -40,9 +41,11 @@ pub fn start(program: &str, arguments: &Arguments) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // The child's error stream is the user's terminal until it is ready, and the log says it in any case.
+            // The child's error stream is the user's terminal until it is ready. Without a log of its own that is where the log goes too.
             eprintln!("{program}: {error:#}");
-            tracing::error!("{error:#}");
+            if has_log {
+                tracing::error!("{error:#}");
+            }
             ExitCode::from(EXIT_FAILED)
         }
     }

@@ -3,7 +3,7 @@
 use super::claim::Claim;
 use super::options::Settings;
 use super::signals;
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use envoyfs_engine::device::{DeviceError, OpenMode, UringDevice};
 use envoyfs_engine::hlc::SystemClock;
 use envoyfs_engine::store::Store;
@@ -29,6 +29,10 @@ pub fn run(settings: &Settings, signals: SigSet, ready: impl FnOnce() -> Result<
         settings.mount.source.canonicalize().with_context(|| {
             format!("{}: no such store (make one with mkfs.envoyfs)", settings.mount.source.display())
         })?;
+    // Before the store is opened, which replays its log and publishes.
+    let place = settings.directory.display();
+    let directory = settings.directory.metadata().with_context(|| format!("cannot look at the mount point {place}"))?;
+    ensure!(directory.is_dir(), "the mount point {place} is no directory");
     let device = open_device(&store, settings)?;
     // Before anything is written: recovery is.
     let _claim = claim(&device, &store)?;
