@@ -50,6 +50,8 @@ const SPARE_LAST: u32 = 3;
 /// What the last tier leaves beside them: the container of nodes that its publication may begin, and the one of pages. Others leave one more at least, so it begins with one at zero
 /// user space, and gets it back from its own publication: that frees what it removes, or the nodes that it rewrote.
 const SPARE_OF_LAST_TIER: u32 = 2;
+/// An operation of the last tier with no more than this does not wait for them: a mount drops files without a name so, when nobody makes checkpoints yet.
+const UNASKED_BYTES: u64 = 1024;
 /// Containers that a publication may begin and not fill: nodes, payloads, pages.
 const STREAMS: u32 = 3;
 
@@ -218,7 +220,8 @@ impl Ledger {
             Tier::Last => u64::from(SPARE_OF_LAST_TIER) * budget.container_bytes,
             Tier::Writer | Tier::Shrinking => self.spare(budget, unwritten) + self.data + data,
         };
-        if dirty > 0 && u64::from(free.now) * budget.container_bytes < unwritten.saturating_add(kept) {
+        let is_asked = dirty > if tier == Tier::Last { UNASKED_BYTES } else { 0 };
+        if is_asked && u64::from(free.now) * budget.container_bytes < unwritten.saturating_add(kept) {
             self.short(free);
             return Err(Short::Space(0));
         }
@@ -342,8 +345,9 @@ mod tests {
         assert!(matches!(ledger.admit(&budget, now(none), Tier::Writer, 0, 100), Err(Short::Space(0))));
         assert_eq!(ledger.admit(&budget, now(none), Tier::Shrinking, 4096, 100), Ok(()));
         assert!(ledger.admit(&budget, now(0), Tier::Shrinking, 4096, 100).is_err());
-        assert_eq!(ledger.admit(&budget, now(SPARE_OF_LAST_TIER), Tier::Last, 0, 100), Err(Short::Space(0)));
-        assert_eq!(ledger.admit(&budget, now(SPARE_LAST), Tier::Last, 0, 100), Ok(()));
+        assert_eq!(ledger.admit(&budget, now(SPARE_OF_LAST_TIER), Tier::Last, 0, 4096), Err(Short::Space(0)));
+        assert_eq!(ledger.admit(&budget, now(SPARE_LAST), Tier::Last, 0, 4096), Ok(()));
+        assert_eq!(ledger.admit(&budget, now(0), Tier::Last, 0, UNASKED_BYTES), Ok(()), "a mount");
         assert_eq!(ledger.admit(&budget, now(200), Tier::Writer, 0, budget.dirty_max), Ok(()));
         assert_eq!(ledger.admit(&budget, now(200), Tier::Writer, 0, budget.dirty_max), Err(Short::Dirty));
         ledger.frozen = ledger.pending;
@@ -388,7 +392,7 @@ mod tests {
             for _ in 0..100 {
                 let index = usize::try_from(draw(3)).unwrap();
                 let tier = [Tier::Writer, Tier::Shrinking, Tier::Last][index];
-                if ledger.admit(&budget, free, tier, 0, 1 + draw(600 << 10)).is_ok() {
+                if ledger.admit(&budget, free, tier, 0, UNASKED_BYTES + 1 + draw(600 << 10)).is_ok() {
                     admitted[index] += 1;
                     let unwritten = ledger.frozen + ledger.pending + ledger.current;
                     let room = u64::from(free.now.saturating_sub(SPARE_OF_LAST_TIER)) * budget.container_bytes;
