@@ -94,7 +94,8 @@ fn full(mib: u64, bytes: usize, order: Order) {
         uuid: [7; 16],
         seed: [9; 16],
         now_ns: START_NS,
-        wal_bytes: Some(1 << 20),
+        // Each checkpoint writes every leaf that the names since the last one fall into: with a log that does not grow with the store, filling it would take the square of its size.
+        wal_bytes: Some((mib << 15).max(1 << 20)),
         segment_bytes: Some(256 << 10),
         force: false,
         small: true,
