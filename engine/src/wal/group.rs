@@ -90,7 +90,7 @@ struct Planned {
 /// What waits, cut into blocks.
 enum Plan {
     Blocks(Vec<Planned>),
-    /// The ring has no block to spare, and a record that was drawn is still being copied: framing without it would take one.
+    /// A record that was drawn is still being copied, and the ring has no block to spare for framing without it, or a local record stands behind it.
     Tight,
 }
 
@@ -486,6 +486,10 @@ impl Wal {
             return Ok(Plan::Tight);
         }
         let mut locals = self.locals.lock();
+        if locals.last().is_some_and(|at| at > published) {
+            // It stands behind a record that somebody is still copying, who waits for nothing.
+            return Ok(Plan::Tight);
+        }
         let mut blocks = Vec::new();
         let mut wanted = watermark;
         let mut at = self.staging.framed();

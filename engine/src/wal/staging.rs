@@ -279,6 +279,10 @@ impl Locals {
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
+    /// Where the last one stands: before what is appended from there on.
+    pub(super) fn last(&self) -> Option<Lsn> {
+        self.waiting.back().map(|(at, _)| *at)
+    }
     pub(super) fn bytes(&self) -> u64 {
         self.waiting.iter().map(|(_, record)| record.len() as u64).sum()
     }

@@ -8,7 +8,7 @@ use crate::StoreError;
 use crate::device::{
     AlignedBuf, Completion, Device, DeviceError, Drive, Fault, Geometry, SimulatedDevice, Ticket, Write,
 };
-use crate::hlc::HlcSource;
+use crate::hlc::{Clock, HlcSource};
 use crate::store::Result;
 use crate::wal::recovery::{Cause, SEARCH_BYTES};
 use crate::wal::{Committer, Config, NewRecord, RingGeometry, Wal};
@@ -295,6 +295,36 @@ fn a_local_record_that_another_framed_is_durable_before_what_rests_on_it() {
     wal.commit(end).unwrap();
     let found = look(&mounted.device.crash(1)).unwrap().2;
     assert_eq!((found.records.len(), found.cut.lsn), (1, end));
+    assert_eq!(found.placed, [SegmentPlaced { number: 8, container: 7 }]);
+}
+
+/// An appender is interrupted while it copies its record, others append more than a block holds, and a segment is opened: there is nothing to frame before he goes on.
+#[test]
+fn a_local_record_behind_one_that_is_still_being_copied_waits_for_it() {
+    let (mounted, _) = store(64);
+    let wal = log_on(Arc::new(mounted.device.clone()), &mounted);
+    let mut room = wal.try_reserve(13, 1300).unwrap();
+    let first = wal.append(&mut room, NewRecord::engine(256, &[6; 40])).unwrap().end;
+    let mut slow = Vec::new();
+    crate::wal::encode(&NewRecord::engine(256, &[7; 40]), &mut slow).unwrap();
+    let wall = crate::hlc::wall_hlc(mounted.clock.wall_ns());
+    let drawn = wal.staging.draw(slow.len() as u64, |last| crate::hlc::next(last, wall, Hlc(u64::MAX)));
+    envoyfs_layout::wal::stamp(&mut slow, drawn.hlc);
+    for _ in 0..12 {
+        wal.append(&mut room, NewRecord::engine(256, &[8; 40])).unwrap();
+    }
+    wal.append_local(kind::SEGMENT_PLACED, &SegmentPlaced { number: 8, container: 7 }.encode()).unwrap();
+    std::thread::scope(|scope| {
+        let leader = scope.spawn(|| wal.commit(first));
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(wal.poisoned().is_none(), "{:?}", wal.poisoned());
+        wal.staging.put(drawn.start, &slow);
+        leader.join().unwrap().unwrap();
+    });
+    wal.commit(wal.end()).unwrap();
+    assert!(wal.room().used_blocks < 8, "{:?}", wal.room());
+    let found = look(&mounted.device.crash(1)).unwrap().2;
+    assert_eq!((found.records.len(), found.cut.lsn), (14, wal.end()));
     assert_eq!(found.placed, [SegmentPlaced { number: 8, container: 7 }]);
 }
 
