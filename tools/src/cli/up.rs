@@ -37,11 +37,17 @@ impl Arguments {
         if mounted_here(&image, &directory)? {
             println!("{} is mounted on {} already", image.display(), directory.display());
         } else {
-            // First what leaves nothing behind when it fails.
+            // First what leaves nothing behind when it fails: an image is large.
+            let is_new = !directory.exists();
             std::fs::create_dir_all(&directory)
                 .with_context(|| format!("cannot create the mount point {}", directory.display()))?;
-            make(&image, size)?;
-            mount(&image, &directory)?;
+            if let Err(error) = make(&image, size).and_then(|()| mount(&image, &directory)) {
+                if is_new {
+                    // Only if nothing is mounted there, and nobody has put anything into it.
+                    let _ = std::fs::remove_dir(&directory);
+                }
+                return Err(error);
+            }
             println!("{} is mounted on {}", image.display(), directory.display());
         }
         if demo {
