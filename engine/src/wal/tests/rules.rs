@@ -316,7 +316,8 @@ fn a_local_record_behind_one_that_is_still_being_copied_waits_for_it() {
     wal.append_local(kind::SEGMENT_PLACED, &SegmentPlaced { number: 8, container: 7 }.encode()).unwrap();
     std::thread::scope(|scope| {
         let leader = scope.spawn(|| wal.commit(first));
-        std::thread::sleep(Duration::from_millis(20));
+        // Nobody notifies: time for the leader to frame what it should not.
+        parking_lot::Condvar::new().wait_for(&mut Mutex::new(()).lock(), Duration::from_millis(20));
         assert!(wal.poisoned().is_none(), "{:?}", wal.poisoned());
         wal.staging.put(drawn.start, &slow);
         leader.join().unwrap().unwrap();
