@@ -306,7 +306,7 @@ fn a_local_record_behind_one_that_is_still_being_copied_waits_for_it() {
     let mut room = wal.try_reserve(13, 1300).unwrap();
     let first = wal.append(&mut room, NewRecord::engine(256, &[6; 40])).unwrap().end;
     let mut slow = Vec::new();
-    crate::wal::encode(&NewRecord::engine(256, &[7; 40]), &mut slow).unwrap();
+    crate::wal::append::encode(&NewRecord::engine(256, &[7; 40]), &mut slow).unwrap();
     let wall = crate::hlc::wall_hlc(mounted.clock.wall_ns());
     let drawn = wal.staging.draw(slow.len() as u64, |last| crate::hlc::next(last, wall, Hlc(u64::MAX)));
     envoyfs_layout::wal::stamp(&mut slow, drawn.hlc);
