@@ -150,7 +150,7 @@ impl Engine {
                     }
                     Err(short) => {
                         if let Short::Space(available) = short
-                            && ledger.hopeless()
+                            && ledger.is_refusal(free)
                         {
                             hopeless = Some(available);
                         }

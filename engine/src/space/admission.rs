@@ -123,6 +123,8 @@ pub struct Ledger {
     pub barren: u32,
     /// Most containers free after a publication, since space became short; 0 while it is not.
     pub best_free: u32,
+    /// Containers free after the last publication.
+    pub last_free: u32,
     /// Records since the last publication that gave nothing: each may have freed something.
     pub records: u64,
     /// Data admitted since the last freeze.
@@ -297,6 +299,13 @@ impl Ledger {
         self.barren >= 2 && self.records == 0
     }
 
+    /// Whether an operation that was refused with so much free is told so. Fewer free than after the last publication may be on their way back: a publication under way has opened containers,
+    /// and releases others at its end.
+    #[must_use]
+    pub const fn is_refusal(&self, free: Free) -> bool {
+        self.hopeless() && free.now >= self.last_free
+    }
+
     /// Whether waiting is pointless from the publication on that ends now, with so many containers free.
     #[must_use]
     pub const fn is_last_chance(&self, free_containers: u32, dropped: bool) -> bool {
@@ -307,6 +316,7 @@ impl Ledger {
     pub fn published(&mut self, free_containers: u32, dropped: bool) {
         self.publications += 1;
         self.frozen = 0;
+        self.last_free = free_containers;
         if dropped || free_containers > self.best_free {
             self.barren = 0;
             self.best_free = if self.best_free == 0 { 0 } else { self.best_free.max(free_containers) };

@@ -302,3 +302,39 @@ fn deleting_scattered_trees_takes_pages_and_batch_together_no_more_than_its_pace
     assert!(publications > 3, "{publications}");
     client.quiesce_and_check();
 }
+
+/// A publication opens containers before it releases others: who asks meanwhile is not told what would not hold at its end (INV-26).
+#[test]
+fn nobody_is_refused_for_containers_that_a_publication_takes_and_gives_back() {
+    let (_, mut client) = fresh(16, 512, 3);
+    let keys = fill(&mut client, 0);
+    let engine = std::sync::Arc::clone(&client.engine);
+    let container = engine.writer().unwrap().admission.budget.container_bytes;
+    let free = || u64::from(engine.writer().unwrap().space.free_containers());
+    let ask = |node_bytes| {
+        let need = Need { log_bytes: 100, node_bytes, payload_bytes: 0, data_bytes: 0, tier: Tier::Shrinking };
+        engine.reserve(need).map(drop)
+    };
+    let mut amid = 0;
+    for key in 0..keys {
+        client.run(&Op::Delete { tree: 0, key }).unwrap();
+        client.checkpoint().unwrap();
+        // Nothing is gained, and so the largest operation there is room for may go as deep as any.
+        let (mut before, mut waits) = (free(), 0);
+        while let Err(error) = ask((before - 3) * container) {
+            assert!(matches!(error, StoreError::WouldWait { .. }) && waits < 3, "key {key}: {error}");
+            client.checkpoint().unwrap();
+            (before, waits) = (free(), waits + 1);
+        }
+        let building = client.build().unwrap();
+        let mut show = || {
+            if free() < before {
+                amid += 1;
+                let asked = ask((before - 3) * container);
+                assert!(matches!(asked, Err(StoreError::WouldWait { .. })), "key {key}: {asked:?}");
+            }
+        };
+        client.finish_and_show(building, &mut show).unwrap();
+    }
+    assert!(amid > 0, "no publication took a container for a while");
+}
