@@ -430,6 +430,20 @@ mod tests {
     }
 
     #[test]
+    fn the_document_of_the_format_says_how_large_segments_are() {
+        let document = include_str!("../../docs/on-disk-format.md");
+        let steps = [(1, 384, "384 MiB"), (2, 1024, "1 GiB"), (4, 32 * 1024, "32 GiB")];
+        let said: Vec<String> = steps.iter().map(|(mib, _, below)| format!("{mib} MiB below {below}")).collect();
+        let said = said.join(", ").replacen("MiB below", "MiB in stores below", 1);
+        assert!(document.contains(&format!("Segments are {said}, else 16 MiB;")), "{said}");
+        let of = |size: u64| u64::from(Regions::plan(size * MIB, 4096, &options()).unwrap().segment_bytes) / MIB;
+        for (index, (mib, below, _)) in steps.iter().enumerate() {
+            let next = steps.get(index + 1).map_or(16, |next| next.0);
+            assert_eq!((of(below - 1), of(*below)), (*mib, next), "about {below} MiB");
+        }
+    }
+
+    #[test]
     fn too_small_devices_and_odd_segments_are_refused() {
         assert!(Regions::plan(127 * MIB, 4096, &options()).is_err());
         assert!(Regions::plan(8 * MIB, 512, &options()).is_err());

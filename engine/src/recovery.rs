@@ -1,8 +1,8 @@
 //! Mounting: from what the device shows to a store that serves.
 //!
 //! ```text
-//! FLUSH -> superblock, repair -> directory -> log scan (cut, last CHECKPOINT)
-//!   -> adopt: apply the batch of an unpublished CHECKPOINT -> seal segments that were open -> system pages -> FLUSH
+//! FLUSH -> superblock -> directory -> log scan (cut, last CHECKPOINT)
+//!   -> adopt: apply the batch of an unpublished CHECKPOINT -> repair superblocks -> seal segments that were open -> system pages -> FLUSH
 //!   -> publish checkpoint, generation and cut: directory, FLUSH, superblock       (INV-20: before anything is served)
 //!   -> records after the freeze go to the client
 //! ```

@@ -6,8 +6,8 @@
 //! caller: directory N -> slot N mod 2 of areas A and B, perhaps a whole table (write_directory), everything it names, FLUSH
 //! publish: superblocks 0, 1 -> FLUSH (N rules) -> superblocks 2, 3 -> FLUSH -> only now is anything of N - 1 reused
 //! ```
-//! If power fails before the first flush, N - 1 rules, whatever is torn; after it, N. Opening repairs what it finds before anything else is written, and
-//! never touches a good copy. A failed write or flush in here poisons the store: the caller tells [`crate::wal::Wal::poison`].
+//! If power fails before the first flush, N - 1 rules, whatever is torn; after it, N. A mount repairs what it finds once it is known that the store can be
+//! mounted (until then it writes only where no superblock leads), and never touches a good copy. A failed write or flush in here poisons the store: the caller tells [`crate::wal::Wal::poison`].
 
 mod directory;
 mod identity;
