@@ -1,7 +1,7 @@
 use super::law::compute;
 use super::*;
 use crate::store::{Changes, FreedRange, Gone};
-use envoyfs_layout::batch::{Batch, BatchRange, Drop};
+use envoyfs_layout::batch::{Batch, BatchRange, Delta, Drop};
 use envoyfs_layout::{Encoding, Hlc, ReferenceKind};
 use std::collections::HashMap;
 
@@ -184,4 +184,31 @@ fn moved_units_are_found_and_counted_where_they_are() {
     let again = Segment::of_page(&page);
     assert_eq!(again.page(1), page);
     assert_eq!(Some(&again), state.segment(1));
+}
+
+#[test]
+fn an_extent_whose_segment_was_forgotten_loses_its_edges_and_gets_none() {
+    let (mut state, _) = first();
+    // The extents lie in segments of their own: 2, which is forgotten, and 1.
+    let far = Reference { oid: Oid::new(1, 2, 32), ..extent(32) };
+    let objects = unstored(&[(node(11), &[far]), (node(12), &[node(13), far]), (node(13), &[]), (far, &[])], 2);
+    state.open_segment(2, 3);
+    let outcome = compute(2, &objects, &[node(10)], &[node(10), node(11), node(12)], &Changes::default()).unwrap();
+    apply(&mut state, outcome);
+    assert_eq!(state.shared_objects(), 1);
+    let changes = Changes { gone: Vec::new(), freed: vec![FreedRange { oid: far.oid, units: 0..far.units() }] };
+    let outcome = compute(3, &HashMap::new(), &[node(10), node(11), node(12)], &[node(10)], &changes).unwrap();
+    apply(&mut state, outcome);
+    state.release(3, 2);
+    assert_eq!(state.forget_empty(), [2]);
+    assert_eq!((state.shared_objects(), state.queue().len()), (0, 2));
+    drain(&mut state, &[(node(11).oid, vec![far]), (node(12).oid, vec![node(13), far])].into());
+    assert_eq!((state.live_units(), state.check()), (19, Vec::new()));
+    // What only the engine or a client does wrong.
+    let delta = |reference, delta| Batch { deltas: vec![Delta { reference, delta }], ..Batch::default() };
+    let unknown = Reference { oid: Oid::new(1, 2, 40), ..node(40) };
+    for (reference, by) in [(far, 1), (unknown, -1), (unknown, 1)] {
+        let refused = state.clone().apply_law(&delta(reference, by));
+        assert_eq!(refused, Err(StateError::Dead { oid: reference.oid, delta: by }));
+    }
 }

@@ -152,6 +152,20 @@ impl Client {
         }
     }
 
+    /// Segments that a tree's extents lie in.
+    pub fn segments_of(&self, tree: u32) -> BTreeSet<u32> {
+        let slots = self
+            .trees
+            .get(&tree)
+            .into_iter()
+            .flat_map(|tree| tree.leaves.values().flat_map(|leaf| leaf.slots.values()));
+        let extents = slots.filter_map(|slot| match &slot.body {
+            Body::Extent { reference, .. } => Some(reference.oid.segment()),
+            Body::Payload { .. } => None,
+        });
+        extents.collect()
+    }
+
     pub fn logical(&self) -> Logical {
         logical(&self.trees)
     }
@@ -216,7 +230,7 @@ impl Client {
         };
         let tier = match op {
             Op::Write { .. } | Op::Small { .. } | Op::Grow { .. } => Tier::Writer,
-            Op::Punch { .. } | Op::Delete { .. } => Tier::Shrinking,
+            Op::Punch { .. } | Op::Delete { .. } | Op::Cut { .. } => Tier::Shrinking,
             Op::Fork { .. } | Op::Drop { .. } => Tier::Last,
         };
         let node_bytes = if matches!(op, Op::Fork { .. }) { 16 << 10 } else { 6 << 10 };
@@ -298,7 +312,7 @@ impl Client {
     fn possible(&self, op: &Op) -> bool {
         match op {
             Op::Write { .. } | Op::Small { .. } => true,
-            Op::Delete { tree, key } => self.slot(*tree, *key).is_some(),
+            Op::Delete { tree, key } | Op::Cut { tree, key } => self.slot(*tree, *key).is_some(),
             Op::Punch { tree, key } => self.slot(*tree, *key).is_some_and(|slot| {
                 slot.value.punched == 0 && matches!(&slot.body, Body::Extent { reference, .. } if half(reference.stored_bytes) > 0)
             }),
@@ -353,6 +367,19 @@ impl Client {
                 self.put(tree, key, birth, Some(slot));
             }
             Op::Delete { tree, key } => self.put(tree, key, birth, None),
+            Op::Cut { tree, key } => {
+                let share = self.trees[&tree].share;
+                let whole = self.slot(tree, key).and_then(|slot| match &slot.body {
+                    // Of a punched value the first half was freed before: an operation frees what is in use, once.
+                    Body::Extent { reference, .. } if reference.birth.exclusive(share) => {
+                        let first = if slot.value.punched == 1 { half(reference.stored_bytes) / 512 } else { 0 };
+                        Some(FreedRange { oid: reference.oid, units: first..reference.units() })
+                    }
+                    _ => None,
+                });
+                self.changes.freed.extend(whole);
+                self.put(tree, key, birth, None);
+            }
             Op::Fork { from, to } => {
                 self.persist(from, Batch::Current)?;
                 let tree = self.trees.get_mut(&from).unwrap();
@@ -565,7 +592,8 @@ impl Client {
             9..=10 => Op::Write { tree, key, seed, len: 4096 * (1 + rng.below(4) as u32) },
             11..=12 => Op::Grow { tree, key, seed, len: 4096 },
             13..=14 => Op::Punch { tree, key },
-            15..=17 => Op::Delete { tree, key },
+            15 => Op::Delete { tree, key },
+            16..=17 => Op::Cut { tree, key },
             18 => Op::Fork { from: tree, to: rng.below(trees) as u32 },
             _ => Op::Drop { tree },
         }

@@ -20,6 +20,7 @@ mod pieces;
 mod pin_models;
 mod pins;
 mod pressure;
+mod queued;
 mod relocation;
 mod replica;
 mod scrub;

@@ -257,7 +257,7 @@ fn with_hardly_a_free_container_a_dropped_tree_is_still_worked_off() {
 }
 
 /// Takes free containers away, or gives them back, until so many are free.
-fn squeeze(engine: &crate::Engine, free: u32, held: &mut Vec<u32>) {
+pub(super) fn squeeze(engine: &crate::Engine, free: u32, held: &mut Vec<u32>) {
     let space = &engine.writer().unwrap().space;
     while space.free_containers() > free {
         let container = space.with_containers(|all| all.first_free()).unwrap();

@@ -40,13 +40,44 @@ pub type Logical = BTreeMap<u32, BTreeMap<u32, Value>>;
 
 #[derive(Clone, Debug)]
 pub enum Op {
-    Write { tree: u32, key: u32, seed: u64, len: u32 },
-    Small { tree: u32, key: u32, seed: u64, len: u32 },
-    Grow { tree: u32, key: u32, seed: u64, len: u32 },
-    Punch { tree: u32, key: u32 },
-    Delete { tree: u32, key: u32 },
-    Fork { from: u32, to: u32 },
-    Drop { tree: u32 },
+    Write {
+        tree: u32,
+        key: u32,
+        seed: u64,
+        len: u32,
+    },
+    Small {
+        tree: u32,
+        key: u32,
+        seed: u64,
+        len: u32,
+    },
+    Grow {
+        tree: u32,
+        key: u32,
+        seed: u64,
+        len: u32,
+    },
+    Punch {
+        tree: u32,
+        key: u32,
+    },
+    Delete {
+        tree: u32,
+        key: u32,
+    },
+    /// As [`Op::Delete`], and the operation itself frees the extent, if it is exclusive: a file that is cut to nothing.
+    Cut {
+        tree: u32,
+        key: u32,
+    },
+    Fork {
+        from: u32,
+        to: u32,
+    },
+    Drop {
+        tree: u32,
+    },
 }
 
 /// The body of its record.
@@ -59,6 +90,7 @@ pub fn encode(op: &Op) -> Vec<u8> {
         Op::Delete { tree, key } => (4, tree, key, 0, 0),
         Op::Fork { from, to } => (5, from, to, 0, 0),
         Op::Drop { tree } => (6, tree, 0, 0, 0),
+        Op::Cut { tree, key } => (7, tree, key, 0, 0),
     };
     let mut out: Vec<u8> = vec![code];
     out.extend(a.to_le_bytes());
@@ -83,6 +115,7 @@ pub fn decode(bytes: &[u8]) -> Op {
         3 => Op::Punch { tree, key },
         4 => Op::Delete { tree, key },
         5 => Op::Fork { from: tree, to: key },
-        _ => Op::Drop { tree },
+        6 => Op::Drop { tree },
+        _ => Op::Cut { tree, key },
     }
 }
