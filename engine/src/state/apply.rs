@@ -6,6 +6,7 @@ use super::segment::cut_out;
 use super::{Fragment, Retained, Segment, Stack, State, StateError, units_of};
 use crate::sabotage::{self, Rule};
 use envoyfs_layout::batch::{Batch, Drop, HistoryStep, Repair, RepairAction};
+use envoyfs_layout::directory_page::Place;
 use envoyfs_layout::system_page::{DeferredRange, HistoryRow, HistoryState};
 use envoyfs_layout::{Oid, Reference, ReferenceKind};
 use std::collections::BTreeSet;
@@ -93,7 +94,7 @@ impl State {
         old.into_iter().for_each(|page| self.pages.sub(page));
         if drop.unreadable {
             if !sabotage::on(Rule::UnreadableForgotten) {
-                self.add_unreadable(reference);
+                self.unreadable.rows.push(reference);
             }
             return Ok(());
         }
@@ -103,16 +104,6 @@ impl State {
     /// Takes edges of a dropped node back, in their order; their segments are loaded.
     pub fn drop_edges(&mut self, edges: &[Reference]) -> Result<(), StateError> {
         edges.iter().try_for_each(|edge| self.count(edge, -1))
-    }
-
-    fn add_unreadable(&mut self, reference: Reference) {
-        self.unreadable.0.push(reference);
-        self.unreadable_changed();
-    }
-
-    fn unreadable_changed(&mut self) {
-        let old = std::mem::take(&mut self.unreadable.1);
-        self.pages.sub(old);
     }
 
     /// What [`State::apply_drop`] would work off next; `None` if the queue is empty or its page is not in memory.
@@ -302,8 +293,17 @@ impl State {
                 Ok(())
             }
             RepairAction::Readable => {
-                self.unreadable.0.retain(|reference| reference.oid != oid);
-                self.unreadable_changed();
+                let at = self.unreadable.rows.iter().position(|reference| reference.oid == oid);
+                if let Some(at) = at {
+                    self.unreadable.rows.remove(at);
+                    let mut end = 0;
+                    let holds = |(_, rows): &(Place, usize)| {
+                        end += rows;
+                        end > at
+                    };
+                    let page = self.unreadable.pages.iter().position(holds);
+                    self.forget_unreadable(page.unwrap_or(usize::MAX));
+                }
                 Ok(())
             }
         }

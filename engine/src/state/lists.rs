@@ -8,18 +8,20 @@ use std::collections::BTreeSet;
 
 /// Rows of one page of retained checkpoints.
 const HISTORY_ROWS: usize = 256;
+/// Rows of one page of unreadable nodes.
+pub(super) const UNREADABLE_ROWS: usize = 1024;
 
 impl State {
     /// Writes what changed, or lies in a container to be emptied (pages of stacks stay: they are consumed before long). Dropped checkpoints that defer nothing any more are
-    /// forgotten. `write` puts a page somewhere.
+    /// forgotten. `write_page` puts a page somewhere.
     pub fn write_lists<E>(
         &mut self,
         sparse: &BTreeSet<u32>,
-        mut write: impl FnMut(Vec<u8>) -> Result<Place, E>,
+        mut write_page: impl FnMut(Vec<u8>) -> Result<Place, E>,
     ) -> Result<(), E> {
         let pages = &mut self.pages;
         let mut write = |bytes: Vec<u8>| {
-            let place = write(bytes)?;
+            let place = write_page(bytes)?;
             pages.add(place);
             Ok(place)
         };
@@ -45,12 +47,39 @@ impl State {
             }
             self.history_rows = rows;
         }
-        let (unreadable, place) = &mut self.unreadable;
-        if !unreadable.is_empty() && (place.is_none() || sparse.contains(&place.container)) {
-            old.push(*place);
-            *place = write(ListPage::Unreadable(unreadable.clone()).encode(Place::NONE))?;
-        }
         old.into_iter().for_each(|place| self.pages.sub(place));
+        self.write_unreadable(sparse, write_page)
+    }
+
+    /// Pages of unreadable nodes are written anew from this one on.
+    pub(super) fn forget_unreadable(&mut self, page: usize) {
+        let kept = page.min(self.unreadable.pages.len());
+        self.unreadable.pages.drain(kept..).for_each(|(place, _)| self.pages.sub(place));
+    }
+
+    /// Pages that are full stay as they are.
+    fn write_unreadable<E>(
+        &mut self,
+        sparse: &BTreeSet<u32>,
+        mut write: impl FnMut(Vec<u8>) -> Result<Place, E>,
+    ) -> Result<(), E> {
+        if let Some(at) = self.unreadable.pages.iter().position(|(place, _)| sparse.contains(&place.container)) {
+            self.forget_unreadable(at);
+        }
+        let mut done: usize = self.unreadable.pages.iter().map(|(_, rows)| rows).sum();
+        if done < self.unreadable.rows.len()
+            && let Some((place, rows)) = self.unreadable.pages.pop_if(|(_, rows)| *rows < UNREADABLE_ROWS)
+        {
+            self.pages.sub(place);
+            done -= rows;
+        }
+        let new = self.unreadable.rows.get(done..).unwrap_or_default();
+        for part in new.chunks(UNREADABLE_ROWS) {
+            let next = self.unreadable.pages.last().map_or(Place::NONE, |(place, _)| *place);
+            let place = write(ListPage::Unreadable(part.to_vec()).encode(next))?;
+            self.pages.add(place);
+            self.unreadable.pages.push((place, part.len()));
+        }
         Ok(())
     }
 }

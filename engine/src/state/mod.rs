@@ -121,6 +121,14 @@ pub struct Retained {
     pub units: u64,
 }
 
+/// Nodes of the queue that could not be read.
+#[derive(Clone, Debug, Default)]
+struct Unreadable {
+    rows: Vec<Reference>,
+    /// Pages of the first of them, each with its number of rows; the last one is the first of the chain.
+    pages: Vec<(Place, usize)>,
+}
+
 /// Units of system pages in use, by container.
 #[derive(Clone, Debug, Default)]
 pub struct PageUse(BTreeMap<u32, u32>);
@@ -166,8 +174,7 @@ pub struct State {
     pub orphans: Orphans,
     maybe_empty: BTreeSet<u32>,
     queue: Stack<Reference>,
-    /// Nodes of the queue that could not be read, and their page.
-    unreadable: (Vec<Reference>, Place),
+    unreadable: Unreadable,
     history: Vec<Retained>,
     /// Pages of the list of [`State::history`], first page last.
     history_pages: Vec<Place>,
@@ -257,9 +264,10 @@ impl State {
         self.history_rows = rows.to_vec();
     }
 
-    /// Nodes that could not be read, and their page.
-    pub fn load_unreadable(&mut self, rows: Vec<Reference>, page: Place) {
-        self.unreadable = (rows, page);
+    /// One more page of nodes that could not be read, the oldest first.
+    pub fn load_unreadable(&mut self, rows: &[Reference], page: Place) {
+        self.unreadable.rows.extend(rows);
+        self.unreadable.pages.push((page, rows.len()));
     }
 
     /// A segment was opened in a container.
@@ -496,7 +504,7 @@ impl State {
     /// Nodes of the drop queue that could not be read.
     #[must_use]
     pub fn unreadable(&self) -> &[Reference] {
-        &self.unreadable.0
+        &self.unreadable.rows
     }
 
     /// Retained checkpoints and those being dropped, ascending.
@@ -511,10 +519,10 @@ impl State {
         self.history_pages.last().copied().unwrap_or(Place::NONE)
     }
 
-    /// The page of unreadable nodes.
+    /// First page of the list of unreadable nodes.
     #[must_use]
-    pub const fn unreadable_page(&self) -> Place {
-        self.unreadable.1
+    pub fn unreadable_page(&self) -> Place {
+        self.unreadable.pages.last().map_or(Place::NONE, |(place, _)| *place)
     }
 
     /// A retained checkpoint, to load its units.

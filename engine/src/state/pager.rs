@@ -68,16 +68,15 @@ impl Pager<'_> {
             history.1.push(place);
         }
         history.1.reverse();
-        let mut unreadable: (Vec<Reference>, Place) = Default::default();
-        if !entry.unreadable.is_none() {
-            let (page, _) = list(self.reader, &entry.unreadable)?;
-            let ListPage::Unreadable(rows) = page else { return Err(self.wrong(&entry.unreadable)) };
-            unreadable = (rows, entry.unreadable);
+        let mut unreadable: Vec<(Vec<Reference>, Place)> = Vec::new();
+        for (place, page) in self.chain(entry.unreadable)? {
+            let ListPage::Unreadable(rows) = page else { return Err(self.wrong(&place)) };
+            unreadable.push((rows, place));
         }
         let mut state = self.state.lock();
         state.orphans.set_index(index);
         state.load_history(&history.0, history.1);
-        state.load_unreadable(unreadable.0, unreadable.1);
+        unreadable.iter().rev().for_each(|(rows, place)| state.load_unreadable(rows, *place));
         Ok(())
     }
 

@@ -1,7 +1,9 @@
 use super::law::compute;
 use super::*;
 use crate::store::{Changes, FreedRange, Gone};
-use envoyfs_layout::batch::{Batch, BatchRange, Delta, Drop};
+use envoyfs_layout::batch::{Batch, BatchRange, Delta, Drop, Repair, RepairAction};
+use envoyfs_layout::directory_page::Place;
+use envoyfs_layout::system_page::ListPage;
 use envoyfs_layout::{Encoding, Hlc, ReferenceKind};
 use std::collections::HashMap;
 
@@ -211,4 +213,91 @@ fn an_extent_whose_segment_was_forgotten_loses_its_edges_and_gets_none() {
         let refused = state.clone().apply_law(&delta(reference, by));
         assert_eq!(refused, Err(StateError::Dead { oid: reference.oid, delta: by }));
     }
+}
+
+/// A list of pages in memory: what is written, by place.
+#[derive(Default)]
+struct Pages(Vec<Vec<u8>>);
+
+impl Pages {
+    fn write(&mut self, state: &mut State, sparse: &[u32]) -> usize {
+        let before = self.0.len();
+        let done = state.write_lists(&sparse.iter().copied().collect(), |bytes| {
+            // A container a page.
+            let stored_bytes = u32::try_from(bytes.len()).unwrap();
+            self.0.push(bytes);
+            Ok::<_, ()>(Place { container: u32::try_from(self.0.len()).unwrap(), stored_bytes, ..Place::NONE })
+        });
+        done.unwrap();
+        self.0.len() - before
+    }
+
+    /// As a mount reads it.
+    fn read(&self, first: Place) -> State {
+        let (mut pages, mut place) = (Vec::new(), first);
+        while !place.is_none() {
+            let (page, next) = ListPage::decode(&self.0[place.container as usize - 1]).unwrap();
+            let ListPage::Unreadable(rows) = page else { panic!("{page:?}") };
+            pages.push((rows, place));
+            place = next;
+        }
+        let mut state = State::new(4);
+        for (rows, place) in pages.iter().rev() {
+            state.load_unreadable(rows, *place);
+            state.pages.add(*place);
+        }
+        state
+    }
+}
+
+#[test]
+fn unreadable_nodes_are_listed_however_many_and_only_pages_that_change_are_written() {
+    let nodes: Vec<Reference> = (0..5000).map(|slot| node(slot * 2)).collect();
+    let (mut state, mut pages) = (State::new(4), Pages::default());
+    let mut listed: Vec<Reference> = Vec::new();
+    let list = |state: &mut State, listed: &mut Vec<Reference>, node: &Reference| {
+        state.queue_mut().push(*node);
+        let drop = Drop { object: node.oid, stored_bytes: 512, edges: Vec::new(), unreadable: true };
+        state.apply_drop(&drop).unwrap();
+        listed.push(*node);
+    };
+    let readable = |oid| Repair {
+        action: RepairAction::Readable,
+        reference: Reference { oid, ..node(0) },
+        first: 0,
+        units: 1,
+        delta: 0,
+    };
+    for (step, node) in nodes.iter().enumerate() {
+        list(&mut state, &mut listed, node);
+        if step % 700 == 699 {
+            let written = pages.write(&mut state, &[]);
+            assert!((1..=2).contains(&written), "{written} pages written");
+        }
+        // One that a mark could read, now and then.
+        if step % 1300 == 1299 {
+            let gone = listed.remove(step / 3);
+            state.repair(&readable(gone.oid)).unwrap();
+            pages.write(&mut state, &[]);
+        }
+        if step % 990 == 0 {
+            let mounted = pages.read(state.unreadable_page());
+            assert_eq!(listed[..mounted.unreadable().len()], *mounted.unreadable());
+        }
+    }
+    pages.write(&mut state, &[]);
+    assert_eq!(pages.write(&mut state, &[]), 0, "nothing changed");
+    // A page in a container that is to be emptied, the second one.
+    let mut again = pages.read(state.unreadable_page());
+    assert_eq!((again.unreadable(), again.pages.units()), (&*listed, state.pages.units()));
+    let second = state.unreadable.pages[1].0.container;
+    let kept = state.unreadable.pages[0].0;
+    assert!(pages.write(&mut again, &[second]) >= 4);
+    assert_eq!((again.unreadable.pages[0].0, again.pages.of(second)), (kept, 0));
+    assert_eq!(pages.read(again.unreadable_page()).unreadable(), listed);
+    // And all of them are read in the end.
+    for node in listed.iter().rev() {
+        again.repair(&readable(node.oid)).unwrap();
+    }
+    assert_eq!((pages.write(&mut again, &[]), again.unreadable_page(), again.pages.units()), (0, Place::NONE, 0));
 }
