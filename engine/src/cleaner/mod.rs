@@ -274,13 +274,13 @@ impl Engine {
             if free || progress.is_barred(container) {
                 continue;
             }
-            let Some((table, pieces)) = self.pieces_of(container, &row) else {
+            let Some((table, pieces, complete)) = self.pieces_of(container, &row) else {
                 progress.damaged.insert(container);
                 continue;
             };
             let live = pieces.iter().map(|piece| piece.units).sum();
             self.metrics.cleaner.victims.increment();
-            progress.job = Some(Job { container, live, heat: row.heat, table, pieces, complete: true });
+            progress.job = Some(Job { container, live, heat: row.heat, table, pieces, complete });
             return Ok(true);
         }
     }

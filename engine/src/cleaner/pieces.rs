@@ -42,16 +42,17 @@ pub(crate) struct Copied {
 }
 
 impl Engine {
-    /// Table and pieces of a victim, the last unit first; nothing if the table cannot be read (then `fsck` is due).
-    pub(super) fn pieces_of(&self, container: u32, row: &Container) -> Option<(Table, Vec<Piece>)> {
+    /// Table and pieces of a victim, the last unit first, and whether these are all that lives in it; nothing if the table cannot be read (then `fsck` is due).
+    pub(super) fn pieces_of(&self, container: u32, row: &Container) -> Option<(Table, Vec<Piece>, bool)> {
         let table = self.table_of(container, row.last_part);
         let homes = row.state != ContainerState::Survivors;
         if !homes && table.is_empty() {
             tracing::error!(container, "the cleaner cannot read the table of a container of survivors");
             return None;
         }
-        let segments: BTreeSet<u32> =
-            if homes { BTreeSet::from([row.segment]) } else { table.values().map(|row| row.oid.segment()).collect() };
+        // A container with a home may hold data of other segments besides, whose writes failed elsewhere.
+        let mut segments: BTreeSet<u32> = table.values().map(|row| row.oid.segment()).collect();
+        segments.extend(homes.then_some(row.segment));
         let mut pieces = Vec::new();
         if let Err(error) = self.load_segments(&segments) {
             tracing::error!(container, %error, "the cleaner cannot tell what lives in a container");
@@ -65,9 +66,13 @@ impl Engine {
         for number in segments {
             pieces_in(&state, number, container, &mut pieces);
         }
+        let all = pieces.iter().map(|piece| piece.units).sum::<u32>() == state.live_in(container);
         drop(state);
+        if !all {
+            tracing::error!(container, "something lives in a container that its table does not name");
+        }
         pieces.sort_unstable_by_key(|piece| std::cmp::Reverse(piece.unit));
-        Some((table, pieces))
+        Some((table, pieces, all))
     }
 
     /// Rows of a container's table; parts that cannot be read are left out, and their objects stay where they are.

@@ -6,7 +6,7 @@ use crate::device::{
     AlignedBuf, Completion, Device, DeviceError, Drive, Geometry, Operation, SimulatedDevice, Ticket, Write,
 };
 use crate::store::*;
-use crate::{Engine, Options};
+use crate::{Engine, HistoryPolicy, Options};
 use envoyfs_layout::directory_page::ContainerState;
 use envoyfs_layout::superblock::Barrier;
 use parking_lot::Mutex;
@@ -372,6 +372,47 @@ fn the_container_of_relocated_data_is_kept_if_the_log_is_cut_before_it_was_opene
         }
     }
     assert!(elsewhere > 0);
+}
+
+/// It is in no segment that has its home there.
+#[test]
+fn a_container_that_took_relocated_data_can_be_emptied() {
+    let mut emptied = 0;
+    for before in 0..32 {
+        let (device, mut client) = failing(Barrier::Flush, u64::MAX, 1, false);
+        client.engine.retain(HistoryPolicy::NONE);
+        fill(&client, before, 9000);
+        {
+            let mut plan = device.plan.lock();
+            (plan.seen, plan.first) = (0, 1);
+        }
+        if client.run(&Op::Write { tree: 0, key: 0, seed: 5, len: 9000 }).is_err() || relocated(&client) != 1 {
+            continue;
+        }
+        let relocation = client.engine.writer().unwrap().space.relocations()[0];
+        let container = relocation.to.container;
+        if client.engine.reader.home(relocation.segment) == Some(container) {
+            continue;
+        }
+        // Beside something of its own; and it is full.
+        client.run(&Op::Write { tree: 0, key: 1, seed: 6, len: 9000 }).unwrap();
+        fill(&client, 20, 32 << 10);
+        client.checkpoint().unwrap();
+        client.checkpoint().unwrap();
+        let writer = client.engine.writer().unwrap();
+        assert!(!writer.space.open_containers().contains(&container));
+        let lives = client.engine.state.lock().live_in(container);
+        assert!(lives == 18 || lives == 36, "{lives} units live there");
+        while client.engine.clean_anyway().unwrap() {}
+        client.checkpoint().unwrap();
+        let writer = client.engine.writer().unwrap();
+        let state = writer.space.with_containers(|all| all.get(container).map(|row| row.state));
+        assert_eq!((state, client.engine.state.lock().live_in(container)), (Some(ContainerState::Free), 0));
+        client.verify();
+        client.quiesce_and_check();
+        emptied += u32::from(lives == 36);
+    }
+    assert!(emptied > 0);
 }
 
 #[test]
