@@ -70,7 +70,9 @@ impl Engine {
         let writer = self.writer()?;
         let misuse = || StoreError::Misuse(format!("checkpoint {} is not the frozen one", frozen.number));
         let mut batches = writer.batches.lock();
-        let before = batches.frozen.take_if(|objects| objects.number == frozen.number).ok_or_else(misuse)?;
+        let mut before = batches.frozen.take_if(|objects| objects.number == frozen.number).ok_or_else(misuse)?;
+        // Nodes that were built for it may have them with the length that they have now.
+        before.unstored.values_mut().for_each(|object| object.referred = true);
         let mut objects = std::mem::replace(&mut batches.current, before);
         for object in objects.unstored.values_mut() {
             object.batch = frozen.number;

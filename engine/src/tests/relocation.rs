@@ -415,6 +415,24 @@ fn a_container_that_took_relocated_data_can_be_emptied() {
     assert!(emptied > 0);
 }
 
+/// A node of the freeze that was given up has the object with the length that it had then.
+#[test]
+fn what_a_node_of_a_freeze_given_up_refers_to_does_not_grow() {
+    let (_, mut client) = fresh(8, 512, 1);
+    client.engine.retain(HistoryPolicy::NONE);
+    client.run(&Op::Write { tree: 0, key: 0, seed: 1, len: 8192 }).unwrap();
+    let building = client.build().unwrap();
+    client.abandon(building).unwrap();
+    // The fork keeps that node, and the other side goes on.
+    client.run(&Op::Fork { from: 0, to: 1 }).unwrap();
+    client.run(&Op::Grow { tree: 0, key: 0, seed: 2, len: 4096 }).unwrap();
+    assert_eq!(client.logical()[&0][&0].pieces.len(), 1, "it was refused");
+    client.run(&Op::Drop { tree: 0 }).unwrap();
+    client.quiesce_and_check();
+    client.run(&Op::Drop { tree: 1 }).unwrap();
+    client.quiesce_and_check();
+}
+
 #[test]
 fn a_freeze_given_up_lets_the_next_one_publish_everything() {
     let (device, mut client) = fresh(8, 512, 1);
