@@ -1,7 +1,8 @@
 //! Printing: what cannot be written is an error like any other, never a panic, and what others have named does not reach a terminal as commands.
 
+use clap::error::ErrorKind;
 use std::fmt;
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, Write as _};
 
 /// A line, or several, on standard output. A reader who has seen enough has gone, and that is well.
 ///
@@ -10,7 +11,7 @@ use std::io::{self, ErrorKind, Write as _};
 pub fn line(text: impl fmt::Display) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => written,
     }
 }
@@ -18,6 +19,35 @@ pub fn line(text: impl fmt::Display) -> io::Result<()> {
 /// A line on standard error. There is nowhere left to say that it cannot be written.
 pub fn error(text: impl fmt::Display) {
     let _nowhere = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// What went wrong, on standard output, for a program that was promised JSON; a person has read it by then. Returns the exit status.
+pub fn json_error(error: &anyhow::Error, code: u8) -> u8 {
+    // There is nowhere left to say that it cannot be written.
+    let _nowhere = line(serde_json::json!({ "error": format!("{error:#}"), "exit_status": code }));
+    code
+}
+
+/// Prints help, or what is wrong with the arguments. Returns the exit status: `code` for wrong ones.
+pub fn usage(error: &clap::Error, code: u8) -> u8 {
+    // A closed terminal is no reason to fail.
+    let _nowhere = error.print();
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        return 0;
+    }
+    let wants_json =
+        std::env::args_os().skip(1).take_while(|argument| argument != "--").any(|argument| argument == "--json");
+    if wants_json {
+        let text = error.to_string();
+        let first = text.lines().next().unwrap_or_default();
+        json_error(&anyhow::anyhow!("{}", first.strip_prefix("error: ").unwrap_or(first)), code);
+    }
+    code
+}
+
+/// So many of something: `1 name`, `2 names`.
+pub fn count(number: u64, one: &str) -> String {
+    format!("{number} {one}{}", if number == 1 { "" } else { "s" })
 }
 
 /// Text that a user of the store has chosen, with its control characters escaped: names may hold line ends and commands of terminals.

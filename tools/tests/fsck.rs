@@ -200,6 +200,9 @@ fn a_rebuild_of_a_truncated_image_is_refused_as_a_check_is() {
     std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(100 << 20).unwrap();
     let answer = unchanged(&path, || fsck(&["--rebuild", &path]));
     assert!(answer.code == 8 && answer.stderr.contains("is truncated"), "{answer:?}");
+    let answer = fsck(&["-n", "--json", &path]);
+    let report: serde_json::Value = serde_json::from_str(&answer.stdout).unwrap();
+    assert!(answer.code == 8 && report["uuid"].as_str().unwrap().len() == 36, "whose it is can be read: {answer:?}");
 }
 
 #[test]
@@ -234,12 +237,87 @@ fn what_cannot_be_printed_is_an_error_and_no_panic() {
     assert!(answer.code == 1 && answer.stderr.contains("nothing was made"), "{answer:?}");
 }
 
+/// The check waits for a reader of its progress, whose pipe is full, until the signal is taken: it comes in the middle, however fast the machine is.
+#[test]
+fn an_interrupted_check_never_says_clean() {
+    use std::io::{Read as _, Write as _};
+    let images = Images::new();
+    let path = images.store("store.img");
+    for json in [&[][..], &["--json"]] {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::NONBLOCK).unwrap();
+        while (&writer).write(&[b'\n'; 4096]).is_ok() {}
+        rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::empty()).unwrap();
+        let child = std::process::Command::new(env!("CARGO_BIN_EXE_fsck-envoyfs"))
+            .args(json)
+            .args(["-fnC", &path])
+            .stdout(std::process::Stdio::piped())
+            .stderr(writer)
+            .spawn()
+            .unwrap();
+        // The thread that waits for signals is there, takes one, and has gone when the wish to stop is known.
+        let threads = || {
+            let tasks = std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap().flatten();
+            tasks
+                .filter(|task| {
+                    std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name == "fsck-signals\n")
+                })
+                .count()
+        };
+        let wait_for = |count| {
+            for _ in 0..1000 {
+                if threads() == count {
+                    return;
+                }
+                drop(common::run("sleep", &["0.01"]));
+            }
+            panic!("the signal was not taken");
+        };
+        wait_for(1);
+        assert_eq!(common::run("kill", &["-INT", &child.id().to_string()]).code, 0);
+        wait_for(0);
+        let drained = std::thread::spawn(move || {
+            let mut said = String::new();
+            reader.read_to_string(&mut said).unwrap();
+            said
+        });
+        let output = child.wait_with_output().unwrap();
+        let (said, found) = (drained.join().unwrap(), String::from_utf8(output.stdout).unwrap());
+        assert_eq!(output.status.code(), Some(32), "{found} {said:?}");
+        assert!(said.contains("the check is not complete"), "{said:?}");
+        if json.is_empty() {
+            assert!(!found.contains("clean") && found.contains("not complete"), "{found}");
+        } else {
+            let report: serde_json::Value = serde_json::from_str(&found).unwrap();
+            assert_eq!((&report["clean"], &report["interrupted"]), (&false.into(), &true.into()), "{found}");
+            assert_eq!(report["exit_status"], 32, "{found}");
+        }
+    }
+}
+
 #[test]
 fn errors_are_json_too_if_that_was_asked_for() {
     let images = Images::new();
     let answer = fsck(&["-n", "--json", &images.path("missing")]);
     let json: serde_json::Value = serde_json::from_str(&answer.stdout).unwrap();
     assert!(answer.code == 8 && json["exit_status"] == 8 && json["error"].as_str().unwrap().contains("missing"));
+    let (mkfs, envoyfs) = (env!("CARGO_BIN_EXE_mkfs-envoyfs"), env!("CARGO_BIN_EXE_envoyfs"));
+    let missing = images.path("missing");
+    for (program, arguments, code) in [
+        (mkfs, &["--json", &missing][..], 1),
+        (mkfs, &["--json", "--label", "a\nb", &missing], 2),
+        (mkfs, &["--json", "--forse", &missing], 2),
+        (env!("CARGO_BIN_EXE_fsck-envoyfs"), &["--json", "-n", "-y", &missing], 16),
+        (envoyfs, &["inspect", "--json", &missing], 1),
+        (envoyfs, &["inspect", &images.store("store.img"), "object", "1:1:8", "--json"], 1),
+        (envoyfs, &["inspect", &missing, "object", "nonsense", "--json"], 2),
+    ] {
+        let answer = common::run(program, arguments);
+        let json: serde_json::Value = serde_json::from_str(&answer.stdout).unwrap_or_else(|_| panic!("{answer:?}"));
+        assert!(answer.code == code && json["exit_status"] == code, "{arguments:?}: {answer:?}");
+        let error = json["error"].as_str().unwrap();
+        assert!(!error.is_empty() && answer.stderr.contains(error), "{arguments:?}: {answer:?}");
+    }
 }
 
 #[test]

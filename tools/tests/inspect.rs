@@ -133,8 +133,7 @@ fn a_mounted_store_is_shown_from_roots_to_data_and_back() {
         extent = below["node"]["references"][0].clone();
     }
     let extent = extent["oid"].as_str().unwrap();
-    let data = text(store, &["object", extent, "--raw"]);
-    assert!(data.contains("checksum    as in the segment table"), "{data}");
+    let data = text(store, &["object", extent]);
     let first: Vec<String> = noise(3, 16).iter().map(|byte| format!("{byte:02x}")).collect();
     assert!(data.contains(&format!("00000000  {}", first.join(" "))), "{}", &data[..600]);
 
@@ -158,6 +157,69 @@ fn a_mounted_store_is_shown_from_roots_to_data_and_back() {
     assert!(shown.contains("(shown above)") && shown.contains("2 references"), "{shown}");
     let roots = json(store, &["roots"]);
     assert_eq!(roots["copies"].as_array().unwrap().len(), 2);
+    bench.end();
+}
+
+/// What was written at once, piece by piece, is one object to whoever refers to it; and what was written at once may be several.
+#[test]
+fn file_data_is_shown_as_it_is_referred_to() {
+    let Some(bench) = populated("file_data_is_shown") else { return };
+    let store = bench.store.as_str();
+    let graph = json(store, &["graph", "--depth", "9"]);
+    let mut contents = noise(3, 3 << 20);
+    let below = |oid: &str| json(store, &["object", oid])["node"]["references"].as_array().unwrap().clone();
+    let mut references = below(oid_of(&graph, "large"));
+    let mut found = 0;
+    while let Some(reference) = references.pop() {
+        if reference["kind"] == "node" {
+            references.extend(below(reference["oid"].as_str().unwrap()));
+            continue;
+        }
+        assert_eq!((&reference["kind"], &reference["crc"]), (&"extent".into(), &Value::Null));
+        let (oid, bytes) = (reference["oid"].as_str().unwrap(), reference["stored_bytes"].as_u64().unwrap());
+        let shown = json(store, &["object", oid]);
+        assert_eq!((&shown["stored_bytes"], &shown["birth"]), (&bytes.into(), &reference["birth"]), "{oid}");
+        assert_eq!(shown["checksum"], format!("{bytes} of {bytes} bytes verify"), "{oid}");
+        let raw = Command::new(env!("CARGO_BIN_EXE_envoyfs")).args(["inspect", store, "object", oid, "--raw"]).output();
+        let raw = raw.unwrap().stdout;
+        assert_eq!(raw.len() as u64, bytes);
+        let at = contents.windows(raw.len()).position(|part| part == raw);
+        let at = at.unwrap_or_else(|| panic!("{oid} holds no part of the file"));
+        contents[at..at + raw.len()].fill(0);
+        found += raw.len();
+        // A place in it is no object of its own.
+        let inside =
+            oid.rsplit_once(':').map(|(head, slot)| format!("{head}:{:x}", u16::from_str_radix(slot, 16).unwrap() + 1));
+        for view in ["object", "reference"] {
+            let answer = inspect(store, &[view, inside.as_deref().unwrap()]);
+            assert!(answer.code == 1 && answer.stderr.contains(&format!("lies in {oid}, at byte 512")), "{answer:?}");
+        }
+    }
+    assert_eq!(found, 3 << 20);
+
+    // In the log only, and by another writer of the same file: an object that the checkpoint does not know.
+    std::fs::write(bench.path("logged"), noise(5, 300_000)).unwrap();
+    std::fs::File::open(bench.path("logged")).unwrap().sync_all().unwrap();
+    let log = text(store, &["log", "--json"]);
+    let records = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let data: Vec<Value> = records.filter_map(|record| record["data"].as_array().cloned()).flatten().collect();
+    let first = data.iter().find(|object| object["extends"].is_null()).unwrap()["oid"].as_str().unwrap();
+    let whole = json(store, &["object", first]);
+    assert_eq!(whole["known_from"], "log");
+    let named: u64 = data.iter().map(|object| object["stored_bytes"].as_u64().unwrap()).sum();
+    let length = whole["stored_bytes"].as_u64().unwrap();
+    assert!(length <= named && (length == named || data.iter().filter(|o| o["extends"].is_null()).count() > 1));
+
+    let (head, tail) = first.split_once(':').unwrap();
+    let other = format!("{:x}:{tail}", u16::from_str_radix(head, 16).unwrap() ^ 1);
+    for view in ["object", "reference"] {
+        let answer = inspect(store, &[view, &other]);
+        assert!(answer.code == 1 && answer.stderr.contains(&format!("this store holds volume {head}")), "{answer:?}");
+    }
+    let segment = whole["segment"].as_u64().unwrap();
+    bench.remount();
+    let (decimal, hex) = (segment.to_string(), format!("0x{segment:x}"));
+    assert_eq!(json(store, &["segment", &decimal]), json(store, &["segment", &hex]));
     bench.end();
 }
 
@@ -228,7 +290,7 @@ fn a_damaged_node_is_told_by_every_view_that_meets_it() {
     let file = std::fs::OpenOptions::new().write(true).open(store).unwrap();
     file.write_all_at(&[0xff; 4], at + 70).unwrap();
     let answer = inspect(store, &["object", &large]);
-    assert!(answer.code == 0 && answer.stderr.contains("the segment table says"), "{answer:?}");
+    assert!(answer.code == 0 && answer.stderr.contains("checksum") && answer.stderr.contains("expected"), "{answer:?}");
     let answer = inspect(store, &["graph", "--depth", "9"]);
     assert!(answer.code == 0 && answer.stderr.contains(&format!("node {large}: checksum")), "{answer:?}");
     assert!(answer.stdout.contains("  new\n"), "the rest is not shown: {answer:?}");

@@ -243,6 +243,28 @@ fn a_device_that_something_else_holds_is_refused_with_force_too() {
 }
 
 #[test]
+fn what_cannot_be_written_is_refused_by_a_dry_run_as_well() {
+    let images = Images::new();
+    let backing = images.file("read-only.img", SIZE, 0, b"");
+    let made = run("losetup", &["--find", "--show", "--read-only", &backing]);
+    if made.code != 0 {
+        return println!("SKIPPED: no loop device here");
+    }
+    let device = Loop { path: made.stdout.trim().to_owned(), backing };
+    let at = images.path("tmpfs");
+    std::fs::create_dir(&at).unwrap();
+    assert_eq!(run("mount", &["-t", "tmpfs", "-o", "ro,size=1g", "none", &at]).code, 0);
+    let new = format!("{at}/new.img");
+    let cases: [&[&str]; 3] = [&[&device.path], &["-f", &device.path], &["--size", "128MiB", &new]];
+    let answers = cases.map(|arguments| [mkfs(&[&["-n"][..], arguments].concat()), mkfs(arguments)]);
+    assert_eq!(run("umount", &[&at]).code, 0);
+    for answer in answers.iter().flatten() {
+        let said = answer.stderr.to_lowercase();
+        assert!(answer.code == 1 && (said.contains("read-only")), "{answer:?}");
+    }
+}
+
+#[test]
 fn killed_at_any_moment_a_device_holds_no_store_or_a_whole_one() {
     let images = Images::new();
     let Some(device) = Loop::new(&images, "killed", 4096) else { return };

@@ -512,8 +512,13 @@ fn mount_says_what_is_wrong_with_its_arguments() {
         assert!(nowhere.stderr.contains("mount point"), "{nowhere:?}");
         assert_eq!(nowhere.stderr.lines().count(), 1, "it is told once: {nowhere:?}");
     }
+    // Without a log of its own the daemon says nothing when all is well.
+    let well = mount(&bench.store, text(&bench.at));
+    assert!(well.code == 0 && well.stdout.is_empty() && well.stderr.is_empty(), "{well:?}");
+    bench.umount();
     let foreign = mount(&bench.images.file("zeros", 1 << 28, 0, b""), text(&bench.at));
     assert_eq!(foreign.code, 32, "{foreign:?}");
+    assert_eq!(foreign.stderr.lines().count(), 1, "it is told once: {foreign:?}");
     let elsewhere = envoyfs(&["status", "/tmp"]);
     assert_eq!(elsewhere.code, 3, "{elsewhere:?}");
     // After all these failures the store can still be mounted.

@@ -57,7 +57,7 @@ fn one_command_makes_mounts_and_demonstrates() {
 
     drop(mounted);
     let clean = unchanged(&image, || fsck(&["-fn", &image]));
-    assert!(clean.code == 0 && clean.stdout.contains("1 snapshots"), "{clean:?}");
+    assert!(clean.code == 0 && clean.stdout.contains("(1 snapshot)"), "{clean:?}");
 }
 
 #[test]
@@ -69,6 +69,23 @@ fn an_image_that_is_no_store_is_refused_and_left_alone() {
     assert_eq!(answer.code, 1, "{answer:?}");
     assert!(answer.stderr.contains("XFS"), "{answer:?}");
     assert!(!std::path::Path::new(&directory).exists());
+}
+
+#[test]
+fn an_image_of_another_size_is_refused_and_kept() {
+    let images = Images::new();
+    let image = images.store("store.img");
+    let directory = images.path("mounted");
+    let answer = unchanged(&image, || envoyfs(&["up", "--size", "512MiB", &image, &directory]));
+    assert!(answer.code == 1 && answer.stderr.contains("has 128 MiB"), "{answer:?}");
+    assert!(!std::path::Path::new(&directory).exists());
+    if can_mount() {
+        let mounted = Mounted(&directory);
+        assert_eq!(envoyfs(&["up", "--size", "128MiB", &image, &directory]).code, 0);
+        let answer = envoyfs(&["up", "--size", "1GiB", &image, &directory]);
+        assert!(answer.code == 1 && answer.stderr.contains("has 128 MiB"), "also while it is mounted: {answer:?}");
+        drop(mounted);
+    }
 }
 
 #[test]

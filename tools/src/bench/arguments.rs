@@ -1,8 +1,11 @@
 //! The command line: own options, job files, and jobs in fio's way (`--name=a --rw=randread ...`).
 
+use super::check;
 use super::job_file::Jobs;
+use super::option;
 use super::report::{Report, json, text};
 use super::runner::{Runner, timed};
+use super::watch::Watch;
 use crate::output;
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, ValueEnum};
@@ -10,8 +13,12 @@ use envoyfs_engine::hlc::{Clock as _, SystemClock};
 use std::fs::File;
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Exit status of a run that was ended by a signal: fio's.
+const EXIT_STOPPED: u8 = 128;
 
 /// How the report is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -68,21 +75,32 @@ impl Arguments {
     ///
     /// # Errors
     /// What is wrong with a job, and what devices and the store report. Wrong options of this command end the process with status 2.
-    pub fn run(self) -> Result<()> {
+    pub fn run(self) -> Result<ExitCode> {
         let (line, jobs) = split(self.all)?;
         let matches = Line::command().try_get_matches_from(line).unwrap_or_else(|error| error.exit());
         let line = Line::from_arg_matches(&matches)?;
         let jobs = jobs_of(&line, &jobs)?;
+        check::check(&jobs.jobs)?;
         if line.parse_only {
-            return Ok(());
+            return Ok(ExitCode::SUCCESS);
         }
         // Before hours of measuring.
         let create = |path: &PathBuf| File::create(path).with_context(|| format!("cannot write {}", path.display()));
         let output = line.output.as_ref().map(create).transpose()?;
         let stop = Arc::new(AtomicBool::new(false));
+        // Before any other thread is started.
         end_on_signal(&stop)?;
-        let runner = Runner { directory: line.directory, force: line.force, rounds: line.rounds, stop };
-        let (outcome, elapsed) = timed(&runner, &jobs.jobs)?;
+        let watch = Watch::new(stop);
+        let runner = Runner { directory: line.directory, force: line.force, rounds: line.rounds, watch: watch.clone() };
+        let outcome = timed(&runner, &jobs.jobs);
+        watch.end();
+        let (outcome, elapsed) = match outcome {
+            Err(error) if watch.is_stopped() => {
+                output::error(format_args!("envoyfs bench: {error:#}"));
+                return Ok(EXIT_STOPPED.into());
+            }
+            outcome => outcome?,
+        };
         let wall_ns = SystemClock::new().wall_ns();
         let (entries, disks, elapsed_s) = (&outcome.entries[..], &outcome.disks[..], elapsed.as_secs());
         let report = Report { entries, global: &jobs.global, disks, wall_ns, elapsed_s };
@@ -95,12 +113,10 @@ impl Arguments {
             Some(mut file) => file.write_all(shown.as_bytes()).context("cannot write the report")?,
             None => output::line(shown.trim_end_matches('\n')).context("cannot print the report")?,
         }
-        let failed = entries.iter().find(|entry| entry.statistics.error.is_some() || entry.statistics.wrong > 0);
-        if let Some(entry) = failed {
-            let wrong = format!("{} blocks were not what was written", entry.statistics.wrong);
-            bail!("job {}: {}", entry.job.name, entry.statistics.error.as_deref().unwrap_or(&wrong));
+        if let Some((entry, why)) = entries.iter().find_map(|entry| Some((entry, entry.statistics.failure()?))) {
+            bail!("job {}: {why}", entry.job.name);
         }
-        Ok(())
+        Ok(if watch.is_stopped() { EXIT_STOPPED.into() } else { ExitCode::SUCCESS })
     }
 }
 
@@ -133,7 +149,10 @@ fn split(all: Vec<String>) -> Result<(Vec<String>, Options)> {
                 }
             }
             None if name == "help" => line.push(argument),
-            None => jobs.push((name.to_owned(), value)),
+            None => {
+                let value = value.or_else(|| option::needs_value(name).then(|| all.next()).flatten());
+                jobs.push((name.to_owned(), value));
+            }
         }
     }
     Ok((line, jobs))
@@ -166,7 +185,7 @@ fn end_on_signal(stop: &Arc<AtomicBool>) -> Result<()> {
     let wait = move || {
         if set.wait().is_ok() {
             stop.store(true, Ordering::Relaxed);
-            eprintln!("envoyfs bench: ending the jobs; once more ends the process at once");
+            output::error("envoyfs bench: ending the jobs; once more ends the process at once");
         }
         if set.wait().is_ok() {
             std::process::exit(130);
@@ -186,11 +205,11 @@ mod tests {
 
     #[test]
     fn own_options_may_stand_between_those_of_jobs() {
-        let all = strings(&["--name=a", "--output", "x", "--rw=read", "--force", "--time_based", "--rounds=5"]);
-        let (line, jobs) = split(all).unwrap();
-        assert_eq!(line, ["--output", "x", "--force", "--rounds=5"]);
-        let names: Vec<&str> = jobs.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names, ["name", "rw", "time_based"]);
+        let all = ["--name=a", "--output", "x", "--rw", "read", "--force", "--time_based", "--rounds=5", "a.fio"];
+        let (line, jobs) = split(strings(&all)).unwrap();
+        assert_eq!(line, ["--output", "x", "--force", "--rounds=5", "a.fio"]);
+        let given: Vec<_> = jobs.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
+        assert_eq!(given, [("name", Some("a")), ("rw", Some("read")), ("time_based", None)]);
     }
 
     #[test]

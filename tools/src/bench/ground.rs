@@ -8,8 +8,9 @@
 use super::disk::{self, Disk};
 use super::job::Ioengine;
 use super::slice::Slice;
+use super::watch::Watch;
 use crate::mkfs::size::Size;
-use crate::mkfs::{in_use, size_of};
+use crate::mkfs::{check_room, in_use, size_of};
 use anyhow::{Context as _, Result, bail, ensure};
 use envoyfs_engine::device::{AlignedBuf, Device, OpenMode, UringDevice, Write};
 use envoyfs_engine::signature;
@@ -23,7 +24,7 @@ const MIB: u64 = 1 << 20;
 const DISK_BYTES_DEFAULT: u64 = 1 << 30;
 
 /// What the jobs on one file need.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Wish {
     /// `filename=`; `None`: a scratch image in `directory`.
     pub path: Option<PathBuf>,
@@ -41,6 +42,8 @@ pub struct Wish {
     pub block_most: u32,
     /// Overwrite what is there.
     pub force: bool,
+    /// Who waits for it.
+    pub watch: Watch,
 }
 
 /// See the module.
@@ -96,7 +99,8 @@ impl Ground {
         };
         if !exists {
             // Blocks that the file system below has only promised would be read for nothing and cost extra when written.
-            lay_out(&*device, 0, size)?;
+            let write = |at, length| lay_out(&*device, at, length);
+            wish.watch.steps(&format!("laying out {}", path.display()), 0, size, write)?;
         }
         let disk = match store {
             Some(store) => Some(Arc::new(disk::open_or_format(Arc::new(store), wish.bytes, wish.block_most)?)),
@@ -164,10 +168,7 @@ fn total_bytes(wish: &Wish) -> u64 {
 
 fn create(path: &Path, bytes: u64) -> Result<()> {
     let shown = path.display();
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let space = rustix::fs::statvfs(parent).with_context(|| format!("no directory {}", parent.display()))?;
-    let free = space.f_bavail.saturating_mul(space.f_frsize);
-    ensure!(free > bytes, "{} has {} free; the image would need {}", parent.display(), Size(free), Size(bytes));
+    check_room(path, bytes, 0)?;
     let made = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path);
     let file = made.with_context(|| format!("cannot create {shown}"))?;
     match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
@@ -201,7 +202,7 @@ fn check(path: &Path, wish: &Wish) -> Result<()> {
 }
 
 /// Writes every byte once.
-pub fn lay_out(device: &dyn Device, start: u64, bytes: u64) -> Result<()> {
+fn lay_out(device: &dyn Device, start: u64, bytes: u64) -> Result<()> {
     let buffer = Arc::new(AlignedBuf::zeroed(1 << 20));
     let mut tickets = std::collections::VecDeque::new();
     let mut at = start;

@@ -3,10 +3,7 @@
 use super::job::Job;
 use super::option::set;
 use anyhow::{Context as _, Result, bail, ensure};
-use std::path::Path;
-
-/// Files in files in files: more is a loop.
-const INCLUDES_MAX: u32 = 16;
+use std::path::{Path, PathBuf};
 
 /// What was read, in order.
 #[derive(Debug, Default)]
@@ -16,6 +13,8 @@ pub struct Jobs {
     /// One a section.
     pub jobs: Vec<Job>,
     defaults: Job,
+    /// Files that are being read, each included by the one before.
+    open: Vec<PathBuf>,
 }
 
 impl Jobs {
@@ -26,7 +25,7 @@ impl Jobs {
     pub fn read(path: &Path) -> Result<Self> {
         let mut jobs = Self::default();
         let mut section = None;
-        jobs.file(path, &mut section, 0)?;
+        jobs.file(path, &mut section)?;
         jobs.end(&mut section);
         ensure!(!jobs.jobs.is_empty(), "{}: no job; a section such as [job] makes one", path.display());
         Ok(jobs)
@@ -67,17 +66,21 @@ impl Jobs {
         }
     }
 
-    fn file(&mut self, path: &Path, section: &mut Option<Job>, depth: u32) -> Result<()> {
+    fn file(&mut self, path: &Path, section: &mut Option<Job>) -> Result<()> {
         let shown = path.display();
-        ensure!(depth < INCLUDES_MAX, "{shown}: included {INCLUDES_MAX} deep");
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the job file {shown}"))?;
+        let cannot = || format!("cannot read the job file {shown}");
+        let own = path.canonicalize().with_context(cannot)?;
+        ensure!(!self.open.contains(&own), "{shown} includes itself");
+        let text = std::fs::read_to_string(path).with_context(cannot)?;
+        self.open.push(own);
         for (number, line) in (1..).zip(text.lines()) {
-            self.line(path, line, section, depth).with_context(|| format!("{shown}:{number}"))?;
+            self.line(path, line, section).with_context(|| format!("{shown}:{number}"))?;
         }
+        self.open.pop();
         Ok(())
     }
 
-    fn line(&mut self, path: &Path, line: &str, section: &mut Option<Job>, depth: u32) -> Result<()> {
+    fn line(&mut self, path: &Path, line: &str, section: &mut Option<Job>) -> Result<()> {
         let line = line.split(" ;").next().unwrap_or(line).split(" #").next().unwrap_or(line).trim();
         if line.is_empty() || line.starts_with([';', '#']) {
             return Ok(());
@@ -93,7 +96,7 @@ impl Jobs {
         }
         if let Some(file) = line.strip_prefix("include ") {
             let included = path.parent().unwrap_or(Path::new(".")).join(file.trim());
-            return self.file(&included, section, depth + 1);
+            return self.file(&included, section);
         }
         let Some(job) = section else { bail!("{line}: an option before the first section") };
         let (option, value) = match line.split_once('=') {
@@ -138,7 +141,10 @@ mod tests {
     fn an_included_file_goes_on_where_it_is_named() {
         let jobs = read(&[("f", "[global]\ninclude common\n[a]\n"), ("common", "bs=64k\niodepth=4\n")]).unwrap();
         assert_eq!((jobs.jobs[0].iodepth, jobs.jobs[0].block_most()), (4, 65536));
-        assert!(read(&[("f", "[a]\ninclude f\n")]).is_err(), "a loop ends");
+        let looped = format!("{:#}", read(&[("f", "[a]\ninclude g\n"), ("g", "include f\n")]).unwrap_err());
+        assert!(looped.ends_with("f includes itself") && looped.matches(":1").count() == 1, "{looped}");
+        let twice = read(&[("f", "[a]\ninclude c\n[b]\ninclude c\n"), ("c", "bs=64k\n")]).unwrap();
+        assert_eq!(twice.jobs.len(), 2, "one after the other is no loop");
     }
 
     #[test]

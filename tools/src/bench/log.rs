@@ -124,10 +124,10 @@ impl Recorder {
             self.close(average);
         }
         if self.dropped > 0 {
-            eprintln!(
+            crate::output::error(format_args!(
                 "envoyfs bench: {} log lines more than memory is given to were dropped; use log_avg_msec",
                 self.dropped
-            );
+            ));
         }
         type Value = fn(&Line) -> u64;
         let latency = |name| logs.latency.as_ref().map(|prefix| (prefix, name));

@@ -2,6 +2,7 @@
 
 use super::job::{Amount, BlockSizes, Distribution, Ioengine, Job, Pattern};
 use super::value::{Refused, bytes, count, fraction, switch, time};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use thiserror::Error;
 
@@ -44,6 +45,28 @@ pub const KNOWN: &[&str] = &[
     "write_iops_log",
     "log_avg_msec",
 ];
+
+/// Of these only `OPTION=VALUE` has a value; the others may have it behind a space on a command line.
+const SWITCHES: &[&str] = &[
+    "direct",
+    "time_based",
+    "norandommap",
+    "verify_fatal",
+    "group_reporting",
+    "stonewall",
+    "wait_for_previous",
+    "write_bw_log",
+    "write_lat_log",
+    "write_iops_log",
+];
+
+/// IOs under way of one clone.
+const DEPTH_MAX: u32 = 4096;
+
+/// Does `--OPTION VALUE` mean the option with that value, as in fio?
+pub fn needs_value(option: &str) -> bool {
+    KNOWN.contains(&option) && !SWITCHES.contains(&option)
+}
 
 /// An option that is not obeyed.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -105,14 +128,19 @@ fn apply(job: &mut Job, option: &str, value: Option<&str>) -> Result<(), Refused
         "size" => job.size = Some(amount(text()?)?),
         "offset" => job.offset = bytes(text()?)?,
         "offset_increment" => job.offset_increment = bytes(text()?)?,
-        "filename" => job.filename = Some(text()?.into()),
+        "filename" => job.filename = Some(file(text()?)?),
         "ioengine" => job.ioengine = Some(ioengine(text()?)?),
         "direct" => {
             if !switch(value)? {
                 return Err("only direct IO is measured; leave it out or write direct=1".into());
             }
         }
-        "iodepth" => job.iodepth = count(text()?, 1)?.min(4096),
+        "iodepth" => {
+            job.iodepth = count(text()?, 1)?;
+            if job.iodepth > DEPTH_MAX {
+                return Err(format!("at most {DEPTH_MAX}"));
+            }
+        }
         "numjobs" => job.numjobs = count(text()?, 1)?,
         "runtime" => job.runtime = Some(time(text()?, Duration::from_secs(1))?).filter(|time| !time.is_zero()),
         "time_based" => job.time_based = switch(value)?,
@@ -145,6 +173,17 @@ fn apply(job: &mut Job, option: &str, value: Option<&str>) -> Result<(), Refused
         _ => return Err("is listed as known and is not".into()),
     }
     Ok(())
+}
+
+/// fio splits names at a `:` that has no backslash in front.
+fn file(text: &str) -> Result<PathBuf, Refused> {
+    let several = text.replace("\\:", "").contains(':') && !Path::new(text).exists();
+    if several {
+        return Err(format!(
+            "'{text}': one file or device; several are not offered, and a ':' in a name is written \\:"
+        ));
+    }
+    Ok(text.replace("\\:", ":").into())
 }
 
 fn prefix(job: &Job, value: Option<&str>) -> String {
@@ -246,10 +285,11 @@ fn rates(text: &str) -> Result<[Option<u32>; 2], Refused> {
     }
 }
 
-/// The known option that differs least, if it differs little.
+/// The known option that begins so, or that differs least, if it differs little.
 fn nearest(option: &str) -> Option<&'static str> {
+    let longer = KNOWN.iter().copied().find(|known| option.len() > 2 && known.starts_with(option));
     let (distance, near) = KNOWN.iter().map(|known| (distance(option, known), *known)).min()?;
-    (distance <= 2 && distance < option.len()).then_some(near)
+    longer.or_else(|| (distance <= 2 && distance * 3 <= option.len()).then_some(near))
 }
 
 /// Levenshtein's.
@@ -289,6 +329,8 @@ mod tests {
         assert!(error.contains("[j] iodepht") && error.contains("did you mean iodepth"), "{error}");
         let error = job(&[("zonemode", "zbd")]).unwrap_err().to_string();
         assert!(error.contains("[j] zonemode") && !error.contains("did you mean"), "{error}");
+        let error = job(&[("rate", "4k")]).unwrap_err().to_string();
+        assert!(error.contains("did you mean rate_iops"), "{error}");
     }
 
     #[test]
@@ -304,6 +346,12 @@ mod tests {
     fn sizes_of_reads_and_writes_may_differ() {
         let job = job(&[("bs", "4k,64k")]).unwrap();
         assert_eq!((job.read_sizes, job.write_sizes), (BlockSizes::Fixed(4096), BlockSizes::Fixed(65536)));
+    }
+
+    #[test]
+    fn a_colon_in_a_name_is_written_as_in_fio() {
+        let named = job(&[("filename", "/dev/disk/by-path/pci-0000\\:01")]).unwrap().filename;
+        assert_eq!(named, Some("/dev/disk/by-path/pci-0000:01".into()));
     }
 
     #[test]
@@ -328,6 +376,8 @@ mod tests {
             ("random_distribution", "pareto:1.5"),
             ("size", "0"),
             ("iodepth", "0"),
+            ("iodepth", "4097"),
+            ("filename", "/x:/y"),
             ("rwmixread", "101"),
             ("rate_iops", "0"),
         ] {

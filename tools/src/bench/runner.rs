@@ -1,18 +1,19 @@
 //! Runs the groups of jobs: which engine in which round, a thread a clone, and adds up what they did.
 
+use super::check::{self, end_of, region};
 use super::device_queue::DeviceQueue;
 use super::ground::{Ground, Wish};
 use super::job::{Amount, Ioengine, Job};
 use super::queue::{Queue, now};
 use super::report::DiskUse;
 use super::statistics::{Entry, Statistics};
+use super::watch::{STOPPED, Watch};
 use super::worker::{JobThread, Worker};
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use nix::sys::resource::{Usage, UsageWho, getrusage};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 /// How the jobs are run.
@@ -23,8 +24,8 @@ pub struct Runner {
     pub force: bool,
     /// Turns of store and device, where a job goes through both.
     pub rounds: u32,
-    /// Ends all jobs when set.
-    pub stop: Arc<AtomicBool>,
+    /// Who waits, and may end all jobs.
+    pub watch: Watch,
 }
 
 /// What was measured.
@@ -50,7 +51,7 @@ impl Runner {
     /// # Errors
     /// What is wrong with a job, a device or the store. Errors of single IOs are in the entries.
     pub fn run(&self, jobs: &[Job]) -> Result<Outcome> {
-        jobs.iter().try_for_each(check)?;
+        check::check(jobs)?;
         let grounds = self.grounds(jobs)?;
         let before: Vec<_> = grounds.values().map(|ground| disk_use(ground.device_number)).collect();
         let result = self.groups(jobs, &grounds);
@@ -78,6 +79,7 @@ impl Runner {
                 bytes: 0,
                 block_most: 0,
                 force: self.force,
+                watch: self.watch.clone(),
             });
             let engines = engines_of(job);
             wish.store |= engines.contains(&Ioengine::Envoyfs);
@@ -86,9 +88,7 @@ impl Runner {
                 wish.floor_writes |= job.rw.writes;
             }
             wish.block_most = wish.block_most.max(job.block_most());
-            if let Some(Amount::Bytes(bytes)) = job.size {
-                let clones = u64::from(job.numjobs.saturating_sub(1));
-                let end = job.offset.saturating_add(job.offset_increment.saturating_mul(clones)).saturating_add(bytes);
+            if let (Some(Amount::Bytes(_)), Some(end)) = (job.size, end_of(job)) {
                 wish.bytes = wish.bytes.max(end);
             }
         }
@@ -133,6 +133,10 @@ impl Runner {
                 number += 1;
             }
         }
+        if self.watch.is_stopped() {
+            entries.retain(|entry| !entry.statistics.runtime.is_zero());
+            ensure!(!entries.is_empty(), STOPPED);
+        }
         pair_up(&mut entries);
         Ok(entries)
     }
@@ -144,7 +148,7 @@ impl Runner {
             let forward = round % 2 == 0;
             for index in 0..passes.len() {
                 let index = if forward { index } else { passes.len() - 1 - index };
-                if let Some(pass) = passes.get_mut(index) {
+                if let Some(pass) = passes.get_mut(index).filter(|_| !self.watch.is_stopped()) {
                     self.pass(pass, round, rounds)?;
                 }
             }
@@ -153,11 +157,15 @@ impl Runner {
     }
 
     fn pass(&self, turns: &mut [Turn], round: u32, rounds: u32) -> Result<()> {
-        for turn in turns.iter_mut() {
-            turn.prepare()?;
+        let ready = turns.iter_mut().try_for_each(|turn| turn.prepare(&self.watch));
+        if self.watch.is_stopped() {
+            return Ok(());
         }
+        ready?;
+        let of: Vec<String> = turns.iter().map(|turn| format!("{} ({})", turn.job.name, turn.engine.name())).collect();
+        self.watch.says(format_args!("{}: round {} of {rounds}", of.join(", "), round + 1));
         let before = usage()?;
-        let stop = &*self.stop;
+        let stop = &*self.watch.stop;
         let clones: usize = turns.iter().map(|turn| turn.threads.len()).sum();
         let results = std::thread::scope(|scope| -> Result<Vec<Vec<Result<Statistics>>>> {
             let mut running = Vec::new();
@@ -195,30 +203,9 @@ impl Runner {
     }
 }
 
-fn engines_of(job: &Job) -> Vec<Ioengine> {
+/// What a job goes through, in this order.
+pub fn engines_of(job: &Job) -> Vec<Ioengine> {
     job.ioengine.map_or_else(|| vec![Ioengine::Envoyfs, Ioengine::Device], |engine| vec![engine])
-}
-
-fn check(job: &Job) -> Result<()> {
-    let name = &job.name;
-    let blocks = [(job.rw.reads, &job.read_sizes), (job.rw.writes, &job.write_sizes)];
-    let through_store = engines_of(job).contains(&Ioengine::Envoyfs);
-    for (_, sizes) in blocks.iter().filter(|(used, _)| *used) {
-        let (least, most) = (sizes.least(), sizes.most());
-        if through_store && (!least.is_multiple_of(4096) || !most.is_multiple_of(4096)) {
-            bail!("[{name}] bs: the disk in the store has blocks of 4k; write ioengine=device, or a multiple of 4k");
-        }
-    }
-    if job.verify {
-        ensure!(job.block_least() == job.block_most(), "[{name}] verify: needs one block size");
-        let apart = matches!(job.size, Some(Amount::Bytes(bytes)) if job.offset_increment >= bytes);
-        ensure!(
-            job.numjobs == 1 || apart,
-            "[{name}] verify: clones that write to the same place cannot tell whose write is the last; give offset_increment, at least the size"
-        );
-    }
-    ensure!(!job.time_based || job.runtime.is_some(), "[{name}] time_based: needs a runtime");
-    Ok(())
 }
 
 fn open_queue(ground: &Ground, engine: Ioengine, job: &Job) -> Result<Box<dyn Queue>> {
@@ -245,7 +232,7 @@ impl Turn {
     }
 
     /// Before a round, not measured.
-    fn prepare(&mut self) -> Result<()> {
+    fn prepare(&mut self, watch: &Watch) -> Result<()> {
         let bytes = self.ground.bytes(self.engine)?;
         for (index, thread) in (0..).zip(&mut self.threads) {
             if !self.job.time_based {
@@ -254,30 +241,13 @@ impl Turn {
             if let (Ioengine::Envoyfs, true, Some(disk)) = (self.engine, self.job.rw.reads, self.ground.disk()) {
                 // A block that was never written would be read without the device.
                 let (start, region) = region(&self.job, bytes, index)?;
-                disk.fill(start, region)?;
+                watch.steps(&format!("filling the disk of {}", self.job.name), start, region, |at, length| {
+                    disk.fill(at, length)
+                })?;
             }
         }
         Ok(())
     }
-}
-
-/// Where a clone works: start and length.
-fn region(job: &Job, bytes: u64, index: u32) -> Result<(u64, u64)> {
-    let start = job.offset + job.offset_increment * u64::from(index);
-    let rest = bytes.saturating_sub(start);
-    let region = match job.size {
-        None => rest,
-        Some(Amount::Percent(share)) => (bytes / 100 * u64::from(share)).min(rest),
-        Some(Amount::Bytes(size)) if size <= rest => size,
-        Some(Amount::Bytes(size)) => {
-            bail!("[{}] size: {start} + {size} is beyond the end; there are {bytes} bytes", job.name)
-        }
-    };
-    let region = region / u64::from(job.block_least()) * u64::from(job.block_least());
-    ensure!(region >= u64::from(job.block_most()), "[{}] size: no block fits into {region} bytes", job.name);
-    let aligned = start.is_multiple_of(u64::from(job.block_least().min(4096)));
-    ensure!(aligned, "[{}] offset: {start} is not aligned", job.name);
-    Ok((start, region))
 }
 
 fn usage() -> Result<Usage> {

@@ -8,11 +8,15 @@ use std::time::Duration;
 pub const SAMPLE: Duration = Duration::from_millis(500);
 /// Longest latency told apart: 1000 s.
 const LATENCY_NS_MAX: u64 = 1_000_000_000_000;
+/// What a histogram takes.
+pub const HISTOGRAM_BYTES: u64 = 256 << 10;
 
 /// Nanoseconds: count, extremes, moments, and a histogram with three digits.
 #[derive(Clone, Debug)]
 pub struct Latencies {
+    /// Made when there is something to count: it is large, and a clone has many.
     histogram: Option<Histogram<u64>>,
+    has_percentiles: bool,
     /// How many.
     pub count: u64,
     least: u64,
@@ -24,13 +28,19 @@ pub struct Latencies {
 impl Latencies {
     /// Without a histogram: no percentiles.
     pub const fn moments() -> Self {
-        Self { histogram: None, count: 0, least: u64::MAX, most: 0, sum: 0, squares: 0 }
+        Self { histogram: None, has_percentiles: false, count: 0, least: u64::MAX, most: 0, sum: 0, squares: 0 }
     }
 
     /// With a histogram.
     pub fn with_histogram() -> Self {
-        let histogram = Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).ok();
-        Self { histogram, ..Self::moments() }
+        Self { has_percentiles: true, ..Self::moments() }
+    }
+
+    fn histogram(&mut self) -> Option<&mut Histogram<u64>> {
+        if self.has_percentiles && self.histogram.is_none() {
+            self.histogram = Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).ok();
+        }
+        self.histogram.as_mut()
     }
 
     /// Counts one.
@@ -41,7 +51,7 @@ impl Latencies {
         self.most = self.most.max(ns);
         self.sum += u128::from(ns);
         self.squares += u128::from(ns) * u128::from(ns);
-        if let Some(histogram) = &mut self.histogram {
+        if let Some(histogram) = self.histogram() {
             histogram.saturating_record(ns);
         }
     }
@@ -53,7 +63,9 @@ impl Latencies {
         self.most = self.most.max(other.most);
         self.sum += other.sum;
         self.squares += other.squares;
-        if let (Some(own), Some(other)) = (&mut self.histogram, &other.histogram) {
+        if let Some(other) = &other.histogram
+            && let Some(own) = self.histogram()
+        {
             // Both have the same bounds.
             let _ = own.add(other);
         }
@@ -226,6 +238,8 @@ pub struct Statistics {
     pub minor_faults: u64,
     /// Blocks that were not what had been written.
     pub wrong: u64,
+    /// Of these, blocks that carry no header at all.
+    pub headerless: u64,
     /// Why it ended early.
     pub error: Option<String>,
 }
@@ -246,6 +260,7 @@ impl Default for Statistics {
             major_faults: 0,
             minor_faults: 0,
             wrong: 0,
+            headerless: 0,
             error: None,
         }
     }
@@ -258,6 +273,19 @@ impl Statistics {
             Direction::Read => &self.read,
             Direction::Write => &self.write,
         }
+    }
+
+    /// Why the job failed, if it did.
+    pub fn failure(&self) -> Option<String> {
+        let wrong = (self.wrong > 0).then(|| {
+            let none = if self.headerless == self.wrong {
+                "; none has a header of verify: it was written without, or elsewhere (a job without ioengine has a half of the file for each)"
+            } else {
+                ""
+            };
+            format!("{} blocks were not what was written{none}", self.wrong)
+        });
+        self.error.clone().or(wrong)
     }
 
     /// Counts an IO that is done.
@@ -327,6 +355,7 @@ impl Statistics {
         self.major_faults += other.major_faults;
         self.minor_faults += other.minor_faults;
         self.wrong += other.wrong;
+        self.headerless += other.headerless;
         if self.error.is_none() {
             self.error.clone_from(&other.error);
         }

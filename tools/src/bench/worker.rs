@@ -5,11 +5,15 @@ use super::log::Recorder;
 use super::pattern::{Io, Sequence};
 use super::queue::{Done, Queue, now};
 use super::statistics::Statistics;
-use super::verify;
+use super::verify::{self, Wrong};
+use crate::output;
 use anyhow::Result;
 use envoyfs_engine::device::AlignedBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+/// Wrong blocks of a clone that are told one by one.
+const WRONG_LISTED_MAX: u64 = 100;
 
 /// What stays between the rounds of one clone of a job.
 pub struct JobThread {
@@ -335,7 +339,17 @@ impl Run<'_, '_> {
         let Some(block) = buffer.as_mut_slice().get_mut(..io.bytes as usize) else { return };
         if let Err(wrong) = verify::check(block, io.offset, sequence) {
             self.statistics.wrong += 1;
-            eprintln!("envoyfs bench: {}: verify: block at {}: {wrong}", self.worker.job.name, io.offset);
+            self.statistics.headerless += u64::from(wrong == Wrong::NoHeader);
+            let name = &self.worker.job.name;
+            match self.statistics.wrong {
+                ..WRONG_LISTED_MAX => {
+                    output::error(format_args!("envoyfs bench: {name}: verify: block at {}: {wrong}", io.offset))
+                }
+                WRONG_LISTED_MAX => output::error(format_args!(
+                    "envoyfs bench: {name}: verify: more blocks are wrong; they are counted"
+                )),
+                _ => {}
+            }
             if self.worker.job.verify_fatal {
                 self.fail(io, &format!("verify: {wrong}"));
             }

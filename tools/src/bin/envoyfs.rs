@@ -1,7 +1,8 @@
 //! `envoyfs`: forks, snapshots, deletes, syncs, unmounts and reports.
 
 use clap::{CommandFactory as _, Parser};
-use envoyfs_tools::cli::{Command, exit_code};
+use envoyfs_tools::cli::{Command, EXIT_USAGE, exit_code};
+use envoyfs_tools::output;
 use std::process::ExitCode;
 
 /// Work with mounted envoyfs stores.
@@ -17,12 +18,14 @@ struct Line {
 }
 
 fn main() -> ExitCode {
-    // Wrong usage ends here with status 2.
-    let line = Line::parse();
+    let line = match Line::try_parse() {
+        Ok(line) => line,
+        Err(error) => return ExitCode::from(output::usage(&error, EXIT_USAGE)),
+    };
     match line.command.run(&mut Line::command()) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("envoyfs: {error:#}");
+            output::error(format_args!("envoyfs: {error:#}"));
             ExitCode::from(exit_code(&error))
         }
     }

@@ -2,10 +2,9 @@
 
 use anyhow::Result;
 use clap::Parser;
-use clap::error::ErrorKind;
 use envoyfs_tools::fsck::rebuild::rebuild;
 use envoyfs_tools::fsck::repair::{Settings, repair};
-use envoyfs_tools::fsck::report::{EXIT_CANCELED, EXIT_CLEAN, EXIT_OPERATIONAL, EXIT_USAGE, Report};
+use envoyfs_tools::fsck::report::{EXIT_CANCELED, EXIT_OPERATIONAL, EXIT_USAGE, Report};
 use envoyfs_tools::fsck::{Options, Progress, check, interrupt, looks_clean};
 use envoyfs_tools::mkfs::size::Size;
 use envoyfs_tools::output;
@@ -92,17 +91,14 @@ fn examine(arguments: &Arguments) -> Result<Report> {
 fn run(arguments: &Arguments) -> u8 {
     if let Err(error) = interrupt::watch() {
         output::error(format_args!("fsck.envoyfs: signals cannot be watched: {error}"));
-        return EXIT_OPERATIONAL;
+        return if arguments.json { output::json_error(&error.into(), EXIT_OPERATIONAL) } else { EXIT_OPERATIONAL };
     }
     let report = match examine(arguments) {
         Ok(report) => report,
         Err(error) => {
             output::error(format_args!("fsck.envoyfs: {error:#}"));
             let code = if interrupt::requested() { EXIT_CANCELED } else { EXIT_OPERATIONAL };
-            if arguments.json {
-                let _ = output::line(serde_json::json!({ "error": format!("{error:#}"), "exit_status": code }));
-            }
-            return code;
+            return if arguments.json { output::json_error(&error, code) } else { code };
         }
     };
     let shown = match serde_json::to_string_pretty(&report) {
@@ -146,14 +142,7 @@ fn with_descriptor(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
 fn main() -> ExitCode {
     let code = match Arguments::try_parse_from(with_descriptor(std::env::args_os())) {
         Ok(arguments) => run(&arguments),
-        Err(error) => {
-            // A closed terminal is no reason to fail.
-            let _ = error.print();
-            match error.kind() {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => EXIT_CLEAN,
-                _ => EXIT_USAGE,
-            }
-        }
+        Err(error) => output::usage(&error, EXIT_USAGE),
     };
     ExitCode::from(code)
 }

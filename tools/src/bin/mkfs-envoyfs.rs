@@ -1,6 +1,7 @@
 //! `mkfs.envoyfs`: makes a store on a block device or in an image file. Installed under that name (a cargo target cannot have a dot in its name).
 
 use clap::Parser;
+use envoyfs_tools::cli::{EXIT_FAILED, EXIT_USAGE};
 use envoyfs_tools::mkfs::size::Size;
 use envoyfs_tools::mkfs::{Plan, Request};
 use envoyfs_tools::output;
@@ -55,27 +56,22 @@ struct Arguments {
 }
 
 fn run(arguments: Arguments) -> ExitCode {
-    const USAGE: u8 = 2;
     let Arguments { size, label, uuid, wal_size, segment_size, no_discard, quiet, force, dry_run, json, path } =
         arguments;
     let shown = path.display().to_string();
     let (discard, progress) = (!no_discard, !quiet && !json);
     let request = Request { path, size, label, uuid, wal_size, segment_size, discard, progress, force };
-    let failed = |error: anyhow::Error, code: ExitCode| {
+    let failed = |error: anyhow::Error, code: u8| {
         output::error(format_args!("mkfs.envoyfs: {error:#}"));
-        if json {
-            // The line above has it too.
-            let _ = output::line(serde_json::json!({ "error": format!("{error:#}") }));
-        }
-        code
+        ExitCode::from(if json { output::json_error(&error, code) } else { code })
     };
     if let Err(error) = request.check() {
-        return failed(error, ExitCode::from(USAGE));
+        return failed(error, EXIT_USAGE);
     }
     let made = Plan::check(request).and_then(|plan| if dry_run { Ok(plan.describe()) } else { plan.write() });
     let made = match made {
         Ok(made) => made,
-        Err(error) => return failed(error, ExitCode::FAILURE),
+        Err(error) => return failed(error, EXIT_FAILED),
     };
     let text = match serde_json::to_string_pretty(&made) {
         _ if quiet => return ExitCode::SUCCESS,
@@ -92,5 +88,8 @@ fn run(arguments: Arguments) -> ExitCode {
 }
 
 fn main() -> ExitCode {
-    run(Arguments::parse())
+    match Arguments::try_parse() {
+        Ok(arguments) => run(arguments),
+        Err(error) => ExitCode::from(output::usage(&error, EXIT_USAGE)),
+    }
 }

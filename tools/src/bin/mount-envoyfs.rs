@@ -2,8 +2,8 @@
 //! cannot have a dot in its name).
 
 use clap::Parser;
-use clap::error::ErrorKind;
 use envoyfs_tools::mount::{Arguments, EXIT_USAGE, start};
+use envoyfs_tools::output;
 use std::process::ExitCode;
 
 /// Mount an envoyfs store.
@@ -12,6 +12,7 @@ use std::process::ExitCode;
 #[derive(Debug, Parser)]
 #[command(
     name = "mount.envoyfs",
+    bin_name = "mount.envoyfs",
     version,
     after_help = "Exit status: 0 mounted, 1 wrong usage, 32 not mounted (says why).\n\nExample:\n  mount.envoyfs /var/tmp/forks.img /mnt -o noatime"
 )]
@@ -23,13 +24,6 @@ struct Line {
 fn main() -> ExitCode {
     match Line::try_parse() {
         Ok(line) => start("mount.envoyfs", &line.arguments),
-        Err(error) => {
-            // A closed terminal is no reason to fail.
-            let _ = error.print();
-            match error.kind() {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
-                _ => ExitCode::from(EXIT_USAGE),
-            }
-        }
+        Err(error) => ExitCode::from(output::usage(&error, EXIT_USAGE)),
     }
 }

@@ -64,8 +64,7 @@ impl Arguments {
             return Err(Failure::NotConfirmed(format!("nobody to ask; to delete {shown} add --yes")).into());
         }
         let what = if is_snapshot { String::from("the snapshot") } else { describe(&self.path) };
-        eprint!("Delete {what} {shown}? [y/N] ");
-        std::io::stderr().flush()?;
+        write!(std::io::stderr(), "Delete {what} {shown}? [y/N] ").context("cannot ask")?;
         let mut answer = String::new();
         stdin.lock().read_line(&mut answer)?;
         if matches!(answer.trim(), "y" | "Y" | "yes") {

@@ -2,6 +2,7 @@
 
 use super::control::{Directory, explain, open_directory, open_reference};
 use crate::mkfs::size::Size;
+use crate::output;
 use anyhow::{Context as _, Result, ensure};
 use envoyfs_engine::hlc::{Clock as _, SystemClock};
 use envoyfs_fuse::control::client;
@@ -37,7 +38,7 @@ pub fn run(mount_point: &Path, source: Option<&Path>) -> Result<()> {
     let original = place.join("source");
     let took = timed(&clock, || copy(&source, &tree, &original))?;
     sync(&directory)?;
-    say(&format!("copied {} ({} files, {})", source.display(), tree.files.len(), Size(tree.bytes)), took);
+    say(&format!("copied {} ({} files, {})", source.display(), tree.files.len(), Size(tree.bytes)), took)?;
 
     let before = live(&place)?;
     let fork = place.join("fork");
@@ -46,9 +47,9 @@ pub fn run(mount_point: &Path, source: Option<&Path>) -> Result<()> {
     let what = || format!("forking {} to {}", original.display(), fork.display());
     let took =
         timed(&clock, || client::fork(&directory.descriptor, inode, b"fork").map_err(|error| explain(what(), error)))?;
-    say("forked it: a writable copy of every file", took);
+    say("forked it: a writable copy of every file", took)?;
     let took = timed(&clock, || Ok(fs::create_dir(original.join(".snap").join("before"))?))?;
-    say("took a snapshot of it: source/.snap/before", took);
+    say("took a snapshot of it: source/.snap/before", took)?;
 
     let victim = tree.files.first().context("no file")?;
     let mut file = fs::OpenOptions::new().append(true).open(fork.join(victim))?;
@@ -59,11 +60,11 @@ pub fn run(mount_point: &Path, source: Option<&Path>) -> Result<()> {
     }
     file.sync_all()?;
     drop(file);
-    println!(
+    output::line(format_args!(
         "  changed the fork: appended to {}{}",
         victim.display(),
         removed.map(|path| format!(", removed {}", path.display())).unwrap_or_default()
-    );
+    ))?;
 
     for (name, path) in [("source", original.clone()), ("source/.snap/before", original.join(".snap").join("before"))] {
         let mut differing = 0;
@@ -72,27 +73,27 @@ pub fn run(mount_point: &Path, source: Option<&Path>) -> Result<()> {
             Ok(())
         })?;
         ensure!(differing == 0, "{differing} of {} files in {name} differ from what was copied", tree.files.len());
-        say(&format!("compared {name} with what was copied: all {} files are the same", tree.files.len()), took);
+        say(&format!("compared {name} with what was copied: all {} files are the same", tree.files.len()), took)?;
     }
     let differing = count_differing(&source, &tree, &fork);
-    println!("  compared the fork: {differing} differ, as they should");
+    output::line(format_args!("  compared the fork: {differing} differ, as they should"))?;
     sync(&directory)?;
     let after = live(&place)?;
-    println!(
+    output::line(format_args!(
         "  space: {} with one tree; its snapshot and its changed fork add {}",
         Size(before),
         Size(after.saturating_sub(before))
-    );
-    println!("  look at it in {}", place.display());
+    ))?;
+    output::line(format_args!("  look at it in {}", place.display()))?;
     Ok(())
 }
 
-fn say(what: &str, took: Duration) {
+fn say(what: &str, took: Duration) -> std::io::Result<()> {
     let micros = took.as_micros();
     if micros < 100_000 {
-        println!("  {what}: {}.{:02} ms", micros / 1000, micros % 1000 / 10);
+        output::line(format_args!("  {what}: {}.{:02} ms", micros / 1000, micros % 1000 / 10))
     } else {
-        println!("  {what}: {}.{:02} s", micros / 1_000_000, micros % 1_000_000 / 10_000);
+        output::line(format_args!("  {what}: {}.{:02} s", micros / 1_000_000, micros % 1_000_000 / 10_000))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::control::{explain, open_directory};
 use crate::mkfs::size::Size;
+use crate::output;
 use anyhow::Result;
 use clap::Args;
 use envoyfs_fuse::control::{client, text_kind};
@@ -58,9 +59,9 @@ impl Arguments {
             .map_err(|error| explain(format!("history of {}", self.directory.display()), error))?;
         let report = Report::from(serde_json::from_slice::<Told>(&text)?);
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&report)?);
+            output::line(serde_json::to_string_pretty(&report)?)?;
         } else {
-            print!("{}", report.text());
+            output::line(report.text().trim_end())?;
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use super::Failure;
 use crate::inspect;
 use crate::mkfs::in_use;
 use crate::mount::claim::Claim;
+use crate::output;
 use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
 use envoyfs_engine::device::{DeviceError, OpenMode, UringDevice};
@@ -44,9 +45,9 @@ impl Arguments {
             Report { identity: before.to_string(), before: None }
         };
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&report)?);
+            output::line(serde_json::to_string_pretty(&report)?)?;
         } else {
-            println!("{}", report.identity);
+            output::line(&report.identity)?;
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ mod sync;
 mod umount;
 mod up;
 
+use crate::output;
 use crate::{bench, mount};
 use anyhow::Result;
 use clap::Subcommand;
@@ -67,7 +68,13 @@ impl Command {
     /// What went wrong and what to do; [`exit_code`] gives the exit status.
     pub fn run(self, line: &mut clap::Command) -> Result<ExitCode> {
         match self {
-            Self::Completions { shell } => clap_complete::generate(shell, line, "envoyfs", &mut std::io::stdout()),
+            Self::Completions { shell } => {
+                // Written to a pipe that is closed, or a full file, it would panic.
+                let mut script = Vec::new();
+                clap_complete::generate(shell, line, "envoyfs", &mut script);
+                output::line(String::from_utf8_lossy(&script).trim_end())?;
+            }
+            Self::Bench(arguments) => return arguments.run(),
             // Has exit statuses of its own, those of mount(8).
             Self::Mount(arguments) => return Ok(mount::start("envoyfs mount", &arguments)),
             Self::Up(arguments) => arguments.run()?,
@@ -82,7 +89,6 @@ impl Command {
             Self::Check(arguments) => arguments.run()?,
             Self::History(arguments) => arguments.run()?,
             Self::Identity(arguments) => arguments.run()?,
-            Self::Bench(arguments) => arguments.run()?,
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -3,6 +3,7 @@
 use super::control::{Directory, explain, open_directory};
 use super::failure::Failure;
 use crate::mkfs::size::Size;
+use crate::output;
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
 use envoyfs_fuse::control::{Pass, client, pass_action, pass_kind, pass_state, text_kind};
@@ -145,9 +146,12 @@ impl Common {
             report.insert("findings".into(), pass.findings.get().into());
         }
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&report)?);
+            output::line(serde_json::to_string_pretty(&report)?)?;
         } else {
-            print!("{}", text(kind, state, &report));
+            let text = text(kind, state, &report);
+            if !text.is_empty() {
+                output::line(text.trim_end())?;
+            }
         }
         match state {
             pass_state::FAILED => {

@@ -1,7 +1,8 @@
 //! `envoyfs snapshot`: mkdir DIR/.snap/NAME.
 
 use super::control::{explain, open_directory};
-use anyhow::{Result, ensure};
+use crate::output;
+use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -22,7 +23,6 @@ impl Arguments {
         open_directory(&self.directory)?;
         let path = self.directory.join(".snap").join(&self.name);
         std::fs::create_dir(&path).map_err(|error| explain(format!("making {}", path.display()), error))?;
-        println!("{}", path.display());
-        Ok(())
+        output::line(path.display()).context("the snapshot was taken, but its path cannot be printed")
     }
 }

@@ -2,13 +2,13 @@
 
 use super::control::open_directory;
 use crate::mkfs::size::Size;
+use crate::output;
 use anyhow::{Context as _, Result};
 use clap::Args;
 use envoyfs_fuse::control::{Status, client, memory_parts, status_flags, text_kind};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::Write as _;
 use std::path::PathBuf;
 
 /// Arguments.
@@ -31,14 +31,13 @@ impl Arguments {
         if self.metrics {
             let text = client::text(&directory.descriptor, text_kind::METRICS)
                 .with_context(|| format!("asking the daemon about {}", self.directory.display()))?;
-            std::io::stdout().write_all(&text)?;
-            return Ok(());
+            return Ok(output::line(String::from_utf8_lossy(&text).trim_end())?);
         }
         let report = Report::from(&directory.status);
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&report)?);
+            output::line(serde_json::to_string_pretty(&report)?)?;
         } else {
-            print!("{report}");
+            output::line(report.to_string().trim_end())?;
         }
         Ok(())
     }

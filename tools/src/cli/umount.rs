@@ -3,6 +3,7 @@
 use super::control::{Directory, explain, open_directory};
 use super::failure::Failure;
 use super::mounts;
+use crate::output;
 use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
 use envoyfs_fuse::commands::start_ticks;
@@ -39,7 +40,7 @@ impl Arguments {
             }
             // A mount whose daemon is gone is taken away all the same; there is nobody to wait for.
             Err(error) => {
-                eprintln!("envoyfs: {error:#}");
+                output::error(format_args!("envoyfs: {error:#}"));
                 (None, Ok(()))
             }
         };
@@ -98,7 +99,7 @@ impl Daemon {
             // Asked after opening: if it is the same process now, the descriptor is of that process.
             .filter(|_| start_ticks(pid) == Some(directory.status.start_ticks.get()));
         if process.is_none() {
-            eprintln!("envoyfs: daemon {pid} is not visible from here, so its end is not waited for");
+            output::error(format_args!("envoyfs: daemon {pid} is not visible from here, so its end is not waited for"));
         }
         Some(Self { process: process?, pid })
     }
@@ -108,11 +109,11 @@ impl Daemon {
         loop {
             match poll(&mut [PollFd::new(&self.process, PollFlags::IN)], patience) {
                 Ok(0) => {
-                    eprintln!(
+                    output::error(format_args!(
                         "envoyfs: unmounted and durable; waiting for daemon {} to close the store (or it is mounted \
                          elsewhere too; interrupting is safe)",
                         self.pid
-                    );
+                    ));
                     patience = None;
                 }
                 Ok(_) => return Ok(()),

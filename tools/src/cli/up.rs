@@ -4,13 +4,16 @@ use super::control::open_directory;
 use super::demo;
 use super::mounts;
 use crate::mkfs::size::Size;
-use crate::mkfs::{Plan, Request};
+use crate::mkfs::{Plan, Request, size_of};
+use crate::output;
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use envoyfs_engine::device::{OpenMode, UringDevice};
 use envoyfs_engine::superblock;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+const SIZE_DEFAULT: Size = Size(2 << 30);
 
 /// Arguments.
 #[derive(Args, Debug)]
@@ -19,9 +22,9 @@ pub struct Arguments {
     image: PathBuf,
     /// Directory to mount it on; created if it does not exist.
     directory: PathBuf,
-    /// Size of an image that is created.
-    #[arg(long, value_name = "SIZE", default_value = "2GiB")]
-    size: Size,
+    /// Size of an image that is created; 2GiB unless given.
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    size: Option<Size>,
     /// Then copy a source tree, fork it, change one side, and show time and space.
     #[arg(long)]
     demo: bool,
@@ -34,28 +37,29 @@ impl Arguments {
     /// Creates what is missing, mounts, and says what to try.
     pub fn run(self) -> Result<()> {
         let Self { image, directory, size, demo, demo_source } = self;
+        refuse_another_size(&image, size)?;
         if mounted_here(&image, &directory)? {
-            println!("{} is mounted on {} already", image.display(), directory.display());
+            output::line(format_args!("{} is mounted on {} already", image.display(), directory.display()))?;
         } else {
             // First what leaves nothing behind when it fails: an image is large.
             let is_new = !directory.exists();
             std::fs::create_dir_all(&directory)
                 .with_context(|| format!("cannot create the mount point {}", directory.display()))?;
-            if let Err(error) = make(&image, size).and_then(|()| mount(&image, &directory)) {
+            if let Err(error) = make(&image, size.unwrap_or(SIZE_DEFAULT)).and_then(|()| mount(&image, &directory)) {
                 if is_new {
                     // Only if nothing is mounted there, and nobody has put anything into it.
                     let _ = std::fs::remove_dir(&directory);
                 }
                 return Err(error);
             }
-            println!("{} is mounted on {}", image.display(), directory.display());
+            output::line(format_args!("{} is mounted on {}", image.display(), directory.display()))?;
         }
         if demo {
             demo::run(&directory, demo_source.as_deref())?;
         }
         let program = std::env::args().next().unwrap_or_else(|| "envoyfs".into());
         let at = directory.display();
-        println!("\nTry:");
+        output::line("\nTry:")?;
         for (command, what) in [
             (format!("fork {at}/DIR {at}/COPY"), "a writable copy of any directory, at once"),
             (format!("snapshot {at}/DIR NAME"), "then: ls DIR/.snap/NAME"),
@@ -63,10 +67,23 @@ impl Arguments {
             (format!("status {at}"), "space and activity"),
             (format!("umount {at}"), "makes everything durable and ends the daemon"),
         ] {
-            println!("  {program} {command:40} # {what}");
+            output::line(format_args!("  {program} {command:40} # {what}"))?;
         }
         Ok(())
     }
+}
+
+/// What is there keeps its size.
+fn refuse_another_size(image: &Path, size: Option<Size>) -> Result<()> {
+    let (Some(size), Ok(file)) = (size, std::fs::File::open(image)) else { return Ok(()) };
+    let own = Size(size_of(&file).with_context(|| format!("cannot tell the size of {}", image.display()))?);
+    let same = own.0 & !4095 == size.0 & !4095;
+    ensure!(
+        same,
+        "{} exists and has {own}; --size {size} is for an image that is made (mkfs.envoyfs -f makes it anew)",
+        image.display()
+    );
+    Ok(())
 }
 
 fn mounted_here(image: &Path, directory: &Path) -> Result<bool> {
@@ -91,8 +108,8 @@ fn make(image: &Path, size: Size) -> Result<()> {
         superblock::open(&device)?;
         return Ok(());
     }
-    println!("{}", Plan::check(Request::new(image.to_path_buf(), Some(size)))?.write()?);
-    Ok(())
+    let made = Plan::check(Request::new(image.to_path_buf(), Some(size)))?.write()?;
+    output::line(made).context("the image was made, but that cannot be printed")
 }
 
 /// In a process of its own, which becomes the daemon.

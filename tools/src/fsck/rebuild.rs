@@ -22,8 +22,8 @@ use super::scan::{FoundHeader, Scanned, container, headers};
 use super::source::Source;
 use super::space::Space;
 use super::walk::Walk;
-use super::{data, log, regions};
-use anyhow::{Context as _, Result, anyhow, bail};
+use super::{data, interrupt, log, regions};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use envoyfs_engine::format::{FormatOptions, blank};
 use envoyfs_engine::hlc::next_bound;
 use envoyfs_engine::repair::OfflineWriter;
@@ -60,8 +60,10 @@ pub fn rebuild_disk(disk: &Disk, settings: &Settings) -> Result<Report> {
     // Without a superblock there was nothing to claim.
     disk.claim(superblock.identity)?;
     let scanned: BTreeMap<u32, Scanned> = (0..superblock.containers)
+        .take_while(|_| !interrupt::requested())
         .filter_map(|n| container(disk, &superblock, n).map(|scanned| (n, scanned)))
         .collect();
+    ensure!(!interrupt::requested(), "stopped by the user; nothing was changed");
     let space = places(&superblock, &mut directory, &scanned);
     let volume = directory.entry.volume;
     let openings = scanned.values().map(|scanned| scanned.opening).max().unwrap_or(0);
@@ -222,6 +224,7 @@ fn shape(disk: &Disk, settings: &Settings) -> Result<Shape> {
         return Ok(Shape { superblock: known, directory, pages });
     }
     let all = headers(disk);
+    ensure!(!interrupt::requested(), "stopped by the user; nothing was changed");
     let mut seeds: HashMap<[u8; 16], usize> = HashMap::new();
     all.iter().for_each(|found| *seeds.entry(found.header.seed).or_default() += 1);
     let Some(seed) = seeds.into_iter().max_by_key(|(_, count)| *count).map(|(seed, _)| seed) else {

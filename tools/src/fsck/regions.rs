@@ -9,10 +9,11 @@ use super::fragments::Fragments;
 use super::report::Report;
 use super::scan;
 use super::space::Space;
+use crate::mkfs::size::Size;
 use anyhow::{Result, bail};
 use envoyfs_engine::superblock::{self, OpenError, Opened};
 use envoyfs_layout::directory_page::{ContainerRow, ContainerState, DirectoryPage, Place, VolumeDirectory};
-use envoyfs_layout::superblock::Superblock;
+use envoyfs_layout::superblock::{BYTES, Superblock};
 use envoyfs_layout::system_page::{ListPage, OrphanedSegment, SegmentPage};
 use envoyfs_layout::{LayoutError, Reference, checksum};
 use std::collections::BTreeMap;
@@ -42,10 +43,18 @@ pub fn open(disk: &Disk, report: &mut Report) -> Result<Option<Opened>> {
                 report.add(findings::NO_SUPERBLOCK, "superblock", detail);
                 return Ok(None);
             }
-            bail!("{device} is not an envoyfs store, and holds no segments of one{holds}; check the path")
+            let where_looked = if disk.size_bytes() > scan::LOOK_BYTES {
+                format!(" in its first {} (--rebuild looks at all of it)", Size(scan::LOOK_BYTES))
+            } else {
+                String::new()
+            };
+            bail!("{device} is not an envoyfs store, and holds no segments of one{where_looked}{holds}; check the path")
         }
         Err(error @ OpenError::Device(_)) => bail!("{error}"),
         Err(error) => {
+            if let Some(superblock) = first_copy(disk) {
+                report.name(&superblock);
+            }
             let kind = match error {
                 OpenError::Truncated { .. } => findings::TRUNCATED,
                 OpenError::Features { .. } | OpenError::Version { .. } => findings::FEATURES,
@@ -86,6 +95,15 @@ pub fn open(disk: &Disk, report: &mut Report) -> Result<Option<Opened>> {
         report.add(findings::LARGER_DEVICE, "device", format_args!("by {unused_bytes} bytes"));
     }
     Ok(Some(opened))
+}
+
+/// A copy at the start that is whole: says whose a store is that does not open.
+fn first_copy(disk: &Disk) -> Option<Superblock> {
+    let mut bytes = vec![0; BYTES];
+    [0, 4096].into_iter().find_map(|position| {
+        disk.read_at(position, &mut bytes).ok()?;
+        Superblock::decode(&bytes, position).ok()
+    })
 }
 
 /// The volume directory, with findings about its copies. `None`: a fatal finding was added.

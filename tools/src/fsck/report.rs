@@ -2,6 +2,7 @@
 
 use super::findings::{self, By, Finding, Kind, Severity};
 use crate::mkfs::size::Size;
+use crate::output::count;
 use envoyfs_layout::superblock::Superblock;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -67,6 +68,8 @@ pub struct Report {
     pub repaired: Vec<Finding>,
     /// Findings that were counted but not listed, by number.
     pub not_listed: BTreeMap<u16, u64>,
+    /// The same of those put right.
+    pub repaired_not_listed: BTreeMap<u16, u64>,
     /// The user stopped it: the check is not complete.
     pub interrupted: bool,
     /// The store was unmounted; nothing but that was looked at.
@@ -151,6 +154,8 @@ impl Report {
         let lost: Vec<Finding> = lost.into_iter().filter(|finding| new(finding)).collect();
         repaired.extend(lost);
         self.repaired = repaired;
+        self.repaired_not_listed = before.not_listed;
+        self.repaired_not_listed.retain(|number, _| !self.counts.contains_key(number));
         (self.clean, self.exit_status) = (self.is_clean(), self.exit_code());
     }
     /// A rebuild was made: of what was wrong with the indexes, `before`.
@@ -201,6 +206,9 @@ impl fmt::Display for Report {
         for finding in &self.repaired {
             writeln!(f, "repaired {finding}")?;
         }
+        for (number, count) in &self.repaired_not_listed {
+            writeln!(f, "repaired F{number:03}: and {count} more")?;
+        }
         for finding in &self.findings {
             writeln!(f, "{finding}")?;
         }
@@ -235,12 +243,19 @@ impl fmt::Display for Report {
         }
         writeln!(
             f,
-            "{}: checkpoint {checkpoint}: {names} names, {realms} trees ({snapshots} snapshots), {nodes} nodes, {extents} extents, {} of data verified, {live} live, {shared_objects} objects shared",
+            "{}: checkpoint {checkpoint}: {}, {} ({}), {}, {}, {} of data verified, {live} live, {} shared",
             self.path,
-            Size(data_bytes)
+            count(names, "name"),
+            count(realms, "tree"),
+            count(snapshots, "snapshot"),
+            count(nodes, "node"),
+            count(extents, "extent"),
+            Size(data_bytes),
+            count(shared_objects, "object")
         )?;
         if !self.repaired.is_empty() {
-            writeln!(f, "{}: {} findings repaired", self.path, self.repaired.len())?;
+            let repaired = self.repaired.len() as u64 + self.repaired_not_listed.values().sum::<u64>();
+            writeln!(f, "{}: {} repaired", self.path, count(repaired, "finding"))?;
         }
         if self.interrupted {
             return write!(f, "{}: stopped by the user; the check is not complete", self.path);
@@ -290,5 +305,11 @@ mod tests {
             report.add(findings::TOTALS, "/", "");
         }
         assert_eq!((report.findings.len() as u64, report.not_listed[&700]), (LISTED_PER_KIND_MAX, 5));
+        let mut left = Report::default();
+        left.after(report.clone(), Vec::new());
+        assert!(left.to_string().contains("1005 findings repaired"), "{left}");
+        left.add(findings::TOTALS, "/other", "");
+        left.after(report, Vec::new());
+        assert!(left.to_string().contains("1000 findings repaired"), "of the others nobody knows which: {left}");
     }
 }

@@ -1,6 +1,7 @@
 //! What segments say of themselves: headers, footers, table parts. Read without any index.
 
 use super::disk::Disk;
+use super::interrupt;
 use envoyfs_layout::segment::{SegmentFooter, SegmentHeader, TablePart, TableRow};
 use envoyfs_layout::superblock::Superblock;
 use envoyfs_layout::{Hlc, ReferenceKind, UNIT};
@@ -18,21 +19,24 @@ pub struct FoundHeader {
     pub header: SegmentHeader,
 }
 
-/// Every segment header on the device. Costs one small read every 64 KiB.
+/// Every segment header on the device, unless the user stops it. Costs one small read every 64 KiB.
 pub fn headers(disk: &Disk) -> Vec<FoundHeader> {
     headers_below(disk, u64::MAX).collect()
 }
 
-/// Is there any? Looks where the first of them lie: a log has rarely more than a GiB.
+/// Where a check looks for headers when no superblock is left: where the first of them lie, since a log has more than a GiB only if that was asked for.
+pub const LOOK_BYTES: u64 = 4 << 30;
+
+/// Is there any in the first [`LOOK_BYTES`]? All of a large disk takes minutes.
 pub fn any_header(disk: &Disk) -> bool {
-    const LOOK_BYTES: u64 = 4 << 30;
     headers_below(disk, LOOK_BYTES).next().is_some()
 }
 
 fn headers_below(disk: &Disk, end: u64) -> impl Iterator<Item = FoundHeader> {
     let mut unit = vec![0; UNIT_LEN];
     let end = end.min(disk.size_bytes().saturating_sub(UNIT.into()) + 1);
-    (0..end.div_ceil(STEP)).map(|step| step * STEP).filter_map(move |offset| {
+    let steps = (0..end.div_ceil(STEP)).take_while(|_| !interrupt::requested());
+    steps.map(|step| step * STEP).filter_map(move |offset| {
         disk.read_at(offset, &mut unit).ok()?;
         let seed: [u8; 16] = unit.get(16..32)?.try_into().ok()?;
         let header = SegmentHeader::decode(&unit, &seed, offset).ok().filter(|header| header.seed == seed)?;

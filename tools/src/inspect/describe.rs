@@ -47,7 +47,8 @@ pub fn reference(reference: &Reference) -> Tree {
         ("stored_bytes", Tree::Bytes(reference.stored_bytes.into())),
         ("logical_bytes", Tree::Bytes(reference.logical_bytes.into())),
         ("birth", reference.birth.into()),
-        ("crc", Tree::Hex(reference.crc.into())),
+        // File data has its checksums where it is referred to, one for each 4 KiB.
+        ("crc", if reference.kind == ReferenceKind::Extent { Tree::None } else { Tree::Hex(reference.crc.into()) }),
         ("flags", flag_names(reference.flags)),
     ])
 }
@@ -283,7 +284,7 @@ pub fn operation(operation: &Operation) -> (&'static str, Fields) {
 }
 
 fn mode(mode: u32) -> Tree {
-    Tree::Text(format!("{mode:o}"))
+    Tree::Text(format!("0{mode:o}"))
 }
 
 fn realm_key(key: &RealmKey) -> Tree {

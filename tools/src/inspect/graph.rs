@@ -81,8 +81,8 @@ struct Step<'a> {
     again: bool,
 }
 
-/// Walks depth first; every node is read once.
-fn walk(store: &Store, roots: Vec<Edge>, depth: u32, each: &mut dyn FnMut(&Step<'_>) -> Result<()>) -> Result<()> {
+/// Walks depth first, as long as it is told to go on; every node is read once.
+fn walk(store: &Store, roots: Vec<Edge>, depth: u32, each: &mut dyn FnMut(&Step<'_>) -> Result<bool>) -> Result<()> {
     let mut seen: HashSet<Oid> = HashSet::new();
     let mut stack: Vec<(u32, Option<Oid>, Edge)> = roots.into_iter().rev().map(|edge| (0, None, edge)).collect();
     while let Some((at, from, edge)) = stack.pop() {
@@ -96,7 +96,9 @@ fn walk(store: &Store, roots: Vec<Edge>, depth: u32, each: &mut dyn FnMut(&Step<
             None
         };
         let mut step = Step { depth: at, from, names: &edge.names, reference: &edge.to, node, again };
-        each(&step)?;
+        if !each(&step)? {
+            break;
+        }
         if let Some(node) = step.node.take() {
             stack.extend(node.edges.into_iter().rev().map(|below| (at + 1, Some(edge.to.oid), below)));
         }
@@ -110,21 +112,22 @@ fn start(store: &Store, oid: Option<Oid>) -> Result<Vec<Edge>> {
         let roots = root_references(store)?.into_iter().enumerate();
         return Ok(roots.map(|(at, to)| Edge { to, names: names.get(at).cloned().into_iter().collect() }).collect());
     };
-    let Some(to) = find(store, oid)? else {
+    let Some(to) = find(store, |reference| reference.oid == oid)? else {
         store.problem(format!("no node that the roots lead to refers to {oid}"));
         return Ok(Vec::new());
     };
     Ok(vec![Edge { to, names: Vec::new() }])
 }
 
-/// The reference to an object, by a scan: nothing else has its length and checksum.
-fn find(store: &Store, oid: Oid) -> Result<Option<Reference>> {
+/// The first reference that is wanted, by a scan: nothing else has an object's length and checksum.
+///
+/// # Errors
+/// Superblock or volume directory cannot be read.
+pub fn find(store: &Store, wanted: impl Fn(&Reference) -> bool) -> Result<Option<Reference>> {
     let mut found = None;
     walk(store, start(store, None)?, u32::MAX, &mut |step| {
-        if step.reference.oid == oid {
-            found = Some(*step.reference);
-        }
-        Ok(())
+        found = Some(*step.reference).filter(|reference| wanted(reference));
+        Ok(found.is_none())
     })?;
     Ok(found)
 }
@@ -150,7 +153,7 @@ pub fn show(store: &Store, options: &Options, json: bool) -> Result<()> {
             if let Some(from) = step.from {
                 writeln!(out, "  \"{from}\" -> \"{oid}\" [label={:?}];", names(step.names))?;
             }
-            Ok(())
+            Ok(true)
         })?;
         writeln!(out, "}}")?;
         return Ok(());
@@ -166,7 +169,7 @@ pub fn show(store: &Store, options: &Options, json: bool) -> Result<()> {
                 ("to", step.reference.oid.into()),
                 ("names", Tree::List(step.names.iter().map(|name| name.clone().into()).collect())),
             ]));
-            Ok(())
+            Ok(true)
         })?;
         let graph = Tree::Map(vec![("objects", Tree::List(nodes)), ("edges", Tree::List(edges))]);
         writeln!(out, "{}", serde_json::to_string_pretty(&graph)?)?;
@@ -192,7 +195,7 @@ pub fn show(store: &Store, options: &Options, json: bool) -> Result<()> {
             let _ = write!(line, "  {}", names(step.names));
         }
         writeln!(out, "{line}")?;
-        Ok(())
+        Ok(true)
     })
 }
 
@@ -251,7 +254,7 @@ fn referrers(store: &Store, oid: Oid, json: bool) -> Result<()> {
                 ),
             ]));
         }
-        Ok(())
+        Ok(true)
     })?;
     let count = store.count(oid).map_or("not live in the published checkpoint".into(), Into::into);
     let tree = Tree::Map(vec![

@@ -18,6 +18,8 @@ mod segment;
 mod store;
 mod tree;
 
+use crate::cli::EXIT_FAILED;
+use crate::output;
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 use envoyfs_layout::Oid;
@@ -49,12 +51,14 @@ pub enum What {
     Log(log::Options),
     /// A logical segment: what is live in it, counts, and its container.
     Segment {
-        /// Number of the segment.
+        /// Number of the segment; hexadecimal after 0x, as it stands in object ids.
+        #[arg(value_parser = parse_number)]
         number: u32,
     },
     /// A container: header, footer, table of objects.
     Container {
-        /// Number of the container.
+        /// Number of the container; hexadecimal after 0x.
+        #[arg(value_parser = parse_number)]
         number: u32,
     },
     /// An object, decoded; file data as a dump.
@@ -62,7 +66,7 @@ pub enum What {
         /// volume:segment:slot, hexadecimal, as other views show it.
         #[arg(value_parser = object::parse_oid)]
         oid: Oid,
-        /// Dump all bytes instead.
+        /// Write all of its bytes instead, as they are.
         #[arg(long)]
         raw: bool,
     },
@@ -84,17 +88,23 @@ impl Arguments {
     /// # Errors
     /// Nothing can be shown; says why.
     pub fn run(&self) -> Result<()> {
-        let mut store = Store::open(&self.image)?;
-        let shown = self.show(&mut store);
-        for problem in store.take_problems() {
-            if self.json {
-                eprintln!("{}", serde_json::to_string(&Tree::Map(vec![("problem", problem.into())]))?);
-            } else {
-                eprintln!("envoyfs inspect: {problem}");
+        let shown = Store::open(&self.image).and_then(|mut store| {
+            let shown = self.show(&mut store);
+            for problem in store.take_problems() {
+                if self.json {
+                    output::error(serde_json::to_string(&Tree::Map(vec![("problem", problem.into())]))?);
+                } else {
+                    output::error(format_args!("envoyfs inspect: {problem}"));
+                }
             }
-        }
+            shown
+        });
         match shown {
             Err(error) if is_closed(&error) => Ok(()),
+            Err(error) if self.json => {
+                output::json_error(&error, EXIT_FAILED);
+                Err(error)
+            }
             other => other,
         }
     }
@@ -110,11 +120,22 @@ impl Arguments {
             What::Object { raw: true, .. } if self.json => {
                 bail!("--raw dumps bytes, which --json does not have; choose one")
             }
-            What::Object { oid, raw } => object::object(store, *oid, *raw)?,
+            What::Object { oid, raw: true } => {
+                let mut out = std::io::stdout();
+                out.write_all(&object::raw(store, *oid)?)?;
+                return Ok(out.flush()?);
+            }
+            What::Object { oid, .. } => object::object(store, *oid)?,
             What::Reference { oid } => object::reference(store, *oid)?,
         };
         print(&tree, self.json)
     }
+}
+
+fn parse_number(text: &str) -> Result<u32, String> {
+    let (digits, radix) = text.strip_prefix("0x").map_or((text, 10), |digits| (digits, 16));
+    u32::from_str_radix(digits, radix)
+        .map_err(|_| format!("'{text}' is not a number; hexadecimal ones, as in object ids, are written 0x1b"))
 }
 
 /// The identity of a store, mounted or not.

@@ -1,21 +1,25 @@
 //! `inspect object` and `inspect reference`: one object, from its id alone.
 
 use super::describe::{self, item, item_name, kind_name, tree_name};
+use super::graph;
 use super::log::LogReader;
 use super::segment::parts;
 use super::store::Store;
 use super::tree::{Fields, Tree, error};
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use envoyfs_layout::batch::{self, Batch};
 use envoyfs_layout::node::{NODE_MAGIC, NodeHeader, NodeView};
 use envoyfs_layout::roots::{self, RootsObject};
 use envoyfs_layout::segment::TableRow;
-use envoyfs_layout::{ClientRoots, Oid, Reference, ReferenceKind, UNIT, checksum};
+use envoyfs_layout::{ClientRoots, Hlc, Oid, Reference, ReferenceKind, UNIT, checksum};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 /// Bytes of file data that are dumped without `--raw`.
 const DUMP_BYTES: usize = 256;
-/// Longest object.
+/// No object is longer, whatever a damaged table says.
+const SEGMENT_BYTES_MAX: u32 = 16 << 20;
+/// Longest object of file data.
 const OBJECT_BYTES_MAX: u32 = 1 << 20;
 
 /// An object id as it is shown: volume, segment and slot, hexadecimal.
@@ -33,36 +37,69 @@ pub fn parse_oid(text: &str) -> Result<Oid, String> {
 /// What is known of an object without reading it.
 #[derive(Debug)]
 struct Known {
-    row: Option<TableRow>,
+    /// The reference to it, or what the log or a table says in its place; then without length, birth or checksum where these are not known.
     stored_bytes: Option<u32>,
     kind: Option<ReferenceKind>,
+    birth: Option<Hlc>,
+    /// Of the whole.
+    crc: Option<u32>,
+    owner: Option<u64>,
     source: &'static str,
 }
 
-/// By the table of its segment, else by the records of the log, else by its own header.
-fn known(store: &Store, oid: Oid) -> Known {
-    if let Some(row) = table_row(store, oid) {
-        return Known {
-            stored_bytes: Some(row.stored_bytes),
-            kind: Some(row.kind),
-            row: Some(row),
-            source: "segment table",
-        };
+impl Known {
+    const fn of(kind: Option<ReferenceKind>, stored_bytes: Option<u32>, source: &'static str) -> Self {
+        Self { stored_bytes, kind, birth: None, crc: None, owner: None, source }
     }
-    if let Some(bytes) = in_log(store, oid) {
-        return Known { row: None, stored_bytes: Some(bytes), kind: Some(ReferenceKind::Extent), source: "log" };
+}
+
+/// Nodes, batches and roots by the table of their segment. File data, of which a row is what was written at once and an object may be several, by what refers to it, else by the records of the log.
+fn known(store: &Store, oid: Oid) -> Result<Known> {
+    let row = table_rows(store, oid, 1).into_iter().find(|row| row.oid == oid);
+    if let Some(row) = row.filter(|row| row.kind != ReferenceKind::Extent) {
+        return Ok(Known {
+            birth: Some(row.birth),
+            crc: Some(row.crc),
+            owner: Some(row.owner),
+            ..Known::of(Some(row.kind), Some(row.stored_bytes), "segment table")
+        });
+    }
+    let owner = row.map(|row| row.owner);
+    if let Some(found) = graph::find(store, |reference| covers(reference.oid, reference.stored_bytes, oid))? {
+        whole(found.oid, found.stored_bytes, oid)?;
+        let birth = Some(found.birth);
+        let crc = Some(found.crc).filter(|_| found.kind != ReferenceKind::Extent);
+        return Ok(Known { birth, crc, owner, ..Known::of(Some(found.kind), Some(found.stored_bytes), "reference") });
+    }
+    if let Some((object, bytes)) = in_log(store, oid) {
+        whole(object, bytes, oid)?;
+        return Ok(Known { owner, ..Known::of(Some(ReferenceKind::Extent), Some(bytes), "log") });
+    }
+    if let Some(row) = row {
+        let source = "segment table: what was written at once; nothing refers to it";
+        let birth = Some(row.birth);
+        return Ok(Known { birth, owner, ..Known::of(Some(row.kind), Some(row.stored_bytes), source) });
     }
     let unit = store.object(oid, UNIT).unwrap_or_default();
     let by_header = NodeHeader::decode(&with_room(&unit)).ok().map(|header| header.total_bytes.next_multiple_of(UNIT));
-    if let Some(bytes) = by_header {
-        return Known {
-            row: None,
-            stored_bytes: Some(bytes),
-            kind: Some(ReferenceKind::Node),
-            source: "its own header",
-        };
+    if by_header.is_some() {
+        return Ok(Known::of(Some(ReferenceKind::Node), by_header, "its own header"));
     }
-    Known { row: None, stored_bytes: live_run(store, oid), kind: None, source: "live units from there on" }
+    let run = live_run(store, oid);
+    Ok(Known::of(None, run, if run.is_some() { "live units from there on" } else { "nothing" }))
+}
+
+/// Does the unit lie in an object?
+fn covers(object: Oid, stored_bytes: u32, unit: Oid) -> bool {
+    let slots = u32::from(object.slot())..u32::from(object.slot()).saturating_add(stored_bytes / UNIT);
+    (object.volume(), object.segment()) == (unit.volume(), unit.segment()) && slots.contains(&unit.slot().into())
+}
+
+/// The id is that of the object, and not of a place in it.
+fn whole(object: Oid, stored_bytes: u32, oid: Oid) -> Result<()> {
+    let at = (u32::from(oid.slot()) - u32::from(object.slot())) * UNIT;
+    ensure!(object == oid, "{oid} is no object: it lies in {object}, at byte {at} of {stored_bytes}");
+    Ok(())
 }
 
 /// A node's header is checked against the bytes there are; here only its first unit has been read.
@@ -72,57 +109,69 @@ fn with_room(unit: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn table_row(store: &Store, oid: Oid) -> Option<TableRow> {
-    let places = store.locate(oid.segment(), u32::from(oid.slot())..u32::from(oid.slot()) + 1).ok()?;
-    let (container, ..) = *places.first()?;
-    let last = store.row(container)?.last_part;
-    parts(store, container, last, None).into_iter().find(|row| row.oid == oid)
+/// Rows of the tables where so many units from there on lie.
+fn table_rows(store: &Store, oid: Oid, units: u32) -> Vec<TableRow> {
+    let start = u32::from(oid.slot());
+    let places = store.locate(oid.segment(), start..start.saturating_add(units)).unwrap_or_default();
+    let containers: BTreeSet<u32> = places.into_iter().map(|(container, ..)| container).collect();
+    let last = |container: u32| Some((container, store.row(container)?.last_part));
+    containers.into_iter().filter_map(last).flat_map(|(container, last)| parts(store, container, last, None)).collect()
 }
 
-fn in_log(store: &Store, oid: Oid) -> Option<u32> {
+/// The object in the log that a unit lies in, and its bytes: with all that continued it.
+fn in_log(store: &Store, oid: Oid) -> Option<(Oid, u32)> {
     let mut reader = LogReader::new(store).ok()?;
+    let (mut roots, mut bytes) = (BTreeMap::new(), BTreeMap::new());
     while let Some(found) = reader.next_block(store) {
         let records = found.shared.iter().filter_map(|shared| shared.record.as_ref().ok());
-        if let Some(object) = records.flat_map(|record| &record.data).find(|object| object.oid == oid) {
-            return Some(object.stored_bytes);
+        for object in records.flat_map(|record| &record.data) {
+            let before = object.extends.unwrap_or(object.oid);
+            let root = roots.get(&before).copied().unwrap_or(before);
+            roots.insert(object.oid, root);
+            *bytes.entry(root).or_insert(0) += object.stored_bytes;
         }
     }
-    None
+    bytes.into_iter().find(|(object, bytes)| covers(*object, *bytes, oid))
 }
 
+/// Units from there on that live together.
 fn live_run(store: &Store, oid: Oid) -> Option<u32> {
     let page = store.segments().get(&oid.segment())?.page.as_ref()?;
     let start = u32::from(oid.slot());
-    let (slot, units) = page
-        .live
-        .iter()
-        .find(|(slot, units)| (u32::from(*slot)..u32::from(*slot) + u32::from(*units)).contains(&start))?;
-    Some(((u32::from(*slot) + u32::from(*units) - start) * UNIT).min(OBJECT_BYTES_MAX))
+    let run = page.live.iter().map(|(slot, units)| u32::from(*slot)..u32::from(*slot) + u32::from(*units));
+    let run = run.into_iter().find(|run| run.contains(&start))?;
+    Some(((run.end - start) * UNIT).min(OBJECT_BYTES_MAX))
+}
+
+fn check_volume(store: &Store, oid: Oid) -> Result<()> {
+    let own = store.directory()?.entry.volume;
+    ensure!(oid.volume() == own, "{oid} is of volume {:x}; this store holds volume {own:x}", oid.volume());
+    Ok(())
 }
 
 /// What an object is and where it lies; its contents are not read.
 ///
 /// # Errors
-/// There is nothing to look it up in.
+/// There is nothing to look it up in, or no object begins there.
 pub fn reference(store: &Store, oid: Oid) -> Result<Tree> {
-    store.directory()?;
-    Ok(Tree::Map(reference_fields(store, oid, &known(store, oid))))
+    check_volume(store, oid)?;
+    Ok(Tree::Map(reference_fields(store, oid, &known(store, oid)?)))
 }
 
 fn reference_fields(store: &Store, oid: Oid, known: &Known) -> Fields {
     let mut fields = vec![
         ("oid", Tree::from(oid)),
-        ("volume", u64::from(oid.volume()).into()),
-        ("segment", oid.segment().into()),
-        ("slot", u64::from(oid.slot()).into()),
+        ("volume", Tree::Id(oid.volume().into())),
+        ("segment", Tree::Id(oid.segment().into())),
+        ("slot", Tree::Id(oid.slot().into())),
         ("kind", known.kind.map_or(Tree::None, |kind| kind_name(kind).into())),
         ("stored_bytes", known.stored_bytes.map_or(Tree::None, |bytes| Tree::Bytes(bytes.into()))),
         ("known_from", known.source.into()),
         ("count", store.count(oid).map_or("not live in the published checkpoint".into(), Into::into)),
     ];
-    if let Some(row) = &known.row {
-        fields.extend([("birth", row.birth.into()), ("crc", Tree::Hex(row.crc.into())), ("owner", row.owner.into())]);
-    }
+    fields.extend(known.birth.map(|birth| ("birth", birth.into())));
+    fields.extend(known.crc.map(|crc| ("crc", Tree::Hex(crc.into()))));
+    fields.extend(known.owner.map(|owner| ("owner", owner.into())));
     let start = u32::from(oid.slot());
     let units = known.stored_bytes.unwrap_or(UNIT) / UNIT;
     let places = match store.locate(oid.segment(), start..start + units) {
@@ -145,36 +194,88 @@ fn reference_fields(store: &Store, oid: Oid, known: &Known) -> Fields {
     fields
 }
 
+/// The bytes of an object. Of one that was published and has lost parts since, those parts are zeros: their space may hold something else by now.
+fn contents(store: &Store, oid: Oid, stored_bytes: u32) -> Result<Vec<u8>> {
+    let read = |oid: Oid, bytes: u32| store.object(oid, bytes).map_err(|why| anyhow!("object {oid}: {why}"));
+    let page = store.segments().get(&oid.segment()).and_then(|segment| segment.page.as_ref());
+    let (start, end) = (u32::from(oid.slot()), u32::from(oid.slot()).saturating_add(stored_bytes / UNIT));
+    let runs = page
+        .into_iter()
+        .flat_map(|page| &page.live)
+        .map(|(slot, units)| u32::from(*slot).max(start)..(u32::from(*slot) + u32::from(*units)).min(end));
+    let runs: Vec<_> = runs.filter(|run| !run.is_empty()).collect();
+    let live: u32 = runs.iter().map(|run| run.end - run.start).sum();
+    if live == 0 || live == end - start {
+        return read(oid, stored_bytes);
+    }
+    store.problem(format!("object {oid}: {} of its bytes are dead, and shown as zeros", (end - start - live) * UNIT));
+    let mut out = vec![0; stored_bytes as usize];
+    for run in runs {
+        let part =
+            read(Oid::new(oid.volume(), oid.segment(), u16::try_from(run.start)?), (run.end - run.start) * UNIT)?;
+        let at = ((run.start - start) * UNIT) as usize;
+        if let Some(into) = out.get_mut(at..at + part.len()) {
+            into.copy_from_slice(&part);
+        }
+    }
+    Ok(out)
+}
+
+/// What the checksums say that are at hand: that of the whole, or those of the table for what was written at once and is live.
+fn verified(store: &Store, oid: Oid, known: &Known, bytes: &[u8]) -> String {
+    let units = u32::try_from(bytes.len()).unwrap_or(0) / UNIT;
+    let start = u32::from(oid.slot());
+    let mut parts: Vec<(u32, u32, u32)> = known.crc.map(|crc| (0, units, crc)).into_iter().collect();
+    if parts.is_empty() {
+        let inside = |row: &TableRow| row.oid.segment() == oid.segment() && u32::from(row.oid.slot()) >= start;
+        let rows = table_rows(store, oid, units).into_iter().filter(inside);
+        parts.extend(rows.map(|row| (u32::from(row.oid.slot()) - start, row.units(), row.crc)));
+        parts.retain(|(at, length, _)| at + length <= units);
+    }
+    let mut verified = 0;
+    for (at, length, crc) in parts {
+        let part = bytes.get((at * UNIT) as usize..((at + length) * UNIT) as usize).unwrap_or_default();
+        let found = checksum::crc32c(part);
+        if found == crc {
+            verified += part.len();
+        } else {
+            store.problem(format!(
+                "object {oid}: checksum {found:#010x} of {} bytes at {}, expected {crc:#010x}",
+                part.len(),
+                at * UNIT
+            ));
+        }
+    }
+    format!("{verified} of {} bytes verify", bytes.len())
+}
+
+/// The object, all of its bytes.
+///
+/// # Errors
+/// It cannot be found or read.
+pub fn raw(store: &Store, oid: Oid) -> Result<Vec<u8>> {
+    check_volume(store, oid)?;
+    bytes_of(store, oid, &known(store, oid)?)
+}
+
+fn bytes_of(store: &Store, oid: Oid, known: &Known) -> Result<Vec<u8>> {
+    let stored_bytes = known.stored_bytes.filter(|bytes| (1..=SEGMENT_BYTES_MAX).contains(bytes));
+    let stored_bytes =
+        stored_bytes.with_context(|| format!("nothing says how long object {oid} is; is the id right?"))?;
+    contents(store, oid, stored_bytes)
+}
+
 /// The object itself, decoded.
 ///
 /// # Errors
 /// It cannot be found or read.
-pub fn object(store: &Store, oid: Oid, raw: bool) -> Result<Tree> {
-    store.directory()?;
-    let known = known(store, oid);
+pub fn object(store: &Store, oid: Oid) -> Result<Tree> {
+    check_volume(store, oid)?;
+    let known = known(store, oid)?;
+    let bytes = bytes_of(store, oid, &known)?;
     let mut fields = reference_fields(store, oid, &known);
-    let stored_bytes =
-        known.stored_bytes.ok_or_else(|| anyhow!("nothing says how long object {oid} is; is the id right?"))?;
-    let bytes = store.object(oid, stored_bytes).map_err(|why| anyhow!("object {oid}: {why}"))?;
-    ensure!(!bytes.is_empty(), "object {oid} is empty");
-    let crc = checksum::crc32c(&bytes);
-    let checked = match &known.row {
-        Some(row) if row.crc == crc => "as in the segment table".to_string(),
-        Some(row) if row.kind == ReferenceKind::Extent && row.stored_bytes != stored_bytes => {
-            "not known for the whole".into()
-        }
-        Some(row) => {
-            store.problem(format!("object {oid}: checksum {crc:#010x}, the segment table says {:#010x}", row.crc));
-            format!("{crc:#010x}, the segment table says {:#010x}", row.crc)
-        }
-        None => format!("{crc:#010x} (nothing here to compare it with)"),
-    };
-    fields.push(("checksum", checked.into()));
-    if raw {
-        fields.push(("bytes", Tree::Lines(dump(&bytes, bytes.len()))));
-    } else {
-        fields.push(decoded(&bytes));
-    }
+    fields.push(("checksum", verified(store, oid, &known, &bytes).into()));
+    fields.push(decoded(&bytes));
     Ok(Tree::Map(fields))
 }
 
@@ -286,7 +387,7 @@ pub fn dump(bytes: &[u8], most: usize) -> String {
         let _ = writeln!(out, "{:08x}  {:<47}  |{shown}|", line * 16, hex.join(" "));
     }
     if bytes.len() > most {
-        let _ = writeln!(out, "({} more bytes; --raw shows them)", bytes.len() - most);
+        let _ = writeln!(out, "({} more bytes; --raw writes all)", bytes.len() - most);
     }
     out
 }
@@ -309,7 +410,7 @@ mod tests {
         let text = dump(&[b'a'; 40], 16);
         assert_eq!(
             text,
-            "00000000  61 61 61 61 61 61 61 61 61 61 61 61 61 61 61 61  |aaaaaaaaaaaaaaaa|\n(24 more bytes; --raw shows them)\n"
+            "00000000  61 61 61 61 61 61 61 61 61 61 61 61 61 61 61 61  |aaaaaaaaaaaaaaaa|\n(24 more bytes; --raw writes all)\n"
         );
         assert_eq!(dump(&[1, 2], 2).lines().count(), 1);
     }

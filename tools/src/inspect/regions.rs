@@ -21,7 +21,7 @@ pub fn superblock(store: &Store) -> Tree {
         fields.push((
             "volume",
             Tree::Map(vec![
-                ("volume", u64::from(entry.volume).into()),
+                ("volume", Tree::Id(entry.volume.into())),
                 ("uuid", uuid(entry.uuid)),
                 ("writer_epoch", entry.writer_epoch.into()),
                 ("promised_epoch", entry.promised_epoch.into()),

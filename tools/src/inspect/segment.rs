@@ -23,7 +23,8 @@ pub fn segment(store: &Store, number: u32) -> Result<Tree> {
     let segment = store.segments().get(&number).with_context(|| {
         format!("segment {number} is not in the segment table (segments that the log opened later: inspect IMAGE log)")
     })?;
-    let mut fields = vec![("segment", number.into()), ("home_container", segment.home.map_or(Tree::None, Into::into))];
+    let mut fields =
+        vec![("segment", Tree::Id(number.into())), ("home_container", segment.home.map_or(Tree::None, Into::into))];
     if let Some(page) = &segment.page {
         fields.extend(page_fields(store, number, page));
     }
@@ -114,7 +115,7 @@ pub fn container(store: &Store, number: u32) -> Result<Tree> {
         fields.extend([
             ("state", state_name(row.state).into()),
             ("stream", stream_name(row.stream).into()),
-            ("segment", if row.segment == 0 { Tree::None } else { row.segment.into() }),
+            ("segment", if row.segment == 0 { Tree::None } else { Tree::Id(row.segment.into()) }),
             ("used_bytes", Tree::Bytes(u64::from(row.used_units) * u64::from(UNIT))),
             ("live_bytes", Tree::Bytes(u64::from(row.live_units) * u64::from(UNIT))),
             ("birth_low", row.birth_low.into()),
@@ -154,8 +155,8 @@ pub fn container(store: &Store, number: u32) -> Result<Tree> {
 
 fn header_fields(header: &SegmentHeader) -> Fields {
     vec![
-        ("volume", u64::from(header.volume).into()),
-        ("segment", header.segment.into()),
+        ("volume", Tree::Id(header.volume.into())),
+        ("segment", Tree::Id(header.segment.into())),
         ("container", header.container.into()),
         ("stream", stream_name(header.stream).into()),
         ("flags", u64::from(header.flags).into()),
@@ -166,7 +167,7 @@ fn header_fields(header: &SegmentHeader) -> Fields {
 
 fn footer_fields(footer: &SegmentFooter) -> Fields {
     vec![
-        ("segment", footer.segment.into()),
+        ("segment", Tree::Id(footer.segment.into())),
         ("objects", footer.objects.into()),
         ("used_bytes", Tree::Bytes(u64::from(footer.used_units) * u64::from(UNIT))),
         ("last_part_unit", footer.last_part.into()),

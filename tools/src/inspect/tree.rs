@@ -19,6 +19,8 @@ pub enum Tree {
     Flag(bool),
     /// A number without a unit, or an offset.
     Number(u64),
+    /// A number that object ids have in hexadecimal.
+    Id(u64),
     /// Bytes.
     Bytes(u64),
     /// A checksum or hash.
@@ -104,7 +106,7 @@ impl Serialize for Tree {
         match self {
             Self::None => to.serialize_none(),
             Self::Flag(value) => to.serialize_bool(*value),
-            Self::Number(value) | Self::Bytes(value) => to.serialize_u64(*value),
+            Self::Number(value) | Self::Id(value) | Self::Bytes(value) => to.serialize_u64(*value),
             Self::Hex(value) => to.serialize_str(&format!("{value:#x}")),
             // Exact, and longer than the numbers that JSON is sure to keep.
             Self::Clock(hlc) => to.serialize_str(&format!("{hlc:?}")),
@@ -132,7 +134,8 @@ fn utc(milliseconds: u64) -> String {
 /// Plain for people: a time with its counter.
 #[must_use]
 pub fn clock(hlc: Hlc) -> String {
-    if hlc == Hlc::ZERO { "none".into() } else { format!("{}.{:04x}", utc(hlc.milliseconds()), hlc.0 & 0xffff) }
+    // What is not known yet is as small as it can be.
+    if hlc.milliseconds() == 0 { "none".into() } else { format!("{}.{:04x}", utc(hlc.milliseconds()), hlc.0 & 0xffff) }
 }
 
 fn time(time: &Timestamp) -> String {
@@ -163,6 +166,8 @@ impl Tree {
             Self::None => "-".into(),
             Self::Flag(value) => if *value { "yes" } else { "no" }.into(),
             Self::Number(value) => value.to_string(),
+            Self::Id(value) if *value < 10 => value.to_string(),
+            Self::Id(value) => format!("{value} ({value:#x})"),
             Self::Bytes(value) => Size(*value).to_string(),
             Self::Hex(value) => format!("{value:#010x}"),
             Self::Clock(hlc) => clock(*hlc),
@@ -189,7 +194,7 @@ impl Tree {
             Self::Text(text) if text.is_empty() || text.contains(|c: char| " =\"\\".contains(c) || c.is_control()) => {
                 format!("{text:?}")
             }
-            Self::Bytes(value) => value.to_string(),
+            Self::Bytes(value) | Self::Id(value) => value.to_string(),
             Self::List(list) => format!("[{}]", list.iter().map(Self::word).collect::<Vec<_>>().join(" ")),
             Self::Map(_) => format!("{{{}}}", self.line()),
             other => other.line(),

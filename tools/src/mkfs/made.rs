@@ -102,16 +102,21 @@ impl fmt::Display for Made {
             row("uuid", self.uuid.clone())?;
         }
         let [a, b, c, d] = self.superblocks;
-        row("superblock", format!("4 copies, at {a}, {b}, {c}, {d}"))?;
-        let blocks = self.logical_block_bytes.map(|bytes| format!(", blocks of {bytes} bytes")).unwrap_or_default();
-        row("log", format!("{} at {}{blocks}", Size(self.ring.1), self.ring.0))?;
+        let blocks = match self.logical_block_bytes {
+            Some(512) => "512 bytes; cannot be mounted on a device that takes only larger ones".into(),
+            Some(bytes) => format!("{bytes} bytes"),
+            None => "those of the file system that the image is made on".into(),
+        };
+        row("blocks", blocks)?;
+        row("superblock", format!("4 copies, at bytes {a}, {b}, {c}, {d}"))?;
+        row("log", format!("{} at byte {}", Size(self.ring.1), self.ring.0))?;
         let (first, second) = self.system_areas;
-        row("system areas", format!("2 of {}, at {first} and {second}", Size(self.system_area_bytes)))?;
+        row("system areas", format!("2 of {}, at bytes {first} and {second}", Size(self.system_area_bytes)))?;
         let segments = u64::from(self.segments) * u64::from(self.segment_bytes);
         row(
             "segments",
             format!(
-                "{} of {}, from {} on: {}",
+                "{} of {}, from byte {} on: {}",
                 self.segments,
                 Size(self.segment_bytes.into()),
                 self.segments_offset,

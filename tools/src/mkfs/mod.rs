@@ -285,7 +285,10 @@ fn check_writable(path: &Path, device: &File) -> Result<()> {
 }
 
 /// Room for an image that has so many bytes allocated already, in a directory that takes files.
-fn check_room(path: &Path, bytes: u64, allocated: u64) -> Result<()> {
+///
+/// # Errors
+/// Says what is missing, and where.
+pub fn check_room(path: &Path, bytes: u64, allocated: u64) -> Result<()> {
     let parent = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

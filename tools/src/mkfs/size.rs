@@ -29,7 +29,7 @@ impl FromStr for Size {
         let factor = factor(unit.trim()).ok_or_else(bad)?;
         let (whole, fraction) = digits.split_once('.').unwrap_or((&digits, ""));
         let whole: u64 = whole.parse().map_err(|_| bad())?;
-        let mut bytes = whole.checked_mul(factor).ok_or_else(|| format!("{text} is more than 16 EiB"))?;
+        let mut bytes = whole.checked_mul(factor).ok_or_else(|| format!("{text} is 16 EiB or more"))?;
         if !fraction.is_empty() {
             let places = u32::try_from(fraction.len()).ok().filter(|n| *n <= 9).ok_or_else(bad)?;
             let part: u64 = fraction.parse().map_err(|_| bad())?;
@@ -57,7 +57,14 @@ impl fmt::Display for Size {
     /// In the largest binary unit in which it is at least 1; two places where it is not whole.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut unit = (1, "bytes");
-        for next in [(1 << 10, "KiB"), (1 << 20, "MiB"), (1 << 30, "GiB"), (1_u64 << 40, "TiB")] {
+        for next in [
+            (1 << 10, "KiB"),
+            (1 << 20, "MiB"),
+            (1 << 30, "GiB"),
+            (1 << 40, "TiB"),
+            (1 << 50, "PiB"),
+            (1_u64 << 60, "EiB"),
+        ] {
             if self.0 >= next.0 {
                 unit = next;
             }
@@ -87,6 +94,7 @@ mod tests {
             ("1.5GiB", 3 << 29),
             ("128 MiB", 128 << 20),
             ("3T", 3 << 40),
+            ("1PiB", 1 << 50),
         ];
         for (text, bytes) in cases {
             assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
@@ -98,6 +106,7 @@ mod tests {
         for text in ["", "GiB", "2X", "2GiBs", "-1", "1..5G", "99999999999T", "1.5.2G", "0x10"] {
             assert!(text.parse::<Size>().is_err(), "{text}");
         }
+        assert!("16EiB".parse::<Size>().unwrap_err().contains("16 EiB or more"));
         assert!("two".parse::<Size>().unwrap_err().contains("512MiB"));
     }
 

@@ -5,6 +5,7 @@
 
 use super::options::{Arguments, Settings};
 use super::{EXIT_FAILED, EXIT_USAGE, serve, signals};
+use crate::output;
 use anyhow::{Context as _, Result};
 use std::fs::OpenOptions;
 use std::io::{Read as _, Write as _};
@@ -23,7 +24,7 @@ pub fn start(program: &str, arguments: &Arguments) -> ExitCode {
     let settings = match Settings::from_arguments(arguments, rustix::process::geteuid().is_root(), processors) {
         Ok(settings) => settings,
         Err(error) => {
-            eprintln!("{program}: {error}");
+            output::error(format_args!("{program}: {error}"));
             return ExitCode::from(EXIT_USAGE);
         }
     };
@@ -42,7 +43,7 @@ pub fn start(program: &str, arguments: &Arguments) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The child's error stream is the user's terminal until it is ready. Without a log of its own that is where the log goes too.
-            eprintln!("{program}: {error:#}");
+            output::error(format_args!("{program}: {error:#}"));
             if has_log {
                 tracing::error!("{error:#}");
             }
@@ -73,7 +74,7 @@ fn start_child() -> Result<ExitCode> {
     let status = child.wait().context("waiting for the daemon")?;
     let code = status.code().and_then(|code| u8::try_from(code).ok()).filter(|&code| code != 0);
     if code.is_none() {
-        eprintln!("envoyfs: the daemon ended without a word ({status})");
+        output::error(format_args!("envoyfs: the daemon ended without a word ({status})"));
     }
     Ok(ExitCode::from(code.unwrap_or(EXIT_FAILED)))
 }
@@ -110,10 +111,18 @@ fn run(settings: &Settings, ready: impl FnOnce() -> Result<()>) -> Result<()> {
 }
 
 fn start_log(settings: &Settings) -> Result<()> {
-    let default = if settings.verbose { "debug" } else { "info" };
+    // Without a log of its own the daemon speaks on the user's terminal, until it is mounted: only of what is not as it should be.
+    let has_reader = settings.foreground || settings.log.is_some();
+    let default = if settings.verbose {
+        "debug"
+    } else if has_reader {
+        "info"
+    } else {
+        "warn"
+    };
     let filter = tracing_subscriber::EnvFilter::try_from_env("ENVOYFS_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).log_internal_errors(false);
     match &settings.log {
         Some(path) => {
             let file = OpenOptions::new()

@@ -41,7 +41,7 @@ fn job(entry: &Entry, elapsed_s: u64, bins: bool) -> Value {
         "groupid": entry.group,
         // EIO, as fio reports what a device refused; what exactly is beside it.
         "error": if of.error.is_some() { 5 } else if of.wrong > 0 { 84 } else { 0 },
-        "error_text": of.error.clone().unwrap_or_default(),
+        "error_text": of.failure().unwrap_or_default(),
         "verify_errors": of.wrong,
         "eta": 0,
         "elapsed": elapsed_s,

@@ -37,7 +37,7 @@ fn job(out: &mut String, entry: &Entry, wall_ns: i64) -> fmt::Result {
         entry.group,
         entry.clones,
         entry.engine,
-        of.error.as_deref().unwrap_or(" 0"),
+        of.failure().as_deref().unwrap_or(" 0"),
         date(wall_ns.div_euclid(1_000_000_000))
     )?;
     for (name, direction) in [("read", Direction::Read), ("write", Direction::Write)] {
@@ -173,14 +173,16 @@ fn floor(out: &mut String, entries: &[Entry]) -> fmt::Result {
             let (own, floor) = (store.iops(direction), device.iops(direction));
             if own > 0.0 && floor > 0.0 {
                 let p99 = |entry: &Entry| entry.statistics.flow(direction).total.at(99.0).map_or(0.0, float);
+                let times = p99(store) / p99(device).max(1.0);
+                // Appends may be a thousand times as fast as a device.
+                let digits = if times < 0.1 { 4 } else { 2 };
                 writeln!(
                     out,
-                    "  {}: {name}: {:.1} % of the device's IOPS ({} of {}), {:.2} times its p99",
+                    "  {}: {name}: {:.1} % of the device's IOPS ({} of {}), {times:.digits$} times its p99",
                     store.job.name,
                     100.0 * own / floor,
                     thousands(own),
                     thousands(floor),
-                    p99(store) / p99(device).max(1.0)
                 )?;
             }
         }
