@@ -312,7 +312,7 @@ fn one_damaged_roots_object_leaves_the_other() {
     file.write_all_at(&[0xff], first + 60).unwrap();
     let answer = unchanged(&path, || fsck(&["-nf", &path]));
     assert_eq!(answer.code, 4, "{answer:?}");
-    assert!(answer.stdout.contains("F406") && answer.stdout.contains("3 trees (1 snapshots)"), "{}", answer.stdout);
+    assert!(answer.stdout.contains("F406") && answer.stdout.contains("3 trees (1 snapshot)"), "{}", answer.stdout);
     file.write_all_at(&[0xff], twin + 60).unwrap();
     let answer = unchanged(&path, || fsck(&["-nf", &path]));
     assert_eq!(answer.code, 8, "{answer:?}");
