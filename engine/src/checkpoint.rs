@@ -80,7 +80,7 @@ impl Engine {
         batches.current.unstored.extend(objects.unstored);
         batches.current.grown.extend(objects.grown);
         let mut ledger = writer.admission.ledger.lock();
-        ledger.current += std::mem::take(&mut ledger.frozen);
+        ledger.abandon();
         ledger.pressure.abandoned();
         drop(ledger);
         drop(batches);
@@ -203,9 +203,10 @@ impl Engine {
         let mut candidates = self.candidates(space);
         // What this publication gives back by itself needs no copying.
         let dead = {
-            // What pins hold back is not given back for certain.
+            // What pins hold back is not given back for certain, and what survivors have filled not at all.
             let (dead, held) = (self.dead(&candidates), writer.held.lock());
-            dead.into_iter().filter(|container| !held.holds(*container)).collect()
+            let is_given_back = |container: &u32| !held.holds(*container) && !cleaning.is_filling(*container);
+            dead.into_iter().filter(is_given_back).collect()
         };
         if self.is_behind(writer, &cleaning, &dead) {
             self.clean_now(writer, &mut cleaning, &dead)?;

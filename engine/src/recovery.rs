@@ -10,6 +10,7 @@
 //! little, on the number of segments (64 bytes each are read), not on files or snapshots.
 
 mod adopt;
+mod seal;
 
 use crate::StoreError;
 use crate::checkpoint::{describe, max_bounds, table};
@@ -19,10 +20,7 @@ use crate::hlc::{HlcSource, next_bound, wall_hlc};
 use crate::metrics::Metrics;
 use crate::sabotage::{self, Rule};
 use crate::space::admission::Budget;
-use crate::space::{
-    Container, Containers, HEADER_UNITS, Numbers, Open, Reader, Relocation, Shape, Space, StreamKind, check_blocks,
-    seal, write_header,
-};
+use crate::space::{Container, Containers, Numbers, Reader, Relocation, Shape, Space, check_blocks};
 use crate::state::{Fragment, Pager, State};
 use crate::store::{DataObject, Replayed, Result, Roots};
 use crate::superblock::{self, OpenError, PublishedTable};
@@ -31,13 +29,12 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::wal::recovery::{Adopted, Found, FoundRecord, Judge, scan};
 use crate::wal::{Config, RingGeometry, Wal, publish_cut};
 use envoyfs_layout::batch::{Batch, PART_BYTES_MAX};
-use envoyfs_layout::checksum::{self, crc32c};
 use envoyfs_layout::directory_page::{Bounds, ContainerRow, ContainerState, VolumeDirectory, VolumeEntry};
 use envoyfs_layout::roots::RootsObject;
-use envoyfs_layout::segment::{SegmentHeader, TableRow};
+use envoyfs_layout::segment::TableRow;
 use envoyfs_layout::superblock::{Barrier, Superblock};
 use envoyfs_layout::wal::{CheckpointBody, Closed, Relocated, SegmentOpened, SegmentPlaced, kind};
-use envoyfs_layout::{ClientTag, Hlc, Oid, Reference, ReferenceKind, UNIT};
+use envoyfs_layout::{ClientTag, Hlc, Reference, UNIT};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -47,6 +44,9 @@ const RECORDS_OF_A_SEGMENT: u64 = 3;
 const SEGMENTS_BEGUN: u64 = 4;
 /// What is kept for a checkpoint is at most this part of the ring; from a freeze until its record it is twice as much.
 const RING_PARTS: u64 = 8;
+
+/// Nodes that the next checkpoint writes for a replayed record, beside its body: nobody knows what its operation was admitted with.
+const REPLAYED_BYTES: u64 = 8 << 10;
 
 /// A stamp from here on leaves no room for the bound ahead of it, nor for those after it.
 const MILLISECONDS_END: u64 = 1 << 47;
@@ -365,6 +365,17 @@ impl Engine {
         })
     }
 
+    /// System containers in which no page lies any more: the publication of a mount releases them too.
+    fn pageless(&self, space: &Space) -> BTreeSet<u32> {
+        let open = space.open_containers();
+        let state = self.state.lock();
+        space.with_containers(|containers| {
+            let system = containers.used().filter(|(_, row)| row.state == ContainerState::System);
+            let closed = system.map(|(number, _)| number).filter(|number| !open.contains(number));
+            closed.filter(|number| state.pages.of(*number) == 0).collect()
+        })
+    }
+
     /// Publishes what recovery found and makes the store writable.
     fn take_over(
         &self,
@@ -393,7 +404,8 @@ impl Engine {
         self.seal_open(&space, &published_rows, found, start, relocated)?;
         space.wait_writes()?;
 
-        self.write_pages(&space)?;
+        self.write_pages_leaving(&space, &BTreeSet::new())?;
+        let releasable = self.pageless(&space);
         self.device.flush()?;
         let counters = Counters::start(&first);
         entry.bounds = counters.reserve(self.segment_bound(&space));
@@ -403,13 +415,14 @@ impl Engine {
             let mut state = self.state.lock();
             describe(&mut entry, &state, number);
             state.trim(self.options.settings.segment_cache_bytes);
-            table(&space, &state, &BTreeSet::new())
+            table(&space, &state, &releasable)
         };
         let mut directory = VolumeDirectory { sequence: 0, entry, table: rows };
         superblock::write_directory(&*self.device, &mut next, &mut directory, &mut published_table)?;
         self.device.flush()?;
         superblock::publish(&*self.device, &next)?;
 
+        releasable.iter().for_each(|container| space.release(*container));
         wal.raise_hlc_bound(next.hlc_bound);
         counters.raise(&directory.entry.bounds);
         space.numbers.segment_bound.store(directory.entry.bounds.segment, Ordering::SeqCst);
@@ -422,7 +435,10 @@ impl Engine {
         writer.unserved.store(unserved, Ordering::SeqCst);
         writer.overdue.store(unserved || writer.wal.room().is_replay_long(), Ordering::SeqCst);
         let mut batches = writer.batches.lock();
+        let (mut records, mut bytes) = (0, 0);
         for record in self.replay.lock().iter() {
+            records += 1;
+            bytes += REPLAYED_BYTES + record.body.len() as u64;
             for object in &record.data {
                 writer.space.pin(object.oid.segment());
                 batches.name(object, record.hlc.birth());
@@ -431,102 +447,12 @@ impl Engine {
         }
         drop(batches);
         let pages = self.state.lock().pages.units() * u64::from(UNIT);
-        writer.admission.ledger.lock().pages = pages;
+        let free = writer.free();
+        let mut ledger = writer.admission.ledger.lock();
+        ledger.pages = pages;
+        ledger.replayed(&writer.admission.budget, free, records, bytes);
+        drop(ledger);
         Ok(writer)
-    }
-
-    /// Ends the segments that were being filled: new appends go to new ones. Without a record of its own (a mount appends none).
-    fn seal_open(
-        &self,
-        space: &Space,
-        published: &BTreeMap<u32, u32>,
-        found: &Found,
-        start: &Start,
-        relocated: &[(Relocation, TableRow)],
-    ) -> Result<()> {
-        let open: Vec<(u32, Container)> = space.with_containers(|containers| {
-            containers
-                .used()
-                .filter(|(_, row)| row.state == ContainerState::Open)
-                .map(|(number, row)| (number, *row))
-                .collect()
-        });
-        for (container, row) in open {
-            let covered = published.get(&container).copied().unwrap_or(0).max(HEADER_UNITS);
-            let mut rows: BTreeMap<u32, TableRow> = BTreeMap::new();
-            let units = self.shape.units();
-            let fits = |oid: Oid, stored_bytes: u32| u32::from(oid.slot()) + stored_bytes.div_ceil(UNIT) <= units;
-            let mut add = |oid: Oid, birth: Hlc, stored_bytes: u32, crc: u32, kind: ReferenceKind| {
-                let offset_units = u32::from(oid.slot());
-                if !fits(oid, stored_bytes) {
-                    return;
-                }
-                rows.entry(offset_units).or_insert(TableRow {
-                    oid,
-                    birth,
-                    stored_bytes,
-                    crc,
-                    offset_units,
-                    kind,
-                    owner: 0,
-                });
-            };
-            let here = |oid: Oid| oid.segment() == row.segment && u32::from(oid.slot()) >= covered;
-            for record in &found.records {
-                for object in record.data.iter().filter(|object| here(object.oid)) {
-                    let crc = checksum::join(&object.crcs, object.stored_bytes as usize);
-                    add(object.oid, record.hlc.birth(), object.stored_bytes, crc, ReferenceKind::Extent);
-                }
-            }
-            if let Some(adopted) = &start.adopted {
-                for part in adopted.body.batch.iter().filter(|part| here(part.oid)) {
-                    add(part.oid, part.birth, part.stored_bytes, part.crc, ReferenceKind::Batch);
-                }
-            }
-            for object in start.batch.new.iter().filter(|it| here(it.oid) && fits(it.oid, it.stored_bytes)) {
-                let mut bytes = vec![0; object.stored_bytes as usize];
-                // What cannot be read now is left out of the table; its readers will say what is wrong with it.
-                if self.reader.read_device(container, object.oid.slot().into(), &mut bytes).is_ok() {
-                    add(object.oid, Hlc::ZERO, object.stored_bytes, crc32c(&bytes), object.kind);
-                }
-            }
-            // What other segments' failed writes put here must not be overwritten by the table.
-            let moved_here = relocated
-                .iter()
-                .filter(|(moved, _)| moved.to.container == container && !sabotage::on(Rule::SealOverMoved));
-            for (_, row) in moved_here.filter(|(moved, _)| moved.to.offset_units >= covered) {
-                rows.insert(row.offset_units, *row);
-            }
-            let used = rows.values().map(|row| row.offset_units + row.units()).max().unwrap_or(0).max(covered);
-            let kind = StreamKind::of_code(row.stream);
-            // The data of a synced record is durable by itself; the header, which was written before it, need not be.
-            let opening = self.opening_of(container, row.segment).unwrap_or_else(|| {
-                let part = self.table_part(container, row.last_part).filter(|_| row.last_part != 0);
-                let opening = part.map_or_else(|| space.next_opening(), |part| part.opening);
-                write_header(space, kind, row.segment, container, opening);
-                opening
-            });
-            // The footer tells of all parts, also of those that were written before.
-            let mut written = Vec::new();
-            let mut unit = row.last_part;
-            while let Some(part) = self.table_part(container, unit).filter(|_| unit != 0) {
-                unit = if part.previous < unit { part.previous } else { 0 };
-                written.extend(part.rows);
-            }
-            let rows = rows.into_values().collect();
-            let open = Open::recovered(row.segment, container, opening, used, row.last_part, &written, rows);
-            seal(space, kind, open)?;
-        }
-        Ok(())
-    }
-
-    /// What the header says, if it is of this life of the container.
-    fn opening_of(&self, container: u32, segment: u32) -> Option<u64> {
-        let mut unit = vec![0; UNIT as usize];
-        self.reader.read_device(container, 0, &mut unit).ok()?;
-        let offset = self.shape.offset(container, 0);
-        let header = SegmentHeader::decode(&unit, &self.shape.seed, offset).ok()?;
-        (header.segment == segment).then_some(header.opening)
     }
 }
 
@@ -599,8 +525,10 @@ fn place_found(reader: &Reader, containers: &mut Containers, found: &Found) -> R
     for placed in &found.placed {
         // What the table says is newer, if it says anything: only free containers are given to segments.
         let free = containers.get(placed.container).is_some_and(|row| row.state == ContainerState::Free);
-        let by_log = containers.get(placed.container).is_some_and(|row| row.used_units == 0);
-        if free || by_log {
+        let by_log = containers.get(placed.container).filter(|row| row.used_units == 0).map(|row| row.segment);
+        if free || by_log.is_some() {
+            // A mount found nothing in it, and gave it to another.
+            by_log.filter(|before| *before != placed.number).into_iter().for_each(|before| reader.forget(before));
             let stream = streams.get(&placed.number).copied().unwrap_or(0);
             let row = Container { state: ContainerState::Open, stream, segment: placed.number, ..Container::FREE };
             containers.set(placed.container, row);

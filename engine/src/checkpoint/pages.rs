@@ -165,9 +165,13 @@ impl Engine {
 
     /// Writes everything that changed, and what lies in system containers worth emptying; when it returns, all of it has arrived.
     pub(crate) fn write_pages(&self, space: &Space) -> Result<()> {
+        self.write_pages_leaving(space, &self.sparse_system_containers(space))
+    }
+
+    /// The same, with these containers emptied. A mount empties none: each that is killed before its first checkpoint would move the same pages again.
+    pub(crate) fn write_pages_leaving(&self, space: &Space, sparse: &BTreeSet<u32>) -> Result<()> {
         let (mut written, _) = self.write_segments(space)?;
-        let sparse = self.sparse_system_containers(space);
-        written.extend(self.leave_containers(space, &sparse)?);
+        written.extend(self.leave_containers(space, sparse)?);
         self.pages_arrived(space, &written)
     }
 

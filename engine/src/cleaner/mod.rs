@@ -101,6 +101,11 @@ impl Cleaning {
 }
 
 impl Progress {
+    /// Whether survivors go to a container, of which nothing is known to live before they are installed.
+    pub(crate) fn is_filling(&self, container: u32) -> bool {
+        self.filling.contains(&container)
+    }
+
     /// What was copied and waits to be installed.
     pub(crate) fn take_moves(&mut self) -> Vec<Moved> {
         std::mem::take(&mut self.moves)
@@ -306,7 +311,7 @@ impl Engine {
                 let live = state.live_in(*container);
                 let row = containers.get(*container);
                 let age = now.saturating_sub(row.map_or(now, |row| row.closed_at));
-                if let Some(row) = row.filter(|row| row.closed_at > 0 && is_data(row)) {
+                if let Some(row) = row.filter(|row| row.closed_at >= space.first_opening() && is_data(row)) {
                     evidence.add(row.heat, row.used_units, live, age);
                 }
                 policy::Candidate { container: *container, live, age }

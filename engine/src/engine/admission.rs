@@ -93,6 +93,7 @@ impl Engine {
         }
         // Checkpoints, and what frees a full store, wait for nothing but room.
         let mut slowed = need.tier == Tier::Last;
+        let mut waits = 0;
         loop {
             if let Some(why) = writer.wal.poisoned() {
                 self.metrics.poison.refused.increment();
@@ -150,7 +151,7 @@ impl Engine {
                     }
                     Err(short) => {
                         if let Short::Space(available) = short
-                            && ledger.is_refusal(free)
+                            && ledger.is_refusal(free, waits)
                         {
                             hopeless = Some(available);
                         }
@@ -172,6 +173,7 @@ impl Engine {
                     self.wait_for_checkpoint(writer, Reason::Log, "room for dirty nodes")?;
                 }
                 Short::Space(_) => {
+                    waits += 1;
                     let _timing = self.metrics.time(&self.metrics.admission.wait_space);
                     self.wait_for_checkpoint(writer, Reason::Reclaim, "free space")?;
                 }

@@ -52,6 +52,8 @@ const SPARE_LAST: u32 = 3;
 const SPARE_OF_LAST_TIER: u32 = 2;
 /// An operation of the last tier with no more than this does not wait for them: a mount drops files without a name so, when nobody makes checkpoints yet.
 const UNASKED_BYTES: u64 = 1024;
+/// Publications that an operation waits for while they give nothing, although others append records.
+const WAITS_MAX: u32 = 8;
 /// Containers that a publication may begin and not fill: nodes, payloads, pages.
 const STREAMS: u32 = 3;
 
@@ -125,8 +127,10 @@ pub struct Ledger {
     pub best_free: u32,
     /// Containers free after the last publication.
     pub last_free: u32,
-    /// Records since the last publication that gave nothing: each may have freed something.
+    /// Records that are in no frozen batch: each may free something.
     pub records: u64,
+    /// Records of the frozen batch.
+    pub frozen_records: u64,
     /// Data admitted since the last freeze.
     pub admitted: u64,
     /// Data, nodes and payloads admitted in this mount.
@@ -262,8 +266,22 @@ impl Ledger {
     /// A batch ends here; what has no record yet belongs to the next one.
     pub fn freeze(&mut self) {
         self.frozen = std::mem::take(&mut self.current);
+        self.frozen_records = std::mem::take(&mut self.records);
         self.largest = 0;
         self.admitted = 0;
+    }
+
+    /// What a mount replays is written by its first checkpoint, and so belongs to the current batch: about so many bytes, of which there is no more than was admitted once (INV-25).
+    pub fn replayed(&mut self, budget: &Budget, free: Free, records: u64, bytes: u64) {
+        let room = u64::from(free.now.saturating_sub(SPARE)) * budget.container_bytes;
+        self.current += bytes.min(budget.dirty_max).min(room);
+        self.records += records;
+    }
+
+    /// What was frozen belongs to the current batch again.
+    pub fn abandon(&mut self) {
+        self.current += std::mem::take(&mut self.frozen);
+        self.records += std::mem::take(&mut self.frozen_records);
     }
 
     /// Bytes of nodes and payloads that one batch may be admitted with, an operation of so many among them.
@@ -293,17 +311,18 @@ impl Ledger {
         }
     }
 
-    /// Whether waiting for another checkpoint is pointless.
+    /// Whether waiting for another checkpoint is pointless: two gave nothing, and no record is left that the next one could gain by.
     #[must_use]
     pub const fn hopeless(&self) -> bool {
-        self.barren >= 2 && self.records == 0
+        self.barren >= 2 && self.records == 0 && self.frozen_records == 0
     }
 
-    /// Whether an operation that was refused with so much free is told so. Fewer free than after the last publication may be on their way back: a publication under way has opened containers,
-    /// and releases others at its end.
+    /// Whether an operation that was refused with so much free, and has waited for so many publications, is told so. Fewer free than after the last one may be on their way back: a publication
+    /// under way has opened containers, and releases others at its end. Where others go on appending records, some are in no publication yet at any time: the wait has an end all the same.
     #[must_use]
-    pub const fn is_refusal(&self, free: Free) -> bool {
-        self.hopeless() && free.now >= self.last_free
+    pub const fn is_refusal(&self, free: Free, waits: u32) -> bool {
+        let is_long = waits >= WAITS_MAX && self.barren >= WAITS_MAX;
+        (self.hopeless() || is_long) && free.now >= self.last_free
     }
 
     /// Whether waiting is pointless from the publication on that ends now, with so many containers free.
@@ -316,13 +335,13 @@ impl Ledger {
     pub fn published(&mut self, free_containers: u32, dropped: bool) {
         self.publications += 1;
         self.frozen = 0;
+        self.frozen_records = 0;
         self.last_free = free_containers;
         if dropped || free_containers > self.best_free {
             self.barren = 0;
             self.best_free = if self.best_free == 0 { 0 } else { self.best_free.max(free_containers) };
         } else {
             self.barren = self.barren.saturating_add(1);
-            self.records = 0;
         }
         self.wanted = None;
     }
@@ -541,7 +560,32 @@ mod tests {
         assert!(ledger.hopeless());
         ledger.records += 1;
         assert!(!ledger.hopeless());
+        // It came after the freeze of the publication that ends, so the next one says what it gives.
+        ledger.published(5, false);
+        assert!(!ledger.hopeless());
+        ledger.freeze();
+        assert!(!ledger.hopeless());
+        ledger.abandon();
+        assert_eq!((ledger.records, ledger.frozen_records), (1, 0));
+        ledger.freeze();
+        ledger.published(5, false);
+        assert!(ledger.hopeless());
+        assert!(ledger.is_refusal(now(5), 0) && !ledger.is_refusal(now(4), 0), "a publication has taken one");
+        ledger.records += 1;
         ledger.published(6, false);
         assert!(!ledger.hopeless());
+    }
+
+    #[test]
+    fn who_waits_beside_others_that_go_on_is_told_in_the_end() {
+        let mut ledger = Ledger { best_free: 5, ..Ledger::default() };
+        for waits in 0..20 {
+            ledger.records += 1;
+            assert_eq!(ledger.is_refusal(now(5), waits), waits >= WAITS_MAX, "{waits}");
+            ledger.freeze();
+            ledger.records += 1;
+            ledger.published(5, false);
+        }
+        assert!(!ledger.is_refusal(now(5), 0), "who comes now waits for what is in no publication yet");
     }
 }

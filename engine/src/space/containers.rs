@@ -24,7 +24,7 @@ pub struct Container {
     pub birth_high: Hlc,
     /// How soon what lies in it is expected to die.
     pub heat: Heat,
-    /// Containers opened before it was closed; the cleaner's clock. 0: before this mount.
+    /// Containers opened before it was closed; the cleaner's clock. For those of before this mount: [`Containers::order_before`].
     pub closed_at: u64,
     /// It is closed, and all that was written to it has arrived: it can be read, cleaned and reused ([`super::Space::settle`]).
     pub settled: bool,
@@ -87,6 +87,14 @@ impl Containers {
         let free = (0_u32..).zip(&rows).filter(|(_, row)| row.state == ContainerState::Free).map(|(n, _)| n).collect();
         Self { rows, count, free }
     }
+    /// Gives those that are closed places before `first`, which is the cleaner's clock as the mount begins: in the order of the youngest object in each, a step from one to the next. No table
+    /// holds that clock; by it, what is from before would be older than anything of this mount by orders of magnitude, and be cleaned first whatever lives in it.
+    pub fn order_before(&mut self, first: u64) {
+        let mut closed: Vec<&mut Container> = self.rows.iter_mut().filter(|row| row.is_closed()).collect();
+        closed.sort_by_key(|row| std::cmp::Reverse(row.birth_high));
+        (1..).zip(closed).for_each(|(rank, row)| row.closed_at = first.saturating_sub(rank));
+    }
+
     /// One of them.
     #[must_use]
     pub fn get(&self, container: u32) -> Option<&Container> {

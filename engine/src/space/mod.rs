@@ -212,6 +212,8 @@ pub struct Space {
     unlogged: Mutex<BTreeSet<u32>>,
     under_way: Mutex<VecDeque<Ticket>>,
     data_under_way: UnderWay,
+    /// [`Space::openings`] when this mount began.
+    first_opening: u64,
     /// Writes of streams: nodes, survivors, pages, table parts. What opens and ends the containers of a writer's data belongs to his writes.
     background: Mutex<VecDeque<Ticket>>,
     urgent: AtomicBool,
@@ -238,11 +240,13 @@ impl Space {
         device: Arc<dyn Device>,
         reader: Arc<Reader>,
         wal: Arc<Wal>,
-        containers: Containers,
+        mut containers: Containers,
         numbers: Numbers,
         in_flight_bytes: u64,
     ) -> Self {
         use StreamKind::{Data, Nodes, Payload, Survivors, System};
+        let first_opening = numbers.opening.load(Ordering::Relaxed);
+        containers.order_before(first_opening);
         let heats = heat::Scale::new(reader.shape().containers);
         let stream = |kind| move |heat| Mutex::new(Stream::new(kind, heat));
         Self {
@@ -260,6 +264,7 @@ impl Space {
             moved: Mutex::default(),
             under_way: Mutex::default(),
             data_under_way: UnderWay::new(in_flight_bytes),
+            first_opening,
             background: Mutex::default(),
             urgent: AtomicBool::new(false),
             numbers,
@@ -529,16 +534,10 @@ impl Space {
         Ok(())
     }
 
-    fn log_sealed(&self, stream: StreamKind, number: u32, length: u32, digest: u64) -> Result<()> {
+    fn log_sealed(&self, number: u32, length: u32, digest: u64) -> Result<()> {
         let sealed = SegmentSealed { number, length, digest }.encode();
-        let sealed = NewRecord::engine(kind::SEGMENT_SEALED, &sealed);
-        if stream == StreamKind::Data {
-            self.wal.append_internal(sealed)?;
-        } else {
-            // A mount seals without a record, too.
-            self.wal.append_spare(sealed)?;
-        }
-        Ok(())
+        // A mount seals without a record, too.
+        self.wal.append_spare(NewRecord::engine(kind::SEGMENT_SEALED, &sealed)).map(drop)
     }
 
     /// Segments of nodes and payloads that neither the log nor a published table tells of, because the ring had no room when they were opened: a checkpoint that may name what
@@ -584,6 +583,11 @@ impl Space {
     /// Containers opened so far: the cleaner's clock.
     pub fn openings(&self) -> u64 {
         self.numbers.opening.load(Ordering::SeqCst)
+    }
+
+    /// The same when this mount began.
+    pub const fn first_opening(&self) -> u64 {
+        self.first_opening
     }
 
     /// Containers that streams are filling.

@@ -393,7 +393,7 @@ impl Stream {
         let Some(open) = self.open.take() else { return Ok(()) };
         let kind = self.kind;
         let (segment, length, digest) = seal(space, kind, open)?;
-        if kind.has_segments() { space.log_sealed(kind, segment, length, digest) } else { Ok(()) }
+        if kind.has_segments() { space.log_sealed(segment, length, digest) } else { Ok(()) }
     }
 }
 

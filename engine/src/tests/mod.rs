@@ -14,6 +14,7 @@ mod measure;
 mod metrics;
 #[cfg(feature = "models")]
 mod models;
+mod mounts;
 mod numbers;
 mod pieces;
 #[cfg(feature = "models")]

@@ -338,3 +338,18 @@ fn nobody_is_refused_for_containers_that_a_publication_takes_and_gives_back() {
     }
     assert!(amid > 0, "no publication took a container for a while");
 }
+
+/// Records that came between freeze and publication are in none yet.
+#[test]
+fn what_was_deleted_beside_a_publication_makes_room_for_a_write() {
+    let (_, mut client) = fresh(16, 512, 3);
+    let keys = fill(&mut client, 0);
+    assert!(client.engine.writer().unwrap().admission.ledger.lock().hopeless());
+    let building = client.build().unwrap();
+    for key in 0..30 {
+        client.try_run(&Op::Delete { tree: 0, key }).unwrap();
+    }
+    client.finish(building).unwrap();
+    let written = client.run(&Op::Write { tree: 0, key: 0, seed: 3, len: 48 << 10 });
+    assert!(written.is_ok(), "after 30 of {keys} were deleted: {written:?}");
+}

@@ -1,0 +1,157 @@
+//! What a mount after a crash leaves of containers and of the cleaner's knowledge.
+
+use super::client::*;
+use super::space::fill;
+use crate::store::{Batch, Result, Store};
+use envoyfs_layout::directory_page::ContainerState;
+use envoyfs_layout::node::{NodeBuilder, Owner, TreeKind};
+use envoyfs_layout::{Hlc, ReferenceKind};
+
+fn free(client: &Client) -> u32 {
+    client.engine.writer().unwrap().space.free_containers()
+}
+
+/// Nodes of 15 KiB that nothing refers to, for the frozen batch.
+fn crowd(client: &Client, nodes: u8) -> Result<()> {
+    for number in 0..nodes {
+        let mut builder = NodeBuilder::new(TreeKind::Extents, 0, Hlc(8), Owner::default());
+        for item in 0..15_u32 {
+            builder.push(&item.to_le_bytes(), &[number; 1000], &[]).unwrap();
+        }
+        client.engine.append_node(Batch::Frozen, ReferenceKind::Node, 0, Hlc(8), &builder.finish())?;
+    }
+    Ok(())
+}
+
+/// The process ends in each checkpoint, when its nodes' segments stand in the log and its record does not.
+#[test]
+fn checkpoints_that_are_killed_take_no_container_from_the_next_one() {
+    let (mut device, mut client) = fresh(64, 512, 3);
+    let keys = fill(&mut client, 0);
+    client.checkpoint().unwrap();
+    for key in 0..keys / 8 {
+        client.run(&Op::Delete { tree: 0, key }).unwrap();
+    }
+    client.commit().unwrap();
+    let want = client.logical();
+    let mut least = u32::MAX;
+    for round in 0..12 {
+        let before = free(&client);
+        let building = client.build().unwrap();
+        crowd(&client, 60).unwrap();
+        client.commit().unwrap();
+        assert!(free(&client) + 3 <= before, "round {round}: the nodes take containers");
+        drop(building);
+        device = device.process_crash();
+        client = Client::start(open(&device, &client.clock).unwrap(), client.clock.clone());
+        least = least.min(free(&client));
+        assert!(free(&client) + 1 >= least.max(before), "round {round}: {before} free, then {}", free(&client));
+        assert_eq!(client.logical(), want, "round {round}");
+    }
+    let building = client.build().unwrap();
+    crowd(&client, 60).unwrap();
+    client.finish(building).unwrap();
+    client.verify();
+    client.quiesce_and_check();
+    assert_eq!(client.engine.check_space(), Vec::<String>::new());
+}
+
+/// What was given back by one mount is given to another segment, and lost with that: the log tells of both.
+#[test]
+fn a_container_that_the_log_gives_to_two_segments_belongs_to_the_later_one() {
+    let (mut device, mut client) = fresh(16, 512, 3);
+    client.run(&Op::Write { tree: 0, key: 0, seed: 1, len: 48 << 10 }).unwrap();
+    client.checkpoint().unwrap();
+    for round in 0..20 {
+        let building = client.build().unwrap();
+        crowd(&client, 40).unwrap();
+        client.commit().unwrap();
+        drop(building);
+        device = device.process_crash();
+        client = Client::start(open(&device, &client.clock).unwrap(), client.clock.clone());
+        // Data goes where nodes of the checkpoint that was killed lie.
+        client.run(&Op::Write { tree: 0, key: round, seed: u64::from(round), len: 48 << 10 }).unwrap();
+        client.commit().unwrap();
+        let want = client.logical();
+        device = device.process_crash();
+        client = Client::start(open(&device, &client.clock).unwrap(), client.clock.clone());
+        assert_eq!(client.logical(), want, "round {round}");
+        client.verify();
+        if round % 5 == 4 {
+            client.checkpoint().unwrap();
+        }
+    }
+    client.quiesce_and_check();
+    assert_eq!(client.engine.check_space(), Vec::<String>::new());
+}
+
+/// The ages by which the cleaner chooses: in their order, and of the size of those that follow.
+#[test]
+fn what_is_from_before_a_mount_is_no_older_than_the_containers_since() {
+    let (mut device, mut client) = fresh(16, 512, 3);
+    for key in 0..150 {
+        client.run(&Op::Write { tree: 0, key, seed: 1, len: 48 << 10 }).unwrap();
+    }
+    client.checkpoint().unwrap();
+    client.commit().unwrap();
+    device = device.process_crash();
+    client = Client::start(open(&device, &client.clock).unwrap(), client.clock.clone());
+    let closed = client.engine.closed_containers();
+    assert!(closed.iter().all(|container| container.age <= u64::from(client.engine.shape.containers)), "{closed:?}");
+    // They were filled from the front; the one that was open was closed by the mount.
+    let before: Vec<u64> = closed.iter().map(|container| container.age).filter(|age| *age > 0).collect();
+    assert!(before.len() > 20 && before.windows(2).all(|two| two[0] > two[1]), "{before:?}");
+}
+
+/// System containers and the units of pages in each.
+fn pages(client: &Client) -> Vec<(u32, u32)> {
+    let state = client.engine.state.lock();
+    client.engine.writer().unwrap().space.with_containers(|all| {
+        let system = all.used().filter(|(_, row)| row.state == ContainerState::System);
+        system.map(|(number, _)| (number, state.pages.of(number))).collect()
+    })
+}
+
+/// Nobody writes anything; the process is killed before its first checkpoint each time.
+#[test]
+fn mounts_that_are_killed_take_no_container_from_the_next_one() {
+    let (mut device, mut client) = fresh(16, 512, 3);
+    client.engine.retain(crate::HistoryPolicy::NONE);
+    for key in 0..150 {
+        client.run(&Op::Write { tree: 0, key, seed: 1, len: 48 << 10 }).unwrap();
+        client.history.truncate(1);
+    }
+    client.checkpoint().unwrap();
+    // Few pages in many containers: some change all the time, some never.
+    let mut victim = 0;
+    while pages(&client).len() < 3 {
+        let count = pages(&client).len();
+        for round in 0_u32.. {
+            client.run(&Op::Small { tree: 1, key: round % 5, seed: round.into(), len: 300 }).unwrap();
+            client.history.truncate(1);
+            client.checkpoint().unwrap();
+            if pages(&client).len() > count {
+                break;
+            }
+        }
+        for _ in 0..3 {
+            client.run(&Op::Delete { tree: 0, key: victim }).unwrap();
+            victim += 11;
+        }
+        client.checkpoint().unwrap();
+    }
+    assert!(
+        client.engine.state.lock().pages.units() < u64::from(client.engine.shape.units()) / 4,
+        "{:?}",
+        pages(&client)
+    );
+    client.commit().unwrap();
+    let before = free(&client);
+    for mount in 0..before + 2 {
+        device = device.process_crash();
+        client = Client::start(open(&device, &client.clock).unwrap(), client.clock.clone());
+        assert!(free(&client) + 1 >= before, "mount {mount}: {before} free, then {}", free(&client));
+    }
+    client.quiesce_and_check();
+    assert_eq!(client.engine.check_space(), Vec::<String>::new());
+}
