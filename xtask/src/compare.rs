@@ -28,6 +28,9 @@ pub struct Arguments {
     /// Only the workloads whose name contains this.
     #[arg(long)]
     only: Option<String>,
+    /// Directory with the programs, instead of building them.
+    #[arg(long)]
+    binaries: Option<PathBuf>,
 }
 
 /// The two that are compared.
@@ -43,10 +46,16 @@ pub enum System {
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let is_root = std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
     ensure!(is_root, "cargo xtask compare mounts file systems: run it as root");
-    run_cargo(&["build", "--release", "--package", "envoyfs-tools"])?;
+    let binaries = match &arguments.binaries {
+        Some(binaries) => binaries.clone(),
+        None => {
+            run_cargo(&["build", "--release", "--package", "envoyfs-tools"])?;
+            built()
+        }
+    };
     let sizes = if arguments.small { Sizes::SMALL } else { Sizes::FULL };
     let rounds = arguments.rounds.unwrap_or(if arguments.small { 3 } else { 5 });
-    let stage = Stage::build(&arguments.directory, &binaries(), sizes.image_mib)?;
+    let stage = Stage::build(&arguments.directory, &binaries, sizes.image_mib)?;
     let chosen: Vec<&Workload> = WORKLOADS
         .iter()
         .filter(|w| arguments.only.as_ref().is_none_or(|only| w.name.contains(only.as_str())))
@@ -75,7 +84,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn binaries() -> PathBuf {
+fn built() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from).join("release")
 }
 

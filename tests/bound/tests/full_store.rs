@@ -37,6 +37,20 @@ fn with_checkpoints<T>(ns: &Namespace, mut step: impl FnMut() -> Result<T>) -> R
     panic!("100 checkpoints did not help");
 }
 
+/// What one pass over the names cost, however long it took.
+fn tell(what: &str, pass: &str, names: usize, engine: &Engine, before: (u64, u64)) {
+    let (checkpoints, node_bytes) = work(engine);
+    let (checkpoints, node_bytes) = (checkpoints - before.0, node_bytes - before.1);
+    let each = node_bytes / (names.max(1) as u64);
+    println!("{what}: {pass}: {names} names, {checkpoints} checkpoints, {each} bytes of nodes a name");
+}
+
+/// Checkpoints, and bytes of nodes that they wrote.
+fn work(engine: &Engine) -> (u64, u64) {
+    let metrics = engine.metrics();
+    (metrics.checkpoint.published.get(), metrics.streams.node_bytes.get())
+}
+
 /// Files that fit. The last one may be there in part.
 fn fill(ns: &Namespace, round: u64, bytes: usize) -> Vec<Vec<u8>> {
     let mut names = Vec::new();
@@ -102,21 +116,27 @@ fn full(mib: u64, bytes: usize, order: Order) {
     };
     format(&device, &options).expect("a device that is large enough");
     let (engine, ns) = mount(&device);
+    let before = work(&engine);
     let mut names = fill(&ns, 0, bytes);
+    tell(&what, "filled", names.len(), &engine, before);
     assert!(names.len() > 2, "{what}: only {} files fit", names.len());
     close(&engine, &ns, &what);
     drop((ns, engine));
 
     let (engine, ns) = mount(&device);
     names.extend(fill(&ns, 1, bytes));
+    let before = work(&engine);
     for name in ordered(names.clone(), order) {
         with_checkpoints(&ns, || ns.unlink(&CX, InodeId::ROOT, &name))
             .unwrap_or_else(|error| panic!("{what}: full, and nothing can be deleted: {error}"));
     }
+    tell(&what, "emptied", names.len(), &engine, before);
     for _ in 0..4 {
         ns.checkpoint().unwrap_or_else(|error| panic!("{what}: checkpoint: {error}"));
     }
+    let before = work(&engine);
     let again = fill(&ns, 2, bytes);
+    tell(&what, "filled again", again.len(), &engine, before);
     assert!(again.len() + 3 >= names.len() / 2, "{what}: {} files, then {}", names.len(), again.len());
     close(&engine, &ns, &what);
 }

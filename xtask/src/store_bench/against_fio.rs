@@ -2,7 +2,7 @@
 
 use super::Sizes;
 use super::stage::{FIO_PEER, Medium, Stage};
-use super::table::{Bar, Row, short};
+use super::table::{Bar, Row, median, short};
 use anyhow::Context;
 use serde_json::Value;
 
@@ -49,11 +49,7 @@ fn in_turns(
 impl Sides {
     fn row(&self, name: &str, conditions: String, bar: Bar, unit: &str) -> Row {
         let values: Vec<f64> = self.ours.iter().zip(&self.theirs).map(|(own, peer)| own / peer).collect();
-        let median = |values: &[f64]| {
-            let mut values = values.to_vec();
-            values.sort_by(f64::total_cmp);
-            short(values.get(values.len() / 2).copied().unwrap_or(f64::NAN))
-        };
+        let median = |values: &[f64]| short(median(values).unwrap_or(f64::NAN));
         let detail = format!("{} {unit} beside {}", median(&self.ours), median(&self.theirs));
         Row { name: name.into(), conditions, unit: "of the peer's", values, bar, detail }
     }
@@ -113,25 +109,31 @@ pub fn sequential_read(stage: &Stage, sizes: &Sizes) -> anyhow::Result<Vec<Row>>
     Ok(rows)
 }
 
+/// Two devices that are alike, which the sides exchange half way: where the pages of an image happen to lie is worth a tenth, with the same program.
 pub fn sequential_write(stage: &Stage, sizes: &Sizes) -> anyhow::Result<Vec<Row>> {
     let mut rows = Vec::new();
     let time = format!("--runtime={}", sizes.seconds);
     for medium in Medium::BOTH {
-        let (store, raw) = (stage.loop_device(medium, STORE_MIB)?, stage.loop_device(medium, 1024)?);
-        let (own, peer) = (format!("--filename={}", store.device), format!("--filename={}", raw.device));
-        let job = ["--name=w", "--rw=write", "--bs=1m", "--iodepth=8", REGION, "--time_based", &time];
-        // Makes the disk in the store, and fills it; fio's region likewise has been written, with more than zeros.
-        stage.bench(&[&job[..], &[&own]].concat())?;
-        stage.fio(&[&job[..], &FIO_PEER, &[&peer]].concat())?;
-        let sides = in_turns(
-            sizes,
-            || Ok(number(&stage.bench(&[&job[..], &[&own]].concat())?, "write", "bw_bytes")? / 1e6),
-            || {
-                // The store's number has its last sync in it; fio's too.
-                let options = [&job[..], &FIO_PEER, &[&peer, "--end_fsync=1"]].concat();
-                Ok(number(&stage.fio(&options)?, "write", "bw_bytes")? / 1e6)
-            },
-        )?;
+        let devices = (stage.loop_device(medium, STORE_MIB)?, stage.loop_device(medium, STORE_MIB)?);
+        let mut sides = Sides { ours: Vec::new(), theirs: Vec::new() };
+        for (store, raw) in [(&devices.0, &devices.1), (&devices.1, &devices.0)] {
+            let (own, peer) = (format!("--filename={}", store.device), format!("--filename={}", raw.device));
+            let job = ["--name=w", "--rw=write", "--bs=1m", "--iodepth=8", REGION, "--time_based", &time];
+            // Makes the disk in the store, and fills it; fio's region likewise has been written, with more than zeros.
+            stage.fio(&[&job[..], &FIO_PEER, &[&peer]].concat())?;
+            stage.bench(&[&job[..], &[&own]].concat())?;
+            let half = in_turns(
+                &Sizes { rounds: sizes.rounds.div_ceil(2), ..*sizes },
+                || Ok(number(&stage.bench(&[&job[..], &[&own]].concat())?, "write", "bw_bytes")? / 1e6),
+                || {
+                    // The store's number has its last sync in it; fio's too.
+                    let options = [&job[..], &FIO_PEER, &[&peer, "--end_fsync=1"]].concat();
+                    Ok(number(&stage.fio(&options)?, "write", "bw_bytes")? / 1e6)
+                },
+            )?;
+            sides.ours.extend(half.ours);
+            sides.theirs.extend(half.theirs);
+        }
         let conditions = format!("{}, 1 MiB, depth 8, beside fio io_uring on a raw device", medium.name());
         rows.push(sides.row("sequential write", conditions, Bar::AtLeast(sequential_bar(medium)), "MB/s"));
     }

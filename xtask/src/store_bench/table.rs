@@ -47,8 +47,7 @@ impl Row {
 
     /// Of the rounds.
     pub fn median(&self) -> Option<f64> {
-        let values = self.sorted();
-        values.get(values.len() / 2).copied()
+        median(&self.values)
     }
 
     fn passed(&self) -> &'static str {
@@ -60,6 +59,15 @@ impl Row {
             _ => "FAIL",
         }
     }
+}
+
+/// The one in the middle, or between the two that are: sides that exchange their devices have an even number of rounds.
+pub fn median(values: &[f64]) -> Option<f64> {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    let upper = values.get(values.len() / 2)?;
+    let lower = values.get((values.len() - 1) / 2)?;
+    Some(f64::midpoint(*lower, *upper))
 }
 
 /// The table.
@@ -150,6 +158,12 @@ mod tests {
         assert_eq!(row(&[0.5, 2.0, 1.0], Bar::AtLeast(1.0)).passed(), "pass");
         assert_eq!(row(&[0.5, 0.6, 3.0], Bar::AtLeast(1.0)).passed(), "FAIL");
         assert_eq!(row(&[0.5, 0.6, 3.0], Bar::AtMost(0.6)).passed(), "pass");
+        assert_eq!(
+            row(&[2.0, 0.5, 0.9, 1.0], Bar::AtLeast(1.0)).passed(),
+            "FAIL",
+            "0.95 is between the two in the middle"
+        );
+        assert_eq!(row(&[], Bar::AtLeast(1.0)).passed(), "not measured");
         assert_eq!(row(&[f64::NAN], Bar::AtLeast(1.0)).passed(), "FAIL");
         assert_eq!(Row::failed("n", &anyhow::anyhow!("why")).passed(), "not measured");
     }
