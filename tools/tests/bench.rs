@@ -198,9 +198,9 @@ fn fios_plotting_tool_reads_the_logs() {
     // fio's own tool needs Debian's Python and its module six. (fiologparser of 3.33 does not read the five columns that fio 3.33 writes.)
     let mut tool = Command::new("/usr/bin/python3");
     tool.args(["/usr/bin/fio2gnuplot", "-b", "-k"]).current_dir(images.path(""));
-    let Ok(output) = tool.output() else { return eprintln!("fio2gnuplot is not installed") };
+    let Ok(output) = tool.output() else { return common::skip("bench: python3 is not installed") };
     if String::from_utf8_lossy(&output.stderr).contains("No") && !output.status.success() {
-        return eprintln!("fio2gnuplot does not run here: {}", String::from_utf8_lossy(&output.stderr));
+        return common::skip(format!("bench: fio2gnuplot: {}", String::from_utf8_lossy(&output.stderr)));
     }
     let average = std::fs::read_to_string(images.path("result.average")).unwrap_or_else(|_| panic!("{output:?}"));
     let value: f64 = average.split_ascii_whitespace().last().unwrap().parse().unwrap();

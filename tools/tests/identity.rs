@@ -85,7 +85,7 @@ fn an_image_is_not_mounted_through_a_loop_device_beside_itself() {
     let Some(bench) = Bench::new("loop device") else { return };
     let made = run("losetup", &["--find", "--show", &bench.store]);
     if made.code != 0 {
-        println!("SKIPPED loop device: {}", made.stderr);
+        common::skip(format!("identity: loop device: {}", made.stderr));
         return;
     }
     let device = made.stdout.trim().to_owned();

@@ -21,7 +21,7 @@ impl Loop {
     fn over(image: &str, options: &[&str]) -> Option<Self> {
         let made = run("losetup", &[&["--find", "--show"], options, &[image]].concat());
         if made.code != 0 {
-            println!("SKIPPED loop devices: {}", made.stderr);
+            common::skip(format!("loop devices: {}", made.stderr));
             return None;
         }
         Some(Self(made.stdout.trim().to_owned()))

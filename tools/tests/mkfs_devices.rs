@@ -31,7 +31,7 @@ impl Loop {
             .ok()
             .filter(|output| output.status.success());
         let Some(output) = output else {
-            println!("SKIPPED: no loop device here");
+            common::skip("mkfs: no loop device here");
             return None;
         };
         Some(Self { path: String::from_utf8(output.stdout).unwrap().trim().to_string(), backing })
@@ -64,7 +64,7 @@ impl Drop for Loop {
 fn has(program: &str) -> bool {
     let found = Command::new(program).arg("--version").output().is_ok();
     if !found {
-        println!("SKIPPED: {program} is not installed");
+        common::skip(format!("mkfs: {program} is not installed"));
     }
     found
 }
@@ -155,7 +155,7 @@ fn what_other_tools_put_there_is_refused_and_with_force_no_copy_of_it_stays() {
     for (index, (name, make)) in makers().into_iter().enumerate() {
         let Some(device) = Loop::new(&images, &format!("foreign-{index}"), 512) else { return };
         if !make(&device) {
-            println!("SKIPPED: {name} could not be made");
+            common::skip(format!("mkfs: {name} could not be made"));
             continue;
         }
         let before = device.digest();
@@ -199,7 +199,7 @@ fn a_mounted_device_and_one_with_a_mounted_partition_are_refused_with_force_too(
     let at = images.path("mnt");
     std::fs::create_dir(&at).unwrap();
     if run("mount", &[&device.path, &at]).code != 0 {
-        println!("SKIPPED: mounting is not permitted");
+        common::skip("mkfs: mounting is not permitted");
         return;
     }
     let by_device = mkfs(&["--force", &device.path]);
@@ -220,7 +220,7 @@ fn a_mounted_device_and_one_with_a_mounted_partition_are_refused_with_force_too(
     drop(run("blockdev", &["--rereadpt", &device.path]));
     let partition = format!("{}p1", device.path);
     if !Path::new(&partition).exists() || run("mkfs.ext4", &["-q", "-F", &partition]).code != 0 {
-        println!("SKIPPED: no partitions on loop devices here");
+        common::cannot("mkfs: no partitions on loop devices here");
         return;
     }
     assert_eq!(run("mount", &[&partition, &at]).code, 0);

@@ -407,7 +407,7 @@ fn extended_attributes_are_sized_listed_and_removed() {
 fn strangers_lose_set_id_bits_and_cannot_use_control_commands_on_what_is_not_theirs() {
     let Some(bench) = Bench::new("strangers") else { return };
     if !rustix::process::geteuid().is_root() {
-        println!("SKIPPED strangers: only root can act as somebody else");
+        common::skip("strangers: only root can act as somebody else");
         return;
     }
     let open_to_all = |name: &str, mode| {
@@ -455,7 +455,7 @@ fn files_made_in_a_set_group_id_directory_inherit_its_group() {
     let directory = bench.path("shared");
     fs::create_dir(&directory).unwrap();
     if std::os::unix::fs::chown(&directory, None, Some(1234)).is_err() {
-        println!("SKIPPED setgid: only root can give files away");
+        common::skip("setgid: only root can give files away");
         return;
     }
     fs::set_permissions(&directory, fs::Permissions::from_mode(0o2775)).unwrap();

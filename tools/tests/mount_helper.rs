@@ -28,7 +28,7 @@ cat mnt/file
 fn mount_t_envoyfs_mounts_through_the_helper() {
     let is_root = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").unwrap()) == 0;
     if !is_root || !Path::new("/dev/fuse").exists() || !Path::new("/sbin").exists() {
-        println!("SKIPPED: needs root and /dev/fuse");
+        common::skip("mount helper: needs root and /dev/fuse");
         return;
     }
     let images = Images::new();
@@ -42,7 +42,7 @@ fn mount_t_envoyfs_mounts_through_the_helper() {
     let script = format!("{variables}\n{SCRIPT}");
     let answer = run("timeout", &["-k", "5", "60", "unshare", "--mount", "sh", "-c", &script]);
     if answer.stdout.contains("SKIPPED") {
-        println!("SKIPPED: no overlay mounts here");
+        common::cannot("mount helper: no overlay mounts here");
         return;
     }
     assert_eq!(answer.code, 0, "{answer:?}");

@@ -26,7 +26,7 @@ fn vendored(into: &Path) -> Option<PathBuf> {
         .output()
         .unwrap();
     if !made.status.success() {
-        println!("SKIPPED programs: cargo vendor: {}", String::from_utf8_lossy(&made.stderr));
+        common::cannot(format!("programs: cargo vendor: {}", String::from_utf8_lossy(&made.stderr)));
         return None;
     }
     if std::env::var_os("PROGRAMS_FULL").is_none() {
@@ -77,7 +77,7 @@ fn delete(path: &Path) {
 #[test]
 fn real_programs_leave_what_they_leave_on_the_hosts_file_system() {
     if let Some(program) = missing_program() {
-        println!("SKIPPED programs: {program} is not installed");
+        common::skip(format!("programs: {program} is not installed"));
         return;
     }
     let Some(bench) = Bench::with_store("programs", "2GiB") else { return };

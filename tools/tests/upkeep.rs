@@ -128,7 +128,7 @@ fn an_online_check_finds_nothing_wrong_while_forks_come_and_go() {
 fn strangers_may_look_at_the_history_and_start_nothing() {
     let Some(bench) = Bench::new("strangers") else { return };
     if rustix::process::geteuid().as_raw() != 0 {
-        println!("SKIPPED strangers: needs root");
+        common::skip("strangers: needs root");
         return bench.end();
     }
     let stranger = |command: &str| {
@@ -143,7 +143,7 @@ fn strangers_may_look_at_the_history_and_start_nothing() {
             }
         }
         // The program, or the way to the mount, is not open to strangers here.
-        other => println!("SKIPPED strangers: {other:?}"),
+        other => common::cannot(format!("strangers: {other:?}")),
     }
     bench.end();
 }

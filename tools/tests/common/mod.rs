@@ -13,6 +13,22 @@ pub struct Answer {
     pub stderr: String,
 }
 
+/// Says that a test does not run for lack of root, FUSE, loop devices or a program. Where `ENVOYFS_NO_SKIP` says that all of it is there (`.ci/run` does), that is a failure.
+pub fn skip(what: impl std::fmt::Display) {
+    cannot(&what);
+    assert!(std::env::var_os("ENVOYFS_NO_SKIP").is_none(), "not run: {what}");
+}
+
+/// The same for what even such a machine may lack. `cargo xtask test` lists both at its end.
+pub fn cannot(what: impl std::fmt::Display) {
+    println!("SKIPPED {what}");
+    if let Some(list) = std::env::var_os("ENVOYFS_SKIPPED") {
+        use std::io::Write;
+        let mut list = std::fs::OpenOptions::new().create(true).append(true).open(list).unwrap();
+        list.write_all(format!("{}\n", what.to_string().trim()).as_bytes()).unwrap();
+    }
+}
+
 pub fn run(program: &str, arguments: &[&str]) -> Answer {
     let output = Command::new(program).args(arguments).output().unwrap_or_else(|e| panic!("{program}: {e}"));
     Answer {

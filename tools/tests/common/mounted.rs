@@ -34,7 +34,7 @@ impl Bench {
     /// The same on a store of this size.
     pub fn with_store(test: &str, size: &str) -> Option<Self> {
         if !Path::new("/dev/fuse").exists() {
-            println!("SKIPPED {test}: no /dev/fuse here");
+            super::skip(format!("{test}: no /dev/fuse here"));
             return None;
         }
         let images = Images::new();

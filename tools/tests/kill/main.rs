@@ -40,7 +40,7 @@ fn load_process() {
 #[test]
 fn what_was_acknowledged_survives_daemons_killed_at_any_moment() {
     if !rustix::process::geteuid().is_root() {
-        println!("SKIPPED kill: mounting needs root");
+        common::skip("kill: mounting needs root");
         return;
     }
     let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());

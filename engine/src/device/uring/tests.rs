@@ -49,6 +49,7 @@ impl LoopDevice {
             .filter(|output| output.status.success());
         let Some(output) = output else {
             eprintln!("no loop devices here: not tested on a block device");
+            assert!(std::env::var_os("ENVOYFS_NO_SKIP").is_none(), "not run: no loop devices");
             return None;
         };
         let path = PathBuf::from(String::from_utf8(output.stdout).unwrap().trim());
