@@ -37,6 +37,14 @@ pub enum StoreError {
         /// What is wrong.
         what: LayoutError,
     },
+    /// The device does not give bytes of an object.
+    #[error("object {oid}: {source}")]
+    Unreadable {
+        /// The object.
+        oid: Oid,
+        /// What the device said, with the place.
+        source: DeviceError,
+    },
     /// No such object, or a range outside it.
     #[error("object {oid}: {what}")]
     BadReference {

@@ -26,7 +26,7 @@ use crate::store::{DataObject, Replayed, Result, Roots};
 use crate::superblock::{self, OpenError, PublishedTable};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::wal::recovery::{Adopted, Found, FoundRecord, Judge, scan};
+use crate::wal::recovery::{Adopted, Found, FoundRecord, Judge, Verdict, scan};
 use crate::wal::{Config, RingGeometry, Wal, publish_cut};
 use envoyfs_layout::batch::{Batch, PART_BYTES_MAX};
 use envoyfs_layout::directory_page::{Bounds, ContainerRow, ContainerState, VolumeDirectory, VolumeEntry};
@@ -92,16 +92,19 @@ impl Judge for Placements<'_> {
         }
     }
     fn record(&mut self, _record: &FoundRecord) {}
-    fn verify(&mut self, object: &DataObject) -> bool {
+    fn verify(&mut self, object: &DataObject) -> Verdict {
         let start = u32::from(object.oid.slot());
         let units = object.stored_bytes / UNIT;
         if start + units > self.reader.shape().units() {
-            return false;
+            return Verdict::Wrong;
         }
         let mut bytes = vec![0; object.stored_bytes as usize];
-        self.reader
-            .read(object.oid, &(start..start + units), &mut bytes, |bytes| check_blocks(&object.crcs, bytes))
-            .is_ok()
+        let check = |bytes: &[u8]| check_blocks(&object.crcs, bytes);
+        match self.reader.read(object.oid, &(start..start + units), &mut bytes, check) {
+            Ok(()) => Verdict::Right,
+            Err(StoreError::Unreadable { .. }) => Verdict::Unreadable,
+            Err(_) => Verdict::Wrong,
+        }
     }
 }
 
@@ -219,8 +222,10 @@ impl Engine {
             metrics.recovery.lost.increment();
             if options.accept_loss {
                 tracing::warn!(%corruption, "operations that were acknowledged are given up, as told");
-            } else if why.is_empty() {
-                why = format!("{corruption}; mount it with -o accept_loss to go on without them");
+            } else if why.is_empty() || options.read_only {
+                // Also to who asked for a read-only mount: what he sees is not all.
+                let before = if why.is_empty() { String::new() } else { format!("{why}; ") };
+                why = format!("{before}{corruption}; mount it with -o accept_loss to go on without them");
             }
         }
         let stamp = found.max_hlc.max(entry.checkpoint_hlc).max(superblock.hlc_bound);

@@ -6,7 +6,7 @@ use super::kept::Kept;
 use super::pins::Pins;
 use super::readers::Readers;
 use crate::StoreError;
-use crate::device::Device;
+use crate::device::{Device, DeviceError};
 use crate::metrics::Metrics;
 use crate::mutant::{self, Mutant};
 use crate::state::pager::segment_page;
@@ -422,7 +422,10 @@ impl Reader {
         for run in &runs {
             let target = into.get_mut(run.at..run.at + run.bytes);
             let target = target.ok_or(StoreError::BadReference { oid, what: "its length is wrong" })?;
-            self.read_run(run.offset, target)?;
+            self.read_run(run.offset, target).map_err(|error| match error {
+                StoreError::Device(source @ DeviceError::Io { .. }) => StoreError::Unreadable { oid, source },
+                other => other,
+            })?;
         }
         Ok(runs.first().map_or(0, |run| run.offset))
     }

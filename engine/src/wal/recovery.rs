@@ -5,7 +5,8 @@
 //!            each generation truncated at its cut
 //! threshold  max(published cut, published CHECKPOINT record, largest watermark of the published generation, also beyond a bad block)
 //! cut        first record that is not whole, or, at or above the threshold, whose data does not verify
-//! corrupt    the cut is below the threshold: something that was durable is gone. Reported, never cut silently (INV-19)
+//! corrupt    the cut is below the threshold: something that was durable is gone. Reported, never cut silently (INV-19); so is a cut where the device
+//!            gives an error instead of bytes, which no power cut leaves: nobody knows whether what stood there was acknowledged (decision 0018)
 //! ```
 //! Nothing is written here. Run it twice, or after a crash of the recovery itself, and it finds the same (INV-21): it looks only at what the published
 //! directory names, and [`super::publish_cut`] makes the cut final before anything is appended.
@@ -34,7 +35,26 @@ pub trait Judge {
     /// A record in the prefix so far; all before it verify or are durable. Engine records come here too: SEGMENT_OPENED says that the number is in use.
     fn record(&mut self, record: &FoundRecord);
     /// Do the object's bytes have these checksums?
-    fn verify(&mut self, object: &DataObject) -> bool;
+    fn verify(&mut self, object: &DataObject) -> Verdict;
+}
+
+/// What is known of the bytes of an object that a record names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// They are what was written.
+    Right,
+    /// They are others, or nowhere: what a power cut leaves of a write that no flush covered.
+    Wrong,
+    /// The device gives an error instead.
+    Unreadable,
+}
+
+impl Verdict {
+    /// Right, or wrong.
+    #[must_use]
+    pub fn of(is_right: bool) -> Self {
+        if is_right { Self::Right } else { Self::Wrong }
+    }
 }
 
 /// A record of the prefix.
@@ -99,6 +119,18 @@ pub enum Cause {
     },
     /// A record does not verify though its blocks do.
     Record(LayoutError),
+    /// The device gives an error instead of a block. What a crash leaves can be read: so nobody knows whether records that were acknowledged stood there.
+    UnreadableBlock {
+        /// Its sequence, if it was written.
+        sequence: u64,
+        /// Its byte offset on the device.
+        offset: u64,
+    },
+    /// The same, of data that the record at the cut names.
+    UnreadableData {
+        /// The object.
+        oid: Oid,
+    },
 }
 
 impl std::fmt::Display for Corruption {
@@ -112,6 +144,19 @@ impl std::fmt::Display for Corruption {
                 "log block {sequence} at device offset {offset} was never written: the device lost what a completed flush covered"
             )?,
             Cause::Record(error) => write!(f, "log record at {:?}: {error}", self.cut)?,
+            Cause::UnreadableBlock { sequence, offset } => {
+                write!(f, "log block {sequence} at device offset {offset} cannot be read")?
+            }
+            Cause::UnreadableData { oid } => {
+                write!(f, "object {oid}, which the log record at {:?} names, cannot be read", self.cut)?
+            }
+        }
+        if self.cut >= self.threshold {
+            return write!(
+                f,
+                "; operations behind {:?} are lost, and nobody knows whether they had been acknowledged",
+                self.cut
+            );
         }
         let lost = self.threshold.0.saturating_sub(self.cut.0);
         write!(f, "; at least {lost} bytes of acknowledged operations behind {:?} are lost", self.cut)
@@ -135,7 +180,8 @@ pub struct Found {
     pub cut: Cut,
     /// Records before this were durable.
     pub threshold: Lsn,
-    /// Set: mount read-only at the cut and say so; writable only when the user accepts the loss.
+    /// Set: mount read-only at the cut and say so; writable only when the user accepts the loss. Its cut may be at the threshold or above: then the device
+    /// gives an error where the log ends.
     pub corrupt: Option<Corruption>,
     /// The last CHECKPOINT in the prefix that is newer than the published one.
     pub adopted: Option<Adopted>,
@@ -231,6 +277,8 @@ struct Lineage {
     broken_at: u64,
     /// At `broken_at` is an older block, or nothing was ever written.
     is_older: bool,
+    /// At `broken_at` the device gives an error.
+    is_unreadable: bool,
     watermark: Lsn,
     local: Vec<(u64, Record)>,
 }
@@ -271,6 +319,8 @@ pub fn scan(device: &dyn Device, ring: &RingGeometry, entry: &VolumeEntry, judge
     let mut records = Vec::new();
     let mut cut = freeze;
     let mut cause = None;
+    // Whether the log ends because the device does not say how it goes on.
+    let mut unreadable = lineage.is_unreadable;
     loop {
         let at = usize::try_from(cut.0.saturating_sub(lineage.base.0)).unwrap_or(usize::MAX);
         let Some(rest) = lineage.stream.get(at..).filter(|rest| !rest.is_empty()) else { break };
@@ -283,12 +333,16 @@ pub fn scan(device: &dyn Device, ring: &RingGeometry, entry: &VolumeEntry, judge
             }
             Err(error) => {
                 cause = Some(Cause::Record(error));
+                unreadable = false;
                 break;
             }
         };
         let record = found_record(record, cut, bytes)?;
         let cuts = cut >= threshold && !sabotage::on(Rule::ReplayWithoutCut);
-        if cuts && !record.data.iter().all(|object| judge.verify(object)) {
+        let bad = |object: &DataObject| Some((object.oid, judge.verify(object))).filter(|bad| bad.1 != Verdict::Right);
+        if let Some((oid, verdict)) = record.data.iter().filter(|_| cuts).find_map(bad) {
+            unreadable = verdict == Verdict::Unreadable;
+            cause = unreadable.then_some(Cause::UnreadableData { oid });
             break;
         }
         judge.record(&record);
@@ -308,7 +362,7 @@ pub fn scan(device: &dyn Device, ring: &RingGeometry, entry: &VolumeEntry, judge
         closed: None,
         cut: Cut::default(),
         threshold,
-        corrupt: (cut < threshold).then(|| Corruption {
+        corrupt: (cut < threshold || unreadable).then(|| Corruption {
             cut,
             threshold,
             cause: cause.unwrap_or_else(|| lineage.cause(ring)),
@@ -356,6 +410,7 @@ fn lineage(device: &dyn Device, ring: &RingGeometry, entry: &VolumeEntry) -> Res
         end: freeze,
         broken_at: start,
         is_older: false,
+        is_unreadable: false,
         watermark: Lsn(0),
         local: Vec::new(),
     };
@@ -367,6 +422,7 @@ fn lineage(device: &dyn Device, ring: &RingGeometry, entry: &VolumeEntry) -> Res
             break;
         }
         let bytes = reader.block(sequence)?;
+        let is_unreadable = bytes.is_none();
         let is_blank = bytes.is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0));
         let block = bytes.and_then(|bytes| Block::decode(bytes, &ring.seed, ring.position(sequence)).ok());
         let block = block.filter(|block| block.header.volume == ring.volume);
@@ -381,11 +437,13 @@ fn lineage(device: &dyn Device, ring: &RingGeometry, entry: &VolumeEntry) -> Res
         }
         if open {
             found.is_older = is_blank || block.is_some();
+            found.is_unreadable = is_unreadable;
             open = block.is_some_and(|block| found.accept(entry, sequence, &block));
             if open {
                 last_seen = sequence;
             } else if found.ends_closed(entry) {
-                // Its mount appended nothing behind this: no watermark to look for.
+                // Its mount appended nothing behind this: no watermark to look for, and nothing to be lost.
+                found.is_unreadable = false;
                 break;
             }
         }
@@ -397,6 +455,9 @@ impl Lineage {
     /// Why the chain ends where it does, if it must not.
     fn cause(&self, ring: &RingGeometry) -> Cause {
         let (sequence, offset) = (self.broken_at, ring.position(self.broken_at));
+        if self.is_unreadable {
+            return Cause::UnreadableBlock { sequence, offset };
+        }
         if self.is_older { Cause::Lost { sequence, offset } } else { Cause::Block { sequence, offset } }
     }
 

@@ -148,7 +148,7 @@ kinds! {
     /// Records wait for replay.
     LOG_DIRTY = 200 Note Mount "the log holds records since the checkpoint", "replayed; by a repair too, before it changes anything";
     /// A record that must be there is bad.
-    LOG_CORRUPT = 201 Error Yes "the log is damaged below what had been acknowledged", "replayed up to there, the rest is given up";
+    LOG_CORRUPT = 201 Error Yes "the log is damaged below what had been acknowledged, or cannot be read where it ends", "replayed up to there, the rest is given up";
     /// A checkpoint is in the log but not published.
     LOG_UNPUBLISHED = 202 Note Mount "the log holds a checkpoint that was not yet published", "adopted";
     /// The records do not fit the trees that are left.

@@ -3,10 +3,11 @@
 use super::disk::Disk;
 use super::findings;
 use super::report::Report;
-use super::space::Space;
+use super::space::{ReadError, Space};
+use envoyfs_engine::device::DeviceError;
 use envoyfs_engine::store::DataObject;
 use envoyfs_engine::wal::RingGeometry;
-use envoyfs_engine::wal::recovery::{Found, FoundRecord, Judge, scan};
+use envoyfs_engine::wal::recovery::{Found, FoundRecord, Judge, Verdict, scan};
 use envoyfs_layout::directory_page::VolumeDirectory;
 use envoyfs_layout::superblock::Superblock;
 use envoyfs_layout::wal::{Relocated, SegmentPlaced, kind};
@@ -30,21 +31,25 @@ impl Judge for Verifier<'_> {
         self.relocated.insert((relocated.number, relocated.slot), relocated);
     }
     fn record(&mut self, _record: &FoundRecord) {}
-    fn verify(&mut self, object: &DataObject) -> bool {
+    fn verify(&mut self, object: &DataObject) -> Verdict {
         let (segment, slot) = (object.oid.segment(), u32::from(object.oid.slot()));
         if !self.space.has_room(object.oid, object.stored_bytes) {
-            return false;
+            return Verdict::Wrong;
         }
         let mut bytes = vec![0; object.stored_bytes as usize];
         let elsewhere = self.relocated.get(&(segment, slot)).map(|place| (place.container, place.offset_units));
         let read = match elsewhere.or_else(|| self.placed.get(&segment).map(|container| (*container, slot))) {
-            Some((container, unit)) => self
-                .space
-                .position(container, unit)
-                .is_some_and(|position| self.disk.read_at(position, &mut bytes).is_ok()),
-            None => self.space.read(self.disk, object.oid, 0, &mut bytes).is_ok(),
+            Some((container, unit)) => match self.space.position(container, unit) {
+                Some(position) => self.disk.read_at(position, &mut bytes).map_err(ReadError::Device),
+                None => return Verdict::Wrong,
+            },
+            None => self.space.read(self.disk, object.oid, 0, &mut bytes).map(drop),
         };
-        read && object.stored_bytes.is_multiple_of(UNIT) && checksum::blocks(&bytes) == object.crcs
+        match read {
+            Ok(()) => Verdict::of(object.stored_bytes.is_multiple_of(UNIT) && checksum::blocks(&bytes) == object.crcs),
+            Err(ReadError::Device(DeviceError::Io { .. })) => Verdict::Unreadable,
+            Err(_) => Verdict::Wrong,
+        }
     }
 }
 
@@ -86,7 +91,7 @@ pub fn verify_data(disk: &Disk, space: &Space, found: &Found, report: &mut Repor
     found.placed.iter().for_each(|placed| judge.placed(*placed));
     found.relocated.iter().for_each(|relocated| judge.relocated(*relocated));
     for object in found.records.iter().flat_map(|record| &record.data) {
-        if !judge.verify(object) {
+        if judge.verify(object) != Verdict::Right {
             let detail = format!("{} bytes", object.stored_bytes);
             report.add(findings::LOG_DATA, format_args!("object {}", object.oid), detail);
         }

@@ -1,10 +1,10 @@
 //! A store with nothing but superblock, directory and log, and the oracle of what it must recover.
 
-use crate::device::{AlignedBuf, Device, SimulatedDevice, Ticket, Write};
+use crate::device::{AlignedBuf, Device, DeviceError, SimulatedDevice, Ticket, Write};
 use crate::hlc::{HlcSource, ManualClock, next_bound};
 use crate::store::{DataObject, Result};
 use crate::superblock::{self, PublishedTable};
-use crate::wal::recovery::{Found, FoundRecord, Judge, scan};
+use crate::wal::recovery::{Found, FoundRecord, Judge, Verdict, scan};
 use crate::wal::{Config, FreezePoint, LogRoom, NewRecord, Position, RingGeometry, Wal, advance_start, publish_cut};
 use envoyfs_layout::directory_page::{
     Bounds, ContainerRow, Place, PublishedCheckpoint, Role, StartPosition, Totals, VolumeDirectory, VolumeEntry,
@@ -167,9 +167,13 @@ impl Judge for DeviceJudge<'_> {
     }
     fn relocated(&mut self, _: Relocated) {}
     fn record(&mut self, _: &FoundRecord) {}
-    fn verify(&mut self, object: &DataObject) -> bool {
+    fn verify(&mut self, object: &DataObject) -> Verdict {
         self.verified += 1;
-        data_verifies(self.device, object)
+        let mut buf = AlignedBuf::zeroed(512);
+        match self.device.read(DATA_AT + u64::from(object.oid.slot()) * 512, &mut buf) {
+            Err(DeviceError::Io { .. }) => Verdict::Unreadable,
+            _ => Verdict::of(data_verifies(self.device, object)),
+        }
     }
 }
 

@@ -404,7 +404,7 @@ fn after_quiet_a_watermark_is_written_and_a_bad_block_below_it_is_reported() {
         device.inject(Fault::ReadError { offset: ring(&mounted).position(bad) });
         let (_, _, found) = look(&device).unwrap();
         let corrupt = found.corrupt.expect("something acknowledged is gone");
-        assert_eq!(corrupt.cause, Cause::Block { sequence: bad, offset: ring(&mounted).position(bad) });
+        assert_eq!(corrupt.cause, Cause::UnreadableBlock { sequence: bad, offset: ring(&mounted).position(bad) });
         assert_eq!(corrupt.threshold, oracle.history[2].end);
         assert_eq!(found.records.len() as u64, bad - 1);
         assert!(corrupt.to_string().contains("acknowledged operations"), "{corrupt}");
