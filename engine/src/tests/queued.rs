@@ -149,7 +149,7 @@ fn cut_and_dropped_trees_leave_nothing_behind_however_slowly_they_are_worked_off
                 squeeze(&client.engine, u32::MAX, &mut held);
                 let state = client.engine.state.lock();
                 let gone = segments.iter().filter(|segment| !state.table().contains_key(segment)).count();
-                forgotten += if state.queue().len() > 0 { gone } else { 0 };
+                forgotten += if !state.queue().is_empty() { gone } else { 0 };
             }
             if round % 3 == 2 {
                 client.commit().unwrap();
