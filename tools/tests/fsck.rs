@@ -276,11 +276,12 @@ fn an_interrupted_check_never_says_clean() {
         wait_for(1);
         assert_eq!(common::run("kill", &["-INT", &child.id().to_string()]).code, 0);
         wait_for(0);
-        let drained = std::thread::spawn(move || {
+        let drain = move || {
             let mut said = String::new();
             reader.read_to_string(&mut said).unwrap();
             said
-        });
+        };
+        let drained = std::thread::Builder::new().spawn(drain).unwrap();
         let output = child.wait_with_output().unwrap();
         let (said, found) = (drained.join().unwrap(), String::from_utf8(output.stdout).unwrap());
         assert_eq!(output.status.code(), Some(32), "{found} {said:?}");

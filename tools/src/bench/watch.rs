@@ -80,7 +80,11 @@ mod tests {
         let watch = Watch::new(Arc::default());
         let mut seen = Vec::new();
         let bytes = 2 * STEP_BYTES + 4096;
-        watch.steps("x", 512, bytes, |at, length| Ok(seen.push((at, length)))).unwrap();
+        let step = |at, length| {
+            seen.push((at, length));
+            Ok(())
+        };
+        watch.steps("x", 512, bytes, step).unwrap();
         assert_eq!(seen, [(512, STEP_BYTES), (512 + STEP_BYTES, STEP_BYTES), (512 + 2 * STEP_BYTES, 4096)]);
         watch.stop.store(true, Ordering::Relaxed);
         let stopped = watch.steps("x", 0, bytes, |_, _| panic!("a step after the stop")).unwrap_err();
