@@ -1,7 +1,7 @@
 //! Checkpoints: freeze, and publish in an order that leaves the previous one or the new one, wherever power fails.
 //!
 //! ```text
-//! law -> roots twice, drops, batch -> data and writes so far done -> cleaner -> table parts -> all writes done -> system pages -> FLUSH
+//! log durable to the freeze -> law -> roots twice, drops, batch -> data and writes so far done -> cleaner -> table parts -> all writes done -> system pages -> FLUSH
 //!   -> CHECKPOINT record -> directory, segment table (slot N mod 2 in A and B) -> FLUSH, record committed
 //!   -> superblocks 0,1 -> FLUSH -> superblocks 2,3 -> FLUSH
 //!   -> the client shows the new version -> readers of before have left -> dead containers that no pin holds back, and ring space, are reused     (INV-13, INV-37)
@@ -23,7 +23,7 @@ use crate::state::{State, law};
 use crate::store::{Changes, Frozen, Reason, Result, Roots};
 use crate::superblock;
 use crate::sync::atomic::Ordering;
-use crate::wal::{NewRecord, Position, advance_start};
+use crate::wal::{NewRecord, Position, Wal, advance_start};
 use envoyfs_layout::batch::{Batch, BatchObject, PART_BYTES_MAX};
 use envoyfs_layout::checksum::crc32c;
 use envoyfs_layout::directory_page::{
@@ -142,6 +142,10 @@ impl Engine {
         let named: u64 = data.map(|object| u64::from(object.pieces)).sum();
         let stages = &self.metrics.checkpoint;
         let mut stage = self.metrics.time(&stages.law);
+        // A roots object tells a rebuild that the log was durable up to its freeze: what is missing of that now was written over, after the publication.
+        if !sabotage::on(Rule::RootsBeforeTheirLog) {
+            writer.wal.commit(frozen.freeze)?;
+        }
         let outcome = law::compute(frozen.number, &objects.unstored, &published.roots, &roots.references, changes)
             .map_err(|error| misuse(&error))?;
 
@@ -315,7 +319,7 @@ impl Engine {
         // Not `commit`: the record may be durable through somebody else's group, whose flush began before the directory was written.
         if sabotage::on(Rule::CommitInsteadOfBarrier) {
             writer.wal.commit(record.map_or(freeze, |record| record.end))?;
-        } else {
+        } else if record.is_some() || !sabotage::on(Rule::NoBarrierWithoutRecord) {
             writer.wal.barrier()?;
         }
         stage.next(&stages.superblock);
@@ -324,9 +328,7 @@ impl Engine {
         stage.next(&stages.readers);
         writer.wal.raise_hlc_bound(next.hlc_bound);
         writer.wal.published(&start);
-        if record.is_none() {
-            self.log_published(writer, &body)?;
-        }
+        let is_told = record.is_some() || sabotage::on(Rule::ReusedUntold) || log_published(&writer.wal, &body)?;
         // A row that says nothing of what lies in it may yet be taken for an older one: what the log says of it is still missed. Those without a row are given back.
         let untold = directory.table.iter().filter(|row| row.used_units == 0).map(|row| row.segment).collect();
         space.tabled(&unlogged.difference(&untold).copied().collect());
@@ -361,7 +363,9 @@ impl Engine {
         drop(objects);
         writer.unpublished.fetch_sub(named, Ordering::Relaxed);
         cleaning.took(free_then.saturating_sub(space.free_containers()));
-        let released = self.reuse(writer, &releasable, dropped, show);
+        // What is not told of is not reused: the next publication finds it dead again.
+        let nothing = BTreeSet::new();
+        let released = self.reuse(writer, if is_told { &releasable } else { &nothing }, dropped, show);
         cleaning.published(&writer.cleaning, &released);
         drop(cleaning);
         stage.stop();
@@ -381,7 +385,7 @@ impl Engine {
     fn log_checkpoint(&self, writer: &Writer, body: &CheckpointBody, is_told: bool) -> Result<Option<Position>> {
         let bytes = body.encode();
         let record = NewRecord::engine(kind::CHECKPOINT, &bytes);
-        let appended = if is_told {
+        let appended = if is_told || sabotage::on(Rule::UnloggedAdopted) {
             match writer.wal.append_spare(record) {
                 // More parts than a record can name.
                 Err(StoreError::TooLarge { .. }) => None,
@@ -396,17 +400,6 @@ impl Engine {
             writer.wal.skip_record();
         }
         Ok(appended)
-    }
-
-    /// A checkpoint that was published without a record gets one now that the ring has room. A mount passes it over, being published; a rebuild learns by it that this checkpoint took place,
-    /// and does not start from the one before, of which space is reused from here on.
-    fn log_published(&self, writer: &Writer, body: &CheckpointBody) -> Result<()> {
-        let bytes = body.encode();
-        match writer.wal.append_spare(NewRecord::engine(kind::CHECKPOINT, &bytes)) {
-            Ok(Some(_)) => writer.wal.barrier(),
-            Ok(None) | Err(StoreError::TooLarge { .. }) => Ok(()),
-            Err(error) => Err(error),
-        }
     }
 
     /// An object of the engine's own: nothing references it but the record.
@@ -488,6 +481,23 @@ impl Engine {
     pub(crate) fn segment_bound(&self, space: &Space) -> u64 {
         space.numbers.reserve()
     }
+}
+
+/// A checkpoint that was published without a record gets one now that the ring has room, without its batch if that does not fit. A mount passes it over, being published; a rebuild learns by it that
+/// this checkpoint took place, and does not start from the one before, of which space is reused from here on. False: there is no room.
+pub(crate) fn log_published(wal: &Wal, body: &CheckpointBody) -> Result<bool> {
+    let append = |body: &CheckpointBody| match wal.append_spare(NewRecord::engine(kind::CHECKPOINT, &body.encode())) {
+        Err(StoreError::TooLarge { .. }) => Ok(None),
+        appended => appended,
+    };
+    let without = CheckpointBody { batch: Vec::new(), ..body.clone() };
+    if append(body)?.is_none() && append(&without)?.is_none() {
+        return Ok(false);
+    }
+    if !sabotage::on(Rule::UntoldNotDurable) {
+        wal.barrier()?;
+    }
+    Ok(true)
 }
 
 /// The segment table: what is released is free in it already.

@@ -4,6 +4,7 @@
 //! FLUSH -> superblock -> directory -> log scan (cut, last CHECKPOINT)
 //!   -> adopt: apply the batch of an unpublished CHECKPOINT -> repair superblocks -> seal segments that were open -> system pages -> FLUSH
 //!   -> publish checkpoint, generation and cut: directory, FLUSH, superblock       (INV-20: before anything is served)
+//!   -> its record, if it has none in the log (INV-13: before anything is reused)
 //!   -> records after the freeze go to the client
 //! ```
 //! A crash anywhere here leaves what was published; running it again finds the same (INV-21). A read-only mount writes nothing. The time it takes depends on the log and,
@@ -13,7 +14,7 @@ mod adopt;
 mod seal;
 
 use crate::StoreError;
-use crate::checkpoint::{describe, max_bounds, table};
+use crate::checkpoint::{describe, log_published, max_bounds, table};
 use crate::device::{Device, DeviceError, MeteredDevice, Operation, warn_if_changed};
 use crate::engine::{Batches, Counters, Engine, Objects, Options, Published, Writer};
 use crate::hlc::{HlcSource, next_bound, wall_hlc};
@@ -429,6 +430,7 @@ impl Engine {
 
         releasable.iter().for_each(|container| space.release(*container));
         wal.raise_hlc_bound(next.hlc_bound);
+        tell(&wal, &directory.entry, found)?;
         counters.raise(&directory.entry.bounds);
         space.numbers.segment_bound.store(directory.entry.bounds.segment, Ordering::SeqCst);
         let (entry, roots) = (directory.entry, self.recovered.references.clone());
@@ -459,6 +461,34 @@ impl Engine {
         drop(ledger);
         Ok(writer)
     }
+}
+
+/// What the last publication freed is about to be reused. If it had no record, and its mount died before it could tell of it in the log, this one does ([`log_published`]).
+fn tell(wal: &Wal, entry: &VolumeEntry, found: &Found) -> Result<()> {
+    let (Some(roots), Some(roots_twin)) = (entry.roots, entry.roots_twin) else { return Ok(()) };
+    if found.tells_of(entry.checkpoint.number)? || sabotage::on(Rule::MountUntold) {
+        return Ok(());
+    }
+    let body = CheckpointBody {
+        number: entry.checkpoint.number,
+        freeze: entry.checkpoint.freeze,
+        stream_hash: entry.checkpoint.stream_hash,
+        merged_through: entry.merged_through,
+        bounds: entry.bounds,
+        history_floor: 0,
+        drop_position: entry.totals.drop_queue_objects,
+        hlc: entry.checkpoint_hlc,
+        roots,
+        roots_twin,
+        batch: Vec::new(),
+    };
+    if !log_published(wal, &body)? {
+        tracing::warn!(
+            checkpoint = body.number,
+            "the log has no room to tell of the checkpoint: until the next one a rebuild may go back behind it"
+        );
+    }
+    Ok(())
 }
 
 fn config(ring: RingGeometry, entry: &VolumeEntry, budget: &Budget, durable_writes: bool) -> Config {

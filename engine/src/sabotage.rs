@@ -65,6 +65,18 @@ rules! {
     ClosedBeforeItsEnd,
     /// Before the superblock, the record is committed, but no barrier covers the directory (INV-17).
     CommitInsteadOfBarrier,
+    /// A publication without a record does not wait for its directory before the superblock (INV-17).
+    NoBarrierWithoutRecord,
+    /// A checkpoint gets a record although the log does not tell where the segments lie that it leads to (INV-22).
+    UnloggedAdopted,
+    /// What a publication without a record freed is reused although the log does not tell of it (INV-13).
+    ReusedUntold,
+    /// The record that tells of a publication is not waited for before space is reused (INV-13).
+    UntoldNotDurable,
+    /// A mount does not tell of a publication whose mount died before it could (INV-13).
+    MountUntold,
+    /// A roots object is written before the log up to its freeze is durable (INV-21).
+    RootsBeforeTheirLog,
     /// Containers are reused before the superblock that frees them is durable (INV-13).
     ContainersReusedEarly,
     /// Ring space is reused before the superblock that frees it is durable (INV-37).

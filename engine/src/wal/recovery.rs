@@ -563,6 +563,21 @@ impl Found {
         self.cut = Cut { lsn, sequence, offset, ..Cut::default() };
     }
 
+    /// A CHECKPOINT record of this number or a later one is in the prefix.
+    ///
+    /// # Errors
+    /// A record does not decode.
+    pub fn tells_of(&self, number: u64) -> Result<bool> {
+        for record in self.records.iter().filter(|record| record.kind == kind::CHECKPOINT) {
+            let structure =
+                |source| StoreError::Structure { structure: "CHECKPOINT record", offset: record.start.0, source };
+            if CheckpointBody::decode(&record.body).map_err(structure)?.number >= number {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The record that names what was written elsewhere, and the object.
     #[must_use]
     pub fn naming(&self, moved: &Relocated) -> Option<(&FoundRecord, &DataObject)> {

@@ -3,12 +3,12 @@
 use crate::device::{
     CrashImages, Device, DeviceImage, Recording, RecordingDevice, SECTOR_BYTES, SectorFate, SimulatedDevice,
 };
-use crate::history::{formatted, with_durable_writes};
+use crate::history::{formatted, with_durable_writes, with_ring};
 use crate::hlc::ManualClock;
 use crate::mini::Mini;
 use crate::scripted::ScriptedDevice;
 use envoyfs_engine::superblock;
-use envoyfs_layout::directory_page::DirectoryPage;
+use envoyfs_layout::directory_page::{DirectoryPage, VolumeDirectory};
 use envoyfs_layout::superblock::Superblock;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -50,6 +50,12 @@ impl Bench {
     #[must_use]
     pub fn of(mib: u64, slow: bool) -> Self {
         Self::on(formatted(mib, 512, 1).durable_image(), slow)
+    }
+
+    /// Of 32 MiB, with a ring of 128 KiB.
+    #[must_use]
+    pub fn of_short_ring() -> Self {
+        Self::on(with_ring(32, 128 << 10).durable_image(), false)
     }
 
     /// Of 8 MiB, whose log and small data are written durably.
@@ -94,6 +100,15 @@ impl Bench {
         let room = self.superblock.area_slot_bytes - DirectoryPage::bytes_max(self.superblock.containers);
         let at = [0, 1].map(|slot| self.superblock.table_positions(slot));
         at.into_iter().flatten().any(|at| (at..at + room).contains(&offset))
+    }
+
+    /// What rules in an image, and where containers lie.
+    #[must_use]
+    pub fn ruling(image: &DeviceImage) -> (Superblock, VolumeDirectory) {
+        let device = SimulatedDevice::from_image(image.clone(), 512, 3);
+        let superblock = superblock::open(&device).expect("a store").superblock;
+        let directory = superblock::read_directory(&device, &superblock).expect("its directory");
+        (superblock, directory)
     }
 
     /// Positions of the copies of the superblock.

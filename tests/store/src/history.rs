@@ -93,6 +93,20 @@ impl Recorded {
     }
 }
 
+/// A formatted device with a ring of so many bytes.
+#[must_use]
+pub fn with_ring(mib: u64, wal_bytes: u64) -> SimulatedDevice {
+    let device = SimulatedDevice::new(mib << 20, 512, 1);
+    let options = FormatOptions {
+        wal_bytes: Some(wal_bytes),
+        segment_bytes: Some(256 << 10),
+        small: true,
+        ..FormatOptions::new("proof", [7; 16], [9; 16], 1_700_000_000_000_000_000)
+    };
+    format(&device, &options).expect("a store with a short ring");
+    device
+}
+
 /// The smallest store there can be.
 pub fn tiny_format(device: &dyn Device) {
     let options = FormatOptions {

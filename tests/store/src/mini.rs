@@ -6,7 +6,7 @@ use crate::hlc::{Clock, ManualClock};
 use crate::store::*;
 use crate::{Engine, Options};
 use envoyfs_layout::node::{NodeBuilder, NodeView, Owner, TreeKind, edges};
-use envoyfs_layout::{Lsn, Reference, ReferenceKind};
+use envoyfs_layout::{Hlc, Lsn, Reference, ReferenceKind};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -165,6 +165,11 @@ impl Mini {
 
     /// Builds and publishes what was frozen.
     pub fn publish(&self, open: Open) -> Result<()> {
+        self.publish_after(open, || ())
+    }
+
+    /// The same; `built` is called when the nodes are there.
+    pub fn publish_after(&self, open: Open, built: impl FnOnce()) -> Result<()> {
         let mut top = self.top.lock().unwrap();
         let mut changes = Changes::default();
         for node in top.iter() {
@@ -180,9 +185,40 @@ impl Mini {
             }
             next.push(self.engine.append_node(Batch::Frozen, ReferenceKind::Node, 0, birth, &builder.finish())?);
         }
+        built();
         self.engine.publish(open.frozen, Roots { references: next.clone(), blob: Vec::new() }, changes)?;
         *top = next;
         Ok(())
+    }
+
+    /// A node that nothing leads to, of 15 KiB.
+    pub fn idle_node(&self) -> Result<()> {
+        let mut builder = NodeBuilder::new(TreeKind::Extents, 0, Hlc(8), Owner::default());
+        for item in 0..15_u32 {
+            builder.push(&item.to_le_bytes(), &[7; 1000], &[]).expect("it fits");
+        }
+        self.engine.append_node(Batch::Current, ReferenceKind::Node, 0, Hlc(8), &builder.finish())?;
+        Ok(())
+    }
+
+    /// Fills the ring to its last block: notes, then openings of the segments of idle nodes, each in a block of its own. The next checkpoint has no record.
+    pub fn fill_ring(&self) -> Result<()> {
+        let log = &self.engine.metrics().log;
+        while log.used_blocks.get() < log.ring_blocks.get() / 4 * 3 {
+            self.note(8)?;
+            self.commit()?;
+        }
+        while log.used_blocks.get() < log.ring_blocks.get() {
+            self.idle_node()?;
+            self.commit()?;
+        }
+        Ok(())
+    }
+
+    /// How many checkpoints had no record.
+    #[must_use]
+    pub fn unrecorded(&self) -> u64 {
+        self.engine.metrics().checkpoint.unrecorded.get()
     }
 
     /// A checkpoint.

@@ -50,6 +50,11 @@ tests! {
     a_publication_names_no_page_that_has_not_arrived
     a_publication_calls_no_container_closed_whose_end_has_not_arrived
     a_superblock_is_durable_only_after_its_directory
+    without_a_record_a_superblock_is_durable_only_after_its_directory
+    a_checkpoint_whose_segments_the_log_does_not_tell_of_is_not_adopted
+    what_a_publication_without_a_record_freed_is_reused_only_when_the_log_tells_of_it
+    a_mount_tells_of_a_publication_without_a_record_before_it_reuses_what_that_freed
+    the_log_is_durable_to_its_freeze_before_a_checkpoint_writes_its_roots
     records_between_freeze_and_publication_are_replayed
     ring_space_is_not_reused_before_the_superblock_that_frees_it
     a_container_is_not_reused_before_the_superblock_that_frees_it

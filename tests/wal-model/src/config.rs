@@ -36,6 +36,12 @@ pub enum Bug {
     CutLsnNotPublished,
     CutHashNotPublished,
     RepairAllCopies,
+    ReusedUntold,
+    MountReusesUntold,
+    RebuildTakesNewest,
+    RebuildOfPartOfTheLog,
+    NodeBeforeItsLog,
+    AnyBlockBeginsAGeneration,
     // simplifications: expected to be harmless
     LsnOnlyWatermark,
     IdentityInChecksum,
@@ -44,6 +50,7 @@ pub enum Bug {
     NoHashes,
     SecondPairNotFlushed,
     SlotsReusedBytesOnly,
+    RebuildIgnoresRecord, // it adopts what the record says all the same
     AllSimpler,
 }
 use Bug::*;
@@ -82,6 +89,21 @@ pub const BUGS: &[Bug] = &[
     StartAtCheckpointRecord,
     CutLsnNotPublished,
     RepairAllCopies,
+    ReusedUntold,
+    MountReusesUntold,
+    RebuildTakesNewest,
+    RebuildOfPartOfTheLog,
+    NodeBeforeItsLog,
+    AnyBlockBeginsAGeneration,
+];
+/// Seen only where checkpoints are published without a record, and what a rebuild makes of nodes, data and log is compared.
+pub const WITHOUT_A_RECORD: &[Bug] = &[
+    ReusedUntold,
+    MountReusesUntold,
+    RebuildTakesNewest,
+    RebuildOfPartOfTheLog,
+    NodeBeforeItsLog,
+    AnyBlockBeginsAGeneration,
 ];
 /// Expected to survive: the design keeps some of these as a second line of defence.
 pub const SIMPLER: &[Bug] = &[
@@ -95,8 +117,12 @@ pub const SIMPLER: &[Bug] = &[
     RingReusedAfterFirstPair,
     SecondPairNotFlushed,
     SlotsReusedBytesOnly,
+    RebuildIgnoresRecord,
     AllSimpler,
 ];
+
+/// Tops of so many checkpoints are not written over.
+pub const ROOTS: usize = 3;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
@@ -116,6 +142,7 @@ pub struct Config {
     pub quiet: u8,
     pub slow_data: bool,   // data completes in its own step
     pub split_flush: bool, // flush has a begin and an end
+    pub unrecorded: bool, // a checkpoint may be published without a record, and after every crash everything but nodes, data and log may be lost
     pub bug: Option<Bug>,
 }
 impl Config {
@@ -132,8 +159,12 @@ impl Config {
     pub fn place_at(&self, place: u8) -> usize {
         8 + self.ring as usize + place as usize
     }
+    /// Tops of the last checkpoints, where they are looked at.
+    pub fn roots_at(&self, number: u16) -> usize {
+        8 + self.ring as usize + self.places + number as usize % ROOTS
+    }
     pub fn blocks(&self) -> usize {
-        8 + self.ring as usize + self.places
+        8 + self.ring as usize + self.places + if self.unrecorded { ROOTS } else { 0 }
     }
 }
 const SMALL: Config = Config {
@@ -153,6 +184,7 @@ const SMALL: Config = Config {
     quiet: 0,
     slow_data: false,
     split_flush: false,
+    unrecorded: false,
     bug: None,
 };
 /// Explored exhaustively.
@@ -197,6 +229,22 @@ pub const EXHAUSTIVE: &[Config] = &[
         ..SMALL
     },
     Config { name: "poison: 3 ops, 1 failed flush, 1 crash", contents: 1, crashes: 1, flush_failures: 1, ..SMALL },
+    Config {
+        name: "without a record: 3 ops, 2 checkpoints, 1 crash",
+        contents: 1,
+        checkpoints: 2,
+        crashes: 1,
+        unrecorded: true,
+        ..SMALL
+    },
+    Config {
+        name: "without a record: 2 ops, 1 checkpoint, 2 crashes",
+        ops: 2,
+        contents: 1,
+        places: 3,
+        unrecorded: true,
+        ..SMALL
+    },
 ];
 const LARGE: Config = Config {
     name: "",
@@ -215,6 +263,7 @@ const LARGE: Config = Config {
     quiet: 6,
     slow_data: true,
     split_flush: true,
+    unrecorded: false,
     bug: None,
 };
 /// Explored at random.
@@ -223,4 +272,14 @@ pub const RANDOM: &[Config] = &[
     Config { name: "random, one fault", faults: 1, ..LARGE },
     Config { name: "random, small ring", ring: 5, cap: 2, meta: 2, ..LARGE },
     Config { name: "random, small ring, one fault", ring: 5, cap: 2, meta: 2, faults: 1, ..LARGE },
+    Config { name: "random, without records", places: 6, flush_failures: 0, unrecorded: true, ..LARGE },
+    Config {
+        name: "random, small ring, without records",
+        ring: 5,
+        cap: 2,
+        meta: 2,
+        places: 5,
+        unrecorded: true,
+        ..LARGE
+    },
 ];

@@ -46,9 +46,13 @@ pub struct Engine {
     pub space: Vec<Space>,
     pub next_oid: u16,
     pub phase: Phase,
-    pub frozen: Option<(Lsn, State, u8)>,
+    pub frozen: Option<(Rc<Node>, u8)>,
     pub next_directory: Option<VolumeDirectory>,
     pub last_appended: Option<(Lsn, Record)>,
+    pub written: u32,        // nodes, by this mount
+    pub unrecorded: bool,    // the checkpoint under way has no record
+    pub held: Vec<u8>,       // nodes of checkpoints before the published one, not given back yet
+    pub untold: Option<Lsn>, // the record that tells of the published checkpoint: nothing is reused before it is durable
 }
 
 impl Engine {
@@ -94,11 +98,20 @@ impl Engine {
             next_directory: None,
             directory,
             last_appended: None,
+            written: 0,
+            unrecorded: false,
+            held: vec![],
+            untold: None,
         };
         if cfg.has(Bug::SlotsReusedAfterCut) || cfg.has(Bug::SlotsReusedBytesOnly) {
             e.next_oid = f.state.slots.iter().flatten().map(|o| o.oid + 1).max().unwrap_or(0);
         } else if e.state.open || cfg.has(Bug::RecoveryAppendsAlways) {
             e.append(Kind::Seal, 1, id); // from the reserve
+        }
+        // Published without a record, and the mount died before it had told of that: this one does, before it reuses what is free by it.
+        if !f.told {
+            let lsn = e.tell(id);
+            e.untold = Some(lsn).filter(|_| !cfg.has(Bug::MountReusesUntold));
         }
         e
     }
@@ -118,7 +131,9 @@ impl Engine {
         self.used() + self.blocks_waiting(cfg) + (units as u32).div_ceil(cfg.cap as u32) + self.reserve(cfg) <= cfg.ring
     }
     pub fn admits_data(&self) -> bool {
-        self.next_oid < self.directory.oid_bound && self.space.iter().filter(|s| **s == Space::Free).count() >= 2 // one is kept for a node
+        self.untold.is_none()
+            && self.next_oid < self.directory.oid_bound
+            && self.space.iter().filter(|s| **s == Space::Free).count() >= 2 // one is kept for a node
     }
     /// A watermark block after quiet: only if nobody's reserve pays for it.
     pub fn admits_watermark(&self, cfg: &Config) -> bool {
@@ -231,6 +246,10 @@ impl Engine {
     }
     fn advance(&mut self, to: (Lsn, Seq)) {
         self.durable = (self.durable.0.max(to.0), self.durable.1.max(to.1));
+        if self.untold.is_some_and(|lsn| lsn < self.durable.0) {
+            self.untold = None;
+            self.release_space();
+        }
     }
     pub fn flush_end(&mut self, cfg: &Config, d: &mut Device) {
         if let Some(to) = self.in_flush.take() {
@@ -247,27 +266,44 @@ impl Engine {
     pub fn can_step_checkpoint(&self, cfg: &Config, allowed: bool) -> bool {
         match self.phase {
             Phase::Idle => {
-                allowed && self.next_lsn > self.directory.checkpoint.freeze && self.space.contains(&Space::Free)
+                let free = self.untold.is_none() && self.space.contains(&Space::Free);
+                allowed && self.next_lsn > self.directory.checkpoint.freeze && free
             }
             Phase::Frozen => {
-                let freeze = self.frozen.as_ref().map_or(0, |f| f.0);
+                let freeze = self.frozen.as_ref().map_or(0, |f| f.0.freeze);
                 cfg.has(Bug::FreezeIgnoresInFlightData) || self.in_flight.iter().all(|f| f.0 >= freeze)
             }
             _ => true,
         }
     }
-    /// One step of the checkpoint. False: no room for the CHECKPOINT record.
-    pub fn step_checkpoint(&mut self, cfg: &Config, d: &mut Device, id: &mut u16) -> bool {
+    /// One step of the checkpoint; with `unrecorded`, it is published without a record. False: no room for the CHECKPOINT record.
+    pub fn step_checkpoint(&mut self, cfg: &Config, d: &mut Device, id: &mut u16, unrecorded: bool) -> bool {
         use Phase::*;
         self.phase = match self.phase {
             Idle => {
                 let Some(place) = self.take_place() else { return false };
-                self.frozen = Some((self.next_lsn, self.state.clone(), place));
+                let number = self.directory.checkpoint.number + 1;
+                self.written += 1;
+                let opening = (self.superblock.seq << 8) + self.written;
+                let node = Node { number, opening, freeze: self.next_lsn, state: self.state.clone() };
+                self.frozen = Some((Rc::new(node), place));
                 Frozen
             }
             Frozen => {
-                let (_, state, place) = self.frozen.clone().expect("frozen");
-                d.write(cfg.place_at(place), Block::Node(Rc::new(state)), true);
+                let (node, place) = self.frozen.clone().expect("frozen");
+                // A node says that everything before its freeze is durable.
+                if !cfg.has(Bug::NodeBeforeItsLog) {
+                    if !self.submit(cfg, d) {
+                        return false;
+                    }
+                    self.flush(cfg, d);
+                }
+                if cfg.unrecorded {
+                    let Node { number, opening, freeze, .. } = *node;
+                    let roots = Roots { number, opening, freeze, place, crc: hash64(&*node) };
+                    d.write(cfg.roots_at(number), Block::Roots(roots), true);
+                }
+                d.write(cfg.place_at(place), Block::Node(node), true);
                 NodeWritten
             }
             NodeWritten => {
@@ -277,16 +313,22 @@ impl Engine {
                 NodeDurable
             }
             NodeDurable => {
-                let (freeze, state, place) = self.frozen.clone().expect("frozen");
-                let crc = hash64(&state);
-                let record = self.append(Kind::Checkpoint { freeze, place, crc }, 1, id);
+                let (node, place) = self.frozen.clone().expect("frozen");
+                let (number, freeze, crc) = (node.number, node.freeze, hash64(&*node));
+                let full = self.used() + self.blocks_waiting(cfg) + 1 > cfg.ring;
+                self.unrecorded = unrecorded || cfg.unrecorded && full;
+                let record = match self.unrecorded {
+                    true => freeze,
+                    false => self.append(Kind::Checkpoint { number, freeze, place, crc }, 1, id).0,
+                };
                 if !self.submit(cfg, d) {
                     return false;
                 }
-                let named = if cfg.has(Bug::StartAtCheckpointRecord) { record.0 } else { freeze };
+                let named = if cfg.has(Bug::StartAtCheckpointRecord) { record } else { freeze };
                 let start = *self.chain.iter().rev().find(|c| c.1 <= named).expect("a block holds the freeze LSN");
                 let mut dir = self.directory.clone();
                 dir.checkpoint = Checkpoint {
+                    number,
                     freeze,
                     place,
                     crc,
@@ -309,7 +351,7 @@ impl Engine {
                     self.flush(cfg, d);
                 }
                 if cfg.has(Bug::RingReusedBeforeSuperblock) {
-                    self.release(cfg);
+                    self.release();
                 }
                 Committed
             }
@@ -326,7 +368,7 @@ impl Engine {
                     self.flush(cfg, d);
                 }
                 if cfg.has(Bug::RingReusedAfterFirstPair) || cfg.has(Bug::SecondPairNotFlushed) {
-                    self.release(cfg);
+                    self.release();
                 }
                 FirstPairDurable
             }
@@ -344,7 +386,17 @@ impl Engine {
                 }
                 let dir = self.next_directory.clone().expect("directory");
                 self.superblock = next_superblock(cfg, &self.superblock, &dir);
-                self.release(cfg);
+                self.release_ring();
+                if !self.unrecorded || cfg.has(Bug::ReusedUntold) {
+                    self.release_space();
+                }
+                // It is told of now that the ring has room; else what it frees waits for the next one.
+                if self.unrecorded && self.used() + self.blocks_waiting(cfg) < cfg.ring {
+                    self.untold = Some(self.tell(id)).filter(|_| !cfg.has(Bug::ReusedUntold));
+                    if !self.submit(cfg, d) {
+                        return false;
+                    }
+                }
                 self.next_directory = None;
                 self.frozen = None;
                 Idle
@@ -352,20 +404,35 @@ impl Engine {
         };
         true
     }
-    /// The new checkpoint rules: ring space before its start, its predecessor's node and space dead before its freeze are free.
-    fn release(&mut self, _cfg: &Config) {
-        let Some(dir) = self.next_directory.clone() else { return };
-        if self.directory.checkpoint == dir.checkpoint {
+    /// The record of the published checkpoint, for a rebuild; a mount passes it over.
+    fn tell(&mut self, id: &mut u16) -> Lsn {
+        let Checkpoint { number, freeze, place, crc, .. } = self.directory.checkpoint;
+        self.append(Kind::Checkpoint { number, freeze, place, crc }, 1, id).0
+    }
+    fn release(&mut self) {
+        self.release_ring();
+        self.release_space();
+    }
+    /// The new checkpoint rules: ring space before its start is free.
+    fn release_ring(&mut self) {
+        let Some(dir) = self.next_directory.clone().filter(|dir| dir.checkpoint != self.directory.checkpoint) else {
             return;
+        };
+        self.held.push(self.directory.checkpoint.place);
+        self.chain.retain(|c| c.0 >= dir.checkpoint.start_bseq);
+        self.directory = dir;
+    }
+    /// Its predecessors' nodes and space dead before its freeze are free.
+    fn release_space(&mut self) {
+        for place in self.held.drain(..) {
+            self.space[place as usize] = Space::Free;
         }
-        self.space[self.directory.checkpoint.place as usize] = Space::Free;
+        let freeze = self.directory.checkpoint.freeze;
         for s in self.space.iter_mut() {
-            if matches!(s, Space::Dead(lsn) if *lsn < dir.checkpoint.freeze) {
+            if matches!(s, Space::Dead(lsn) if *lsn < freeze) {
                 *s = Space::Free;
             }
         }
-        self.chain.retain(|c| c.0 >= dir.checkpoint.start_bseq);
-        self.directory = dir;
     }
 }
 

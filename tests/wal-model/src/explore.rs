@@ -1,5 +1,5 @@
 //! Depth-first with fingerprints, and at random from a seed.
-use crate::config::{Bug, Config, EXHAUSTIVE, RANDOM};
+use crate::config::{Bug, Config, EXHAUSTIVE, RANDOM, WITHOUT_A_RECORD};
 use crate::world::{Act, Counters, World};
 use std::collections::HashSet;
 use std::collections::hash_map::DefaultHasher;
@@ -166,6 +166,9 @@ pub fn hunt(bug: Bug, budget: Duration) -> Hunt {
     let start = Instant::now();
     let mut states = 0;
     for (at_random, c) in RANDOM.iter().map(|c| (true, c)).chain(EXHAUSTIVE.iter().map(|c| (false, c))) {
+        if WITHOUT_A_RECORD.contains(&bug) && !c.unrecorded {
+            continue;
+        }
         let c = Config { bug: Some(bug), ..*c };
         if start.elapsed() > budget {
             break;

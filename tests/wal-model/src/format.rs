@@ -19,7 +19,8 @@ pub enum Block {
     Garbage,
     Wal(Rc<WalBlock>),
     Data { content: u8, oid: u16 }, // oid is a ghost: the checksum covers the content only (unless cfg.identity)
-    Node(Rc<State>),
+    Node(Rc<Node>),
+    Roots(Roots),
     VolumeDirectory(Rc<VolumeDirectory>),
     Superblock(Superblock),
 }
@@ -47,7 +48,7 @@ pub enum Kind {
     Put { slot: u8, object: Object },
     Meta,
     Seal,
-    Checkpoint { freeze: Lsn, place: u8, crc: u64 },
+    Checkpoint { number: u16, freeze: Lsn, place: u8, crc: u64 },
 }
 
 #[derive(Clone, Copy, Hash, PartialEq, Eq, Debug)]
@@ -55,6 +56,25 @@ pub struct Object {
     pub oid: u16,
     pub place: u8,
     pub crc: u32,
+}
+
+/// The top of a checkpoint: what a rebuild finds of it. It may be there though what it leads to is not, or not any more.
+#[derive(Clone, Copy, Hash, PartialEq, Eq, Debug)]
+pub struct Roots {
+    pub number: u16, // given again when the checkpoint did not take place
+    pub opening: u32,
+    pub freeze: Lsn,
+    pub place: u8,
+    pub crc: u64,
+}
+
+/// What the top of a checkpoint leads to.
+#[derive(Clone, Hash, PartialEq, Eq, Debug)]
+pub struct Node {
+    pub number: u16,
+    pub opening: u32, // rises with every node written: of equal numbers the larger one counts
+    pub freeze: Lsn,
+    pub state: State,
 }
 
 /// The client state: a few file slots, whether a segment is open, and a digest of every record applied.
@@ -93,6 +113,7 @@ pub struct VolumeDirectory {
 
 #[derive(Clone, Hash, PartialEq, Eq, Debug)]
 pub struct Checkpoint {
+    pub number: u16,
     pub freeze: Lsn,
     pub place: u8,
     pub crc: u64,

@@ -11,5 +11,6 @@ pub mod engine;
 pub mod explore;
 pub mod format;
 pub mod quorum;
+pub mod rebuild;
 pub mod recovery;
 pub mod world;

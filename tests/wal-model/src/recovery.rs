@@ -10,6 +10,7 @@ pub struct Found {
     pub superblock: Superblock,
     pub directory: VolumeDirectory,  // as published
     pub checkpoint: Checkpoint,      // adopted: the last one in the accepted prefix
+    pub told: bool,                  // the log tells of it, or it is mkfs's
     pub chain: Vec<(Seq, Lsn, u64)>, // kept blocks: sequence, first LSN, predecessor hash
     pub head_hash: u64,
     pub cut_lsn: Lsn,
@@ -17,6 +18,7 @@ pub struct Found {
     pub threshold_lsn: Lsn,
     pub corrupt: bool, // mount read-only at cut_lsn
     pub state: State,
+    pub whole: bool,          // the checkpoint can be read
     pub dead: Vec<(Lsn, u8)>, // places whose object died after the adopted freeze
 }
 
@@ -59,7 +61,14 @@ fn read_directory(d: &Device, s: &Superblock) -> Option<Rc<VolumeDirectory>> {
 pub fn recover(cfg: &Config, d: &Device) -> Mount {
     let Some(superblock) = open_superblock(d) else { return Mount::Damaged("superblock") };
     let Some(directory) = read_directory(d, &superblock) else { return Mount::Damaged("volume directory") };
-    let dir = &*directory;
+    match recover_from(cfg, d, superblock, &directory) {
+        Mount::Found(found) if !found.whole => Mount::Damaged("root node"),
+        mount => mount,
+    }
+}
+
+/// What the log holds behind a checkpoint, and the state at its cut.
+pub fn recover_from(cfg: &Config, d: &Device, superblock: Superblock, dir: &VolumeDirectory) -> Mount {
     let base = &dir.checkpoint;
 
     // Threshold: the published cut, the published checkpoint, and every watermark of this generation, also beyond a bad block.
@@ -161,11 +170,14 @@ pub fn recover(cfg: &Config, d: &Device) -> Mount {
     let mut checkpoint = base.clone();
     if !cfg.has(Bug::CheckpointIgnored) {
         for (_, r) in &accepted {
-            if let Kind::Checkpoint { freeze, place, crc } = r.kind {
+            if let Kind::Checkpoint { number, freeze, place, crc } = r.kind
+                && number > base.number
+            {
                 let Some(b) = chain.iter().rev().find(|b| b.first_lsn <= freeze) else {
                     return Mount::Damaged("position of the checkpoint");
                 };
                 checkpoint = Checkpoint {
+                    number,
                     freeze,
                     place,
                     crc,
@@ -176,10 +188,14 @@ pub fn recover(cfg: &Config, d: &Device) -> Mount {
             }
         }
     }
-    let mut state = match d.read(cfg.place_at(checkpoint.place)) {
-        Block::Node(s) if hash64(&**s) == checkpoint.crc => (**s).clone(),
-        _ => return Mount::Damaged("root node"),
+    let (mut state, whole) = match d.read(cfg.place_at(checkpoint.place)) {
+        Block::Node(s) if hash64(&**s) == checkpoint.crc => (s.state.clone(), true),
+        _ => (State { slots: vec![None; cfg.slots as usize], open: false, digest: 0 }, false),
     };
+    let numbers = accepted
+        .iter()
+        .filter_map(|(_, r)| if let Kind::Checkpoint { number, .. } = r.kind { Some(number) } else { None });
+    let told = checkpoint.number == 0 || numbers.max().is_some_and(|number| number >= checkpoint.number);
     let mut dead = vec![];
     for (lsn, r) in accepted.iter().filter(|(lsn, _)| *lsn >= checkpoint.freeze) {
         if let Some(o) = state.apply(r) {
@@ -197,6 +213,7 @@ pub fn recover(cfg: &Config, d: &Device) -> Mount {
         superblock,
         directory: dir.clone(),
         checkpoint,
+        told,
         chain,
         head_hash,
         cut_lsn,
@@ -204,6 +221,7 @@ pub fn recover(cfg: &Config, d: &Device) -> Mount {
         threshold_lsn,
         corrupt,
         state,
+        whole,
         dead,
     }))
 }

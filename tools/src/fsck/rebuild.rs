@@ -249,6 +249,7 @@ fn shape(disk: &Disk, settings: &Settings) -> Result<Shape> {
     });
     let begin = begin.min().unwrap_or(0);
     let rings = (0..4096_u64).map(|pages| begin.saturating_sub((64 << 10) + 8192 + pages * 4096));
+    let mut best: Option<(usize, Superblock, VolumeDirectory)> = None;
     for wal_bytes in std::iter::once(None).chain(rings.map(Some)) {
         let options = FormatOptions { wal_bytes, ..options.clone() };
         if let Ok((mut superblock, mut directory)) = blank(geometry.size_bytes, disk.block_bytes(), &options)
@@ -258,8 +259,15 @@ fn shape(disk: &Disk, settings: &Settings) -> Result<Shape> {
             superblock.logical_block = log_block(disk, &superblock).unwrap_or(superblock.logical_block);
             let blocks = superblock.ring_bytes / u64::from(superblock.logical_block.max(1));
             directory.entry.start.ring_block = directory.entry.start.sequence.checked_rem(blocks).unwrap_or(0);
-            return Ok(Shape { superblock, directory, pages: BTreeSet::new() });
+            // Segments are aligned, so that rings of several lengths leave them there: the blocks of the log tell which it is.
+            let agreeing = Ring::agreeing(disk, &superblock);
+            if best.as_ref().is_none_or(|(most, ..)| agreeing > *most) {
+                best = Some((agreeing, superblock, directory));
+            }
         }
+    }
+    if let Some((_, superblock, directory)) = best {
+        return Ok(Shape { superblock, directory, pages: BTreeSet::new() });
     }
     bail!("the segments of {} do not lie as in any store of this size; is it the whole device?", disk.device().label())
 }
@@ -391,7 +399,9 @@ fn newest_checkpoint(
             continue;
         }
         let (older_entry, older_log) = log_from(&older);
-        let Some(whole) = older_log.filter(|log| log.corrupt.is_none()) else { break };
+        // The log was durable up to the newer one's freeze before that wrote its roots: what ends before is what was not written over yet of a log that it ended.
+        let is_whole = |log: &Found| log.corrupt.is_none() && log.cut.lsn >= newest.freeze;
+        let Some(whole) = older_log.filter(is_whole) else { break };
         if whole.adopted.as_ref().is_some_and(|adopted| adopted.body.number >= newest.checkpoint) {
             break;
         }

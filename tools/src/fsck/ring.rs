@@ -15,6 +15,8 @@ struct Found {
     first_lsn: Lsn,
     end_lsn: Lsn,
     shared_offset: u32,
+    /// What was durable when it was framed.
+    durable: Lsn,
 }
 
 /// Blocks of a ring.
@@ -51,12 +53,29 @@ impl Ring {
                 first_lsn: header.first_lsn,
                 end_lsn: found.end_lsn(),
                 shared_offset: header.used_bytes.saturating_sub(shared),
+                durable: header.durable,
             };
             out.generation = out.generation.max(row.generation);
             out.end = out.end.max(row.end_lsn);
             out.blocks.insert(header.sequence, row);
         }
         out
+    }
+
+    /// How many of the first blocks that there are stand where a ring of this length has them.
+    #[must_use]
+    pub fn agreeing(disk: &Disk, superblock: &Superblock) -> usize {
+        const LOOK_BLOCKS: u64 = 256;
+        let block = superblock.logical_block.max(UNIT) as usize;
+        let count = superblock.ring_bytes / block as u64;
+        let mut bytes = vec![0; block];
+        let agrees = |index: &u64| {
+            let position = superblock.ring_offset + index * block as u64;
+            let read = disk.read_at(position, &mut bytes).is_ok();
+            let found = Block::decode(&bytes, &superblock.seed, position).ok().filter(|_| read);
+            found.is_some_and(|found| found.header.sequence.checked_rem(count) == Some(*index))
+        };
+        (0..count.min(LOOK_BLOCKS)).filter(agrees).count()
     }
 
     /// Largest sequence.
@@ -69,22 +88,27 @@ impl Ring {
     #[must_use]
     pub fn describe(&self, entry: &mut VolumeEntry, freeze: Lsn, blocks: u64) -> bool {
         let holds = |found: &Found| (found.first_lsn..=found.end_lsn).contains(&freeze);
-        let newest = |(sequence, found): &(&u64, &Found)| (found.generation, **sequence);
-        // At a border the later block has the freeze LSN too, at its start; the earlier begins the chain.
-        let candidates: Vec<(&u64, &Found)> = self.blocks.iter().filter(|(_, found)| holds(found)).collect();
-        let Some((generation, _)) = candidates.iter().map(newest).max() else { return false };
-        let Some((first, begin)) = candidates.into_iter().find(|(_, found)| found.generation == generation) else {
+        // At a border the later block has the freeze LSN too, at its start, and blocks without records have it in between; the earliest of those that follow each other begins the chain.
+        let candidates: BTreeMap<u64, &Found> =
+            self.blocks.iter().filter(|(_, found)| holds(found)).map(|(sequence, found)| (*sequence, found)).collect();
+        let Some((generation, last)) = candidates.iter().map(|(sequence, found)| (found.generation, *sequence)).max()
+        else {
             return false;
         };
+        let is_one = |sequence: u64| candidates.get(&sequence).is_some_and(|found| found.generation == generation);
+        let Some(first) = (0..=last).rev().take_while(|sequence| is_one(*sequence)).last() else { return false };
+        let Some(begin) = candidates.get(&first).copied() else { return false };
         let within = |found: &Found, lsn: Lsn| {
             found.shared_offset + u32::try_from(lsn.0.saturating_sub(found.first_lsn.0)).unwrap_or(0)
         };
         let mut cuts = Vec::new();
-        let (mut sequence, mut before) = (*first, *begin);
+        let (mut sequence, mut before) = (first, *begin);
         while let Some(next) = self.blocks.get(&(sequence + 1)) {
             let follows = next.generation >= before.generation && next.first_lsn <= before.end_lsn;
             let gap = next.generation == before.generation && next.first_lsn != before.end_lsn;
-            if !follows || gap {
+            // A mount begins with what is durable. Where its first blocks were lost, a later one may seem to follow what the mount before left behind the cut.
+            let is_first = next.generation == before.generation || next.first_lsn == next.durable;
+            if !follows || gap || !is_first {
                 break;
             }
             if next.generation != before.generation {
@@ -100,7 +124,7 @@ impl Ring {
         }
         entry.start = StartPosition {
             generation: begin.generation,
-            sequence: *first,
+            sequence: first,
             offset: within(begin, freeze),
             ring_block: first.checked_rem(blocks).unwrap_or(0),
         };

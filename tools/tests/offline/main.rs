@@ -19,3 +19,4 @@ mod lost;
 mod mark;
 mod rebuild;
 mod repair;
+mod unrecorded;

@@ -126,6 +126,15 @@ impl Client {
         self.slots[usize::from(body[8])] = Some(Slot { content, reference, crcs });
     }
 
+    /// A node that nothing leads to, of 15 KiB.
+    pub fn idle_node(&self) -> Result<(), StoreError> {
+        let mut builder = NodeBuilder::new(TreeKind::Extents, 0, Hlc(8), Owner::default());
+        for item in 0..15_u32 {
+            builder.push(&item.to_le_bytes(), &[7; 1000], &[]).expect("a small item");
+        }
+        self.engine.append_node(Batch::Current, ReferenceKind::Node, 0, Hlc(8), &builder.finish()).map(|_| ())
+    }
+
     /// Reads an object; its bytes.
     pub fn read(&self, slot: &Slot) -> Result<Vec<u8>, StoreError> {
         let mut bytes = vec![0; slot.reference.stored_bytes as usize];

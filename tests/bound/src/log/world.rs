@@ -31,6 +31,8 @@ const FAULTS_MAX: u64 = 4;
 pub struct Counters {
     pub records: u64,
     pub checkpoints: u64,
+    /// Of them without a record.
+    pub unrecorded: u64,
     pub mounts: u64,
     pub interrupted: u64,
     pub lost: u64,
@@ -63,6 +65,8 @@ struct Bound<'a> {
     objects: BTreeMap<Oid, u64>,
     next_record: u64,
     next_content: u64,
+    /// Checkpoints of this mount without a record.
+    unrecorded: u64,
     /// The bad sector, until its damage has been told, or has cost what no watermark covered: that happens once.
     fault: Option<u64>,
     /// Faults so far.
@@ -145,6 +149,7 @@ impl<'a> Bound<'a> {
             objects: BTreeMap::new(),
             next_record: 1,
             next_content: 1,
+            unrecorded: 0,
             fault: None,
             faults: 0,
             expect: None,
@@ -198,6 +203,7 @@ impl<'a> Bound<'a> {
                     self.publish()?;
                 }
             }
+            Act::Unrecorded => self.crowd_ring()?,
             Act::Recover | Act::AcceptLoss | Act::PowerLoss | Act::ProcessCrash => {}
         }
         self.note();
@@ -300,6 +306,45 @@ impl<'a> Bound<'a> {
         let published = self.client()?.publish(building);
         if self.alive("a checkpoint", published)?.is_some() {
             self.counters.checkpoints += 1;
+        }
+        let unrecorded = self.client()?.engine.metrics().checkpoint.unrecorded.get();
+        self.counters.unrecorded += unrecorded - std::mem::replace(&mut self.unrecorded, unrecorded);
+        Ok(())
+    }
+
+    /// Fills the ring to its last block, if it has few: records, then openings of the segments of idle nodes. A checkpoint that is published then has no record.
+    fn crowd_ring(&mut self) -> Check<()> {
+        const BLOCKS_MAX: u64 = 64;
+        let metrics = Arc::clone(self.client()?.engine.metrics());
+        let is_full = || metrics.log.used_blocks.get() >= metrics.log.ring_blocks.get();
+        if metrics.log.ring_blocks.get() > BLOCKS_MAX || self.building.is_none() {
+            return Ok(());
+        }
+        for _ in 0..2 * BLOCKS_MAX {
+            let id = self.next_record;
+            self.next_record += 1;
+            match self.client()?.append(id, None, 1) {
+                Ok(Appended::At(end, _)) => {
+                    let logical = self.client()?.logical();
+                    self.history.push((end, logical));
+                }
+                _ if self.device.is_crashed() => return Ok(()),
+                Ok(Appended::Refused(error)) => return Err(format!("(e) an admitted record was refused: {error}")),
+                Err(StoreError::WouldWait { .. }) => break,
+                Err(error) => return Err(format!("append: {error}")),
+            }
+        }
+        for _ in 0..200 {
+            let client = self.client()?;
+            let end = client.engine.end();
+            let done = client.engine.commit(end).and_then(|()| client.idle_node());
+            match done {
+                Err(StoreError::NoSpace { .. }) => return Ok(()),
+                done => drop(self.alive("an idle node", done)?),
+            }
+            if is_full() || self.device.is_crashed() {
+                break;
+            }
         }
         Ok(())
     }
@@ -534,6 +579,7 @@ impl<'a> Bound<'a> {
         self.history.push((end, logical));
         self.acknowledged = end;
         self.expect = None;
+        self.unrecorded = 0;
         self.client = Some(client);
         Ok(())
     }

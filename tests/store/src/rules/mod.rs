@@ -5,6 +5,7 @@ mod log;
 mod loss;
 mod publish;
 mod space;
+mod unrecorded;
 mod upkeep;
 
 pub use envoyfs_engine::sabotage::Rule;
@@ -12,6 +13,7 @@ pub use log::*;
 pub use loss::*;
 pub use publish::*;
 pub use space::*;
+pub use unrecorded::*;
 pub use upkeep::*;
 
 macro_rules! scenarios {
@@ -50,6 +52,12 @@ scenarios! {
     NamedBeforeArrival: a_publication_names_no_page_that_has_not_arrived,
     ClosedBeforeItsEnd: a_publication_calls_no_container_closed_whose_end_has_not_arrived,
     CommitInsteadOfBarrier: a_superblock_is_durable_only_after_its_directory,
+    NoBarrierWithoutRecord: without_a_record_a_superblock_is_durable_only_after_its_directory,
+    UnloggedAdopted: a_checkpoint_whose_segments_the_log_does_not_tell_of_is_not_adopted,
+    ReusedUntold: what_a_publication_without_a_record_freed_is_reused_only_when_the_log_tells_of_it,
+    UntoldNotDurable: what_a_publication_without_a_record_freed_is_reused_only_when_the_log_tells_of_it,
+    MountUntold: a_mount_tells_of_a_publication_without_a_record_before_it_reuses_what_that_freed,
+    RootsBeforeTheirLog: the_log_is_durable_to_its_freeze_before_a_checkpoint_writes_its_roots,
     StartAtCheckpointRecord: records_between_freeze_and_publication_are_replayed,
     RingReusedEarly: ring_space_is_not_reused_before_the_superblock_that_frees_it,
     ContainersReusedEarly: a_container_is_not_reused_before_the_superblock_that_frees_it,
