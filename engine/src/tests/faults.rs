@@ -22,6 +22,7 @@ fn a_failed_flush_poisons_and_nothing_is_acknowledged_any_more() {
     assert!(matches!(client.commit(), Err(StoreError::Poisoned { .. })));
     assert!(matches!(client.build().map(|_| ()), Err(StoreError::Poisoned { .. })));
     assert!(client.run(&Op::Delete { tree: 0, key: 1 }).is_err());
+    assert!(client.engine.metrics().poison.refused.get() > 0);
     // Reads go on.
     client.verify();
 }
@@ -44,6 +45,8 @@ fn damaged_data_is_told_and_the_rest_still_reads() {
     device.inject(Fault::FlipBits { offset: at.unwrap() + 100, mask: 4 });
     let mut into = vec![0; 4096];
     let result = client.engine.read_data(object.0, 0, &object.1[..1], &mut into);
+    let reads = &client.engine.metrics().reads;
+    assert_eq!((reads.retried.get(), reads.damaged.get()), (1, 1));
     match result {
         Err(StoreError::Damaged { oid, offset, .. }) => {
             assert_eq!(oid, object.0);
@@ -93,6 +96,7 @@ fn a_damaged_log_below_the_watermark_mounts_read_only_and_says_so() {
     assert!(engine.read_only().contains("-o accept_loss"), "{:?}", engine.read_only());
     let accepted =
         Options { read_only: false, threads: false, accept_loss: true, clock, settings: Settings::default() };
+    assert_eq!(engine.metrics().recovery.lost.get(), 1);
     let engine = Engine::open(Arc::new(device), accepted).unwrap();
     assert_eq!(engine.read_only(), "");
 }

@@ -72,6 +72,8 @@ fn a_mark_of_a_right_store_finds_only_what_no_slice_uses() {
         client.checkpoint().unwrap();
         let second = client.engine.mark(ONE_PASS, Some(&uses)).unwrap();
         assert_eq!((second.unused_bytes, second.repairs), (0, 0), "{first:?} {second:?}");
+        let metrics = client.engine.metrics();
+        assert!(metrics.mark.nodes.get() > 0 && metrics.mark.passes.get() >= 2 && metrics.state.marks.get() >= 2);
         assert_eq!(client.engine.check_space(), Vec::<String>::new());
     }
 }
@@ -333,6 +335,8 @@ fn a_mark_before_a_refusal_gives_up_when_the_reserve_is_used() {
     }
     let ended = client.engine.mark(ONE_PASS, Some(&uses));
     println!("{ended:?}");
+    let metrics = &client.engine.metrics().state;
+    assert_eq!(metrics.marks_given_up.get(), u64::from(ended.is_err()));
     client.quiesce();
     client.verify();
     fill(&mut client, 3);

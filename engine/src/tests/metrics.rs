@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-/// Not moved here: by a full store or log, and its waits; by readers with pins (`tests/pins.rs`); by a failing, lying or damaged device; by a mark (`tests/mark.rs` checks what it finds, not what it counts); by
+/// Not moved here: by a full store or log, and its waits; by readers with pins (`tests/pins.rs`); by a failing, lying or damaged device (`tests/faults.rs`); by a mark (`tests/mark.rs`); by
 /// a device that lets data wait, or is told to discard; by a store so large that heat has classes (`tests/cleaning`); by a crash between a CHECKPOINT record and its publication.
 const UNTOUCHED: &[&str] = &[
     "admission.marks_wanted",
