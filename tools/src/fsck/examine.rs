@@ -206,6 +206,7 @@ pub fn start(walk: &mut Walk<'_>, directory: &VolumeDirectory, roots: Option<&Ro
     for reference in queue {
         walk.space.hold(reference);
         let (claim, keys) = (Claim::default(), (None, None));
-        walk.stack.push(Visit { reference: *reference, tree: None, claim, keys, hash_key: None, at: Rc::clone(&at) });
+        let at = Rc::clone(&at);
+        walk.waiting.push(Visit { reference: *reference, tree: None, claim, keys, hash_key: None, at });
     }
 }

@@ -202,6 +202,9 @@ fn data(walk: &mut Walk<'_>, slice: &Slice, extent: &Reference, at: &At) {
         walk.report.add(findings::SLICES, at, detail);
         return;
     }
+    if walk.purpose == Purpose::Waiting {
+        return;
+    }
     walk.reached(extent.oid, units);
     if let Some(expectations) = &mut walk.data
         && walk.space.in_pass(extent.oid.segment())

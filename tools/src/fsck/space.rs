@@ -1,9 +1,10 @@
 //! Where objects lie, what is live according to the store, and what the walk of the trees reached.
 //!
 //! Owns the published segment pages as they were read, and for every unit three marks: *used* (some node refers to the object), *reached* (a node, or a block that a file's
-//! slice uses) and *begun* (an object that something refers to begins here); besides, the edges beyond the first of objects with several. [`Space::compare`] says where these
+//! slice uses) and *begun* (an object that something refers to begins here); besides, the edges beyond the first of objects with several. What only trees refer to that wait to
+//! be freed is *waiting* instead of used and reached: it may live or not. [`Space::compare`] says where these
 //! differ from what the store believes (INV-06, INV-10..12), [`Space::exact`] what a page must say.
-//! Memory: three bits a unit (a fourth, *kept*, for what retained checkpoints need) and 24 bytes an object with several references, in the range of segments that this pass
+//! Memory: three bits a unit (a fourth, *kept*, for what retained checkpoints need, a fifth for what is waiting) and 24 bytes an object with several references, in the range of segments that this pass
 //! looks at ([`Space::marked_bytes`]); the pages.
 
 use super::disk::Disk;
@@ -33,6 +34,7 @@ pub struct Segment {
     reached: Units,
     begun: Units,
     kept: Units,
+    waiting: Units,
     more: BTreeMap<u16, u32>,
     extents: u32,
 }
@@ -279,10 +281,19 @@ impl Space {
 
     /// An edge to an object.
     pub fn edge(&mut self, reference: &Reference) {
+        self.edge_in(reference, |segment| &mut segment.used);
+    }
+
+    /// An edge from a tree that waits to be freed.
+    pub fn waiting_edge(&mut self, reference: &Reference) {
+        self.edge_in(reference, |segment| &mut segment.waiting);
+    }
+
+    fn edge_in(&mut self, reference: &Reference, set: impl FnOnce(&mut Segment) -> &mut Units) {
         let slot = reference.oid.slot();
         let start = u32::from(slot);
         self.mark(reference.oid.segment(), |segment| {
-            segment.used.insert(start..start.saturating_add(reference.units()));
+            set(segment).insert(start..start.saturating_add(reference.units()));
             if segment.begun.insert_one(start) {
                 segment.extents += u32::from(reference.kind == ReferenceKind::Extent);
             } else {
@@ -399,6 +410,7 @@ impl Space {
     pub fn exact(&self, number: u32, complete: bool, waiting: &[u16], logged: &[Range<u32>]) -> Option<SegmentPage> {
         let segment = self.segments.get(&number)?;
         let mut live = segment.reached.clone();
+        live.union(&segment.waiting_of(&segment.page.live));
         let mut extra: BTreeMap<u16, i32> =
             segment.more.iter().map(|(slot, more)| (*slot, i32::try_from(*more).unwrap_or(i32::MAX))).collect();
         if !complete {
@@ -442,7 +454,7 @@ impl Space {
         let known = self.segments.range(self.range.clone()).filter(|(_, segment)| !segment.unknown);
         known.filter_map(|(number, segment)| {
             let mut live = Units::of(&segment.page.live);
-            for other in [&Units::of(&segment.page.deferred), &segment.used, &segment.reached] {
+            for other in [&Units::of(&segment.page.deferred), &segment.used, &segment.reached, &segment.waiting] {
                 live.subtract(other);
             }
             Some((*number, live.runs())).filter(|(_, runs)| !runs.is_empty())
@@ -472,6 +484,10 @@ impl Space {
             }
             // What only retained checkpoints need is not reached from the roots, and is not lost either.
             live.subtract(&Units::of(&segment.page.deferred));
+            // Nor what only deleted trees need.
+            let mut waiting = segment.waiting.clone();
+            waiting.subtract(&segment.reached);
+            live.subtract(&waiting);
             for (range, difference) in differences(&live, &segment.used, &segment.reached, complete) {
                 let bytes = u64::from(range.end - range.start) * u64::from(UNIT);
                 let place = Oid::new(volume, *number, u16::try_from(range.start).unwrap_or(u16::MAX));
@@ -496,14 +512,23 @@ impl Segment {
         self.reached = Units::default();
         self.begun = Units::default();
         self.kept = Units::default();
+        self.waiting = Units::default();
         self.more = BTreeMap::new();
         self.extents = 0;
     }
 
     /// A row of `more` takes 24 bytes with what the map adds.
     fn marked_bytes(&self) -> u64 {
-        let Self { used, reached, begun, kept, more, .. } = self;
-        used.bytes() + reached.bytes() + begun.bytes() + kept.bytes() + 24 * more.len() as u64
+        let Self { used, reached, begun, kept, waiting, more, .. } = self;
+        [used, reached, begun, kept, waiting].map(Units::bytes).iter().sum::<u64>() + 24 * more.len() as u64
+    }
+
+    /// What is waiting, of these runs.
+    fn waiting_of(&self, runs: &[(u16, u16)]) -> Units {
+        let (mut both, mut others) = (self.waiting.clone(), self.waiting.clone());
+        others.subtract(&Units::of(runs));
+        both.subtract(&others);
+        both
     }
 
     /// INV-06: a count is 1 unless the page has a row.

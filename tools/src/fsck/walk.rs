@@ -160,6 +160,9 @@ pub struct Sum {
 pub enum Purpose {
     /// The published checkpoint: its edges count.
     Check,
+    /// What waits to be freed: its edges count too, and its nodes live; what they refer to may be dead. (What an operation freed in a file that was deleted in the same batch is
+    /// dead at once, and perhaps written over.)
+    Waiting,
     /// A retained checkpoint, which counts nothing: what it needs must be kept. Nodes that the walk met before are as good as they were.
     Retained,
     /// A checkpoint that the log holds and no superblock names yet. Its nodes are only read.
@@ -186,6 +189,8 @@ pub struct Walk<'a> {
     pub realms: Vec<(RealmEntry, Rc<At>)>,
     /// What is still to be visited.
     pub stack: Vec<Visit>,
+    /// What waits to be freed: visited when nothing else is left, so that what the roots lead to as well is met there.
+    pub waiting: Vec<Visit>,
     /// Memory for marks and checksums: beyond it the pass becomes shorter.
     pub memory_bytes: u64,
     /// Shown while it runs.
@@ -222,6 +227,7 @@ impl<'a> Walk<'a> {
             dead: HashSet::new(),
             realms: Vec::new(),
             stack: Vec::new(),
+            waiting: Vec::new(),
             memory_bytes: u64::MAX,
             progress,
             twice: HashSet::new(),
@@ -247,9 +253,18 @@ impl<'a> Walk<'a> {
                 }
                 self.visit(&visit);
             }
-            let Some(realm) = self.later.pop_front() else { return };
             self.numbers.clear();
-            self.stack = realm;
+            if let Some(realm) = self.later.pop_front() {
+                self.stack = realm;
+            } else if !self.waiting.is_empty() {
+                self.stack = std::mem::take(&mut self.waiting);
+                self.purpose = Purpose::Waiting;
+            } else {
+                if self.purpose == Purpose::Waiting {
+                    self.purpose = Purpose::Check;
+                }
+                return;
+            }
         }
     }
 
@@ -297,8 +312,10 @@ impl<'a> Walk<'a> {
 
     /// An edge: a node, or the roots, refers to an object.
     pub fn edge(&mut self, reference: &Reference) {
-        if self.purpose == Purpose::Check {
-            self.space.edge(reference);
+        match self.purpose {
+            Purpose::Check => self.space.edge(reference),
+            Purpose::Waiting => self.space.waiting_edge(reference),
+            Purpose::Retained | Purpose::Unpublished => {}
         }
     }
 
@@ -367,7 +384,7 @@ impl<'a> Walk<'a> {
     /// Units from the object's start are in use.
     pub fn reached(&mut self, oid: Oid, units: std::ops::Range<u32>) {
         match self.purpose {
-            Purpose::Check => self.space.mark_reached(oid, units),
+            Purpose::Check | Purpose::Waiting => self.space.mark_reached(oid, units),
             Purpose::Retained => self.space.mark_kept(oid, units),
             Purpose::Unpublished => {}
         }

@@ -4,6 +4,7 @@ use crate::common::{CX, Random};
 use crate::fsck_bench::*;
 use envoyfs_engine::MarkOptions;
 use envoyfs_engine::device::{DeviceImage, Fault, SimulatedDevice};
+use envoyfs_engine::store::Store as _;
 use envoyfs_layout::directory_page::{ContainerState, DirectoryPage, TableBase};
 use envoyfs_layout::inode::Inode;
 use envoyfs_layout::key::{DirectoryKey, RealmItemKind, RealmKey};
@@ -416,6 +417,67 @@ fn file_data() {
     });
     let left = is_mended(&surgeon.device(), findings::INLINE_CHECKSUM);
     assert!(!left.contains_key("/top/file 0") && left.get("/top/file 4") == expected.get("/top/file 4"));
+}
+
+/// What an operation freed is dead at once, although nodes that wait to be freed still refer to it.
+#[test]
+fn files_that_were_cut_and_deleted_in_one_batch_are_no_damage_while_they_wait() {
+    let device = empty(64, 512);
+    let mounted = mount(&device);
+    populate(&mounted);
+    // Files with trees of extents. Before and behind more than one checkpoint works off, so that one of them waits whatever the order.
+    let mut all = Vec::new();
+    let mut make = |name: String, extents: u64, bytes: usize| {
+        let id = mounted.ns.make(&CX, InodeId::ROOT, name.as_bytes(), &Make::File, 0o644).unwrap().id;
+        for extent in 0..extents {
+            let offset = extent * ((bytes + (64 << 10)) as u64).next_multiple_of(4096);
+            mounted.ns.write(&CX, id, offset, &vec![extent as u8 + 1; bytes]).unwrap();
+        }
+        mounted.ns.checkpoint().unwrap();
+        all.push((name, id));
+        id
+    };
+    let first = make("older".into(), 40, 40 << 10);
+    (0..34).for_each(|number| assert_ne!(make(format!("many {number}"), 250, 4096), first));
+    for file in [first, make("newer".into(), 40, 40 << 10)] {
+        let nothing = SetAttributes { size: Some(0), ..SetAttributes::default() };
+        mounted.ns.setattr(&CX, file, &nothing).unwrap();
+    }
+    for (name, id) in &all {
+        mounted.ns.unlink(&CX, InodeId::ROOT, name.as_bytes()).unwrap();
+        mounted.ns.forget(*id, 1);
+    }
+    mounted.ns.checkpoint().unwrap();
+    assert!(mounted.engine.usage().drop_queue > 0);
+    while mounted.engine.usage().drop_queue > 0 {
+        let waiting = SimulatedDevice::from_image(device.image(), 512, 1);
+        assert!(is_found(&waiting, findings::DROP_QUEUE).is_clean(), "{}", check(&waiting));
+        // Books that are written anew have them neither as live nor as lost.
+        let mut surgeon = Surgeon::new(&waiting);
+        let segments: Vec<u32> = surgeon.directory.table.iter().map(|row| row.segment).collect();
+        let mut wrong = 0;
+        for segment in segments.into_iter().filter(|segment| *segment != 0) {
+            let row = surgeon.directory.table.iter().find(|row| row.segment == segment).unwrap();
+            if !row.metadata.is_none() {
+                surgeon.page(segment, |page| {
+                    let shared = page.extra.iter_mut().find(|(_, extra)| *extra > 0);
+                    wrong += u32::from(shared.map(|(_, extra)| *extra += 1).is_some());
+                });
+            }
+        }
+        assert!(wrong > 0);
+        let waiting = surgeon.device();
+        is_mended(&waiting, findings::COUNT);
+        let other = mount(&waiting);
+        while other.engine.usage().drop_queue > 0 {
+            other.ns.checkpoint().unwrap();
+        }
+        other.close();
+        let report = check(&waiting);
+        let left = [findings::RECLAIMABLE, findings::DROP_QUEUE].map(|kind| report.count(kind));
+        assert!(report.is_clean() && left == [0, 0], "{report}");
+        mounted.ns.checkpoint().unwrap();
+    }
 }
 
 #[test]
