@@ -5,7 +5,7 @@ use crate::metrics::Metrics;
 use crate::state::{Segment, State};
 use crate::store::{Result, Tier, Usage};
 use crate::sync::atomic::Ordering;
-use envoyfs_layout::{Oid, Reference, UNIT};
+use envoyfs_layout::{Lsn, Oid, Reference, UNIT};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
@@ -101,6 +101,12 @@ impl Engine {
             Some(writer) => writer.published.lock().roots.clone(),
             None => self.recovered.references.clone(),
         }
+    }
+
+    /// Where the log ended that this mount found. What it appended itself, and all since, is behind.
+    #[must_use]
+    pub const fn recovered_end(&self) -> Lsn {
+        self.end
     }
 
     /// See [`Store::usage`](crate::store::Store::usage).

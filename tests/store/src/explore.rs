@@ -156,7 +156,7 @@ impl Search<'_> {
         self.found.moved += recovery_metrics.moved.get();
         self.found.placed_behind += recovery_metrics.placed_behind.get();
         let client = Client::start(engine, clock);
-        let end = client.engine.end();
+        let end = client.engine.recovered_end();
         match duty {
             Duty::AtLeast(least) => {
                 assert!(end >= least, "{path:?}: {end:?} recovered, {least:?} acknowledged (INV-18)")

@@ -57,7 +57,7 @@ fn rules_that_matter_only_with_a_fault_are_caught() {
     for bug in NEED_A_FAULT {
         let signs = RANDOM.iter().filter(|c| c.faults > 0).find_map(|c| {
             let c = Config { bug: Some(*bug), ..*c };
-            random(&c, 1, 400, PATIENCE).violation
+            random(&c, 1, 2500, PATIENCE).violation
         });
         println!("{bug:?}: {}", signs.unwrap_or_else(|| panic!("{bug:?} not caught")).0);
     }

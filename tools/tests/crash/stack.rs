@@ -60,7 +60,7 @@ pub fn open(device: Arc<dyn Device>, clock: Arc<dyn Clock>, threads: bool) -> st
     if !engine.read_only().is_empty() {
         return Err(format!("opens only for reading: {}", engine.read_only()));
     }
-    let (end, engine) = (engine.end(), Arc::new(engine));
+    let (end, engine) = (engine.recovered_end(), Arc::new(engine));
     let options = Options { node_cache_bytes: 1 << 20, threads, read_only: false, seed: [7; 16] };
     let ns = Namespace::open(engine.clone(), options).map_err(|error| format!("namespace: {error}"))?;
     Ok(Stack { engine, ns, end })

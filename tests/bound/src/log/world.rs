@@ -315,6 +315,7 @@ impl<'a> Bound<'a> {
     /// Fills the ring to its last block, if it has few: records, then openings of the segments of idle nodes. A checkpoint that is published then has no record.
     fn crowd_ring(&mut self) -> Check<()> {
         const BLOCKS_MAX: u64 = 64;
+        const FREE_MIN: u64 = 10;
         let metrics = Arc::clone(self.client()?.engine.metrics());
         let is_full = || metrics.log.used_blocks.get() >= metrics.log.ring_blocks.get();
         if metrics.log.ring_blocks.get() > BLOCKS_MAX || self.building.is_none() {
@@ -342,7 +343,8 @@ impl<'a> Bound<'a> {
                 Err(StoreError::NoSpace { .. }) => return Ok(()),
                 done => drop(self.alive("an idle node", done)?),
             }
-            if is_full() || self.device.is_crashed() {
+            // Nobody admitted these nodes: what a checkpoint needs stays.
+            if is_full() || self.device.is_crashed() || metrics.streams.containers_free.get() < FREE_MIN {
                 break;
             }
         }
@@ -560,7 +562,7 @@ impl<'a> Bound<'a> {
                 return Err(format!("(c) accept_loss does not help: {}", engine.read_only()));
             }
         }
-        let end = engine.end();
+        let end = engine.recovered_end();
         let client = match Client::start(engine, usize::from(self.config.slots)) {
             Ok(client) => client,
             Err(_) if fault_in_segments => {
@@ -587,7 +589,9 @@ impl<'a> Bound<'a> {
     /// Says whether something acknowledged was cut silently, above every watermark.
     fn check_found(&mut self, client: &Client, end: Lsn, corrupt: bool, covered: Lsn) -> Check<bool> {
         let found = client.logical();
-        let at = self.history.iter().rposition(|(lsn, _)| *lsn <= end);
+        // A mount that was interrupted after the loss was accepted may have told of the checkpoint whose record was lost: that record has LSNs of what is gone.
+        let is_it = |(lsn, state): &(Lsn, Logical)| *lsn <= end && (self.fault.is_none() || *state == found);
+        let at = self.history.iter().rposition(is_it);
         let Some((lsn, want)) = at.and_then(|at| self.history.get(at)) else {
             return Err(format!("(a) {end:?} recovered is before the last known state {:?}", self.history[0].0));
         };

@@ -155,7 +155,7 @@ impl Ground for Simulated {
             self.device = self.device.crash(random.number());
         }
         self.engine = Arc::new(mount(&self.device, &self.clock)?);
-        Ok(self.engine.end())
+        Ok(self.engine.recovered_end())
     }
 
     fn check(&self, quiescent: bool) -> Result<Option<Recount>, String> {
