@@ -140,7 +140,7 @@ impl Client {
             client.apply(&ops::decode(&record.body), record.hlc, record.data.first()).unwrap();
         }
         client.verify();
-        client.history.push((client.engine.end(), client.logical()));
+        client.history.push((client.engine.recovered_end(), client.logical()));
         client
     }
 
