@@ -101,11 +101,6 @@ impl Cleaning {
 }
 
 impl Progress {
-    /// Whether survivors go to a container, of which nothing is known to live before they are installed.
-    pub(crate) fn is_filling(&self, container: u32) -> bool {
-        self.filling.contains(&container)
-    }
-
     /// What was copied and waits to be installed.
     pub(crate) fn take_moves(&mut self) -> Vec<Moved> {
         std::mem::take(&mut self.moves)

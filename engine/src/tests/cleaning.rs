@@ -427,26 +427,3 @@ fn lists_of_segments_without_a_home_leave_containers_that_are_to_be_emptied() {
     let after = lists(&client);
     assert!(!after.is_empty() && after.iter().all(|place| !before.contains(place)), "{before:?}, {after:?}");
 }
-
-/// What lives in a container of survivors is not known before they are installed: a publication that took it for dead would clean that much too little.
-#[test]
-fn containers_that_survivors_have_filled_are_not_what_a_publication_gives_back() {
-    let (_, mut client) = fresh(16, 512, 3);
-    let keys = super::space::fill(&mut client, 0);
-    for key in (0..keys).filter(|key| key % 3 == 0) {
-        client.run(&Op::Delete { tree: 0, key }).unwrap();
-    }
-    client.checkpoint().unwrap();
-    let engine = Arc::clone(&client.engine);
-    let writer = engine.writer().unwrap();
-    let target = engine.clean_target(writer);
-    super::space::squeeze(&engine, 9, &mut Vec::new());
-    for _ in 0..3 {
-        assert!(engine.clean_anyway().unwrap());
-    }
-    let free = writer.free();
-    assert!((target - 2..target).contains(&(free.now + free.coming)), "{free:?} of {target}, two were filled");
-    writer.admission.ledger.lock().wanted = Some(Reason::Reclaim);
-    client.checkpoint().unwrap();
-    assert!(writer.free().now >= target, "{free:?}, then {:?} of {target}", writer.free());
-}
