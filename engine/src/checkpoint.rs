@@ -143,7 +143,8 @@ impl Engine {
         let stages = &self.metrics.checkpoint;
         let mut stage = self.metrics.time(&stages.law);
         // A roots object tells a rebuild that the log was durable up to its freeze: what is missing of that now was written over, after the publication.
-        if !sabotage::on(Rule::RootsBeforeTheirLog) {
+        // It waits for the data of its records, too.
+        if !sabotage::on(Rule::RootsBeforeTheirLog) && !sabotage::on(Rule::CleanedBeforeArrival) {
             writer.wal.commit(frozen.freeze)?;
         }
         let outcome = law::compute(frozen.number, &objects.unstored, &published.roots, &roots.references, changes)

@@ -547,7 +547,7 @@ impl<'a> Bound<'a> {
             let why = engine.read_only().to_owned();
             // Data of the last group that the device does not give is told, not cut (decision 0018).
             let unreadable_data = why.contains("object ") && why.contains("cannot be read");
-            if !self.fault_in_ring() && !(fault_in_segments && unreadable_data) {
+            if !(self.fault_in_ring() || fault_in_segments && unreadable_data) {
                 return Err(format!("(c) false corruption report: {why}"));
             }
             let block = u64::from(self.device.geometry().logical_block_bytes);
