@@ -6,6 +6,7 @@ mod crashes;
 mod devices;
 mod harness;
 mod line;
+mod locals;
 mod loss;
 mod models;
 mod rules;

@@ -1,30 +1,27 @@
 //! One rule of durability a test.
 
-use super::devices::HoldsLazyWrites;
 use super::harness::{
     BLOCK, DATA_AT, Mounted, NOW, Oracle, checkpoint_body, look, make, make_of, mount, mount_at, mount_with,
 };
 use crate::StoreError;
-use crate::device::{
-    AlignedBuf, Completion, Device, DeviceError, Drive, Fault, Geometry, SimulatedDevice, Ticket, Write,
-};
-use crate::hlc::{Clock, HlcSource};
+use crate::device::{AlignedBuf, Device, DeviceError, Fault, Geometry, SimulatedDevice, Ticket, Write};
+use crate::hlc::HlcSource;
 use crate::store::Result;
 use crate::wal::recovery::{Cause, SEARCH_BYTES};
 use crate::wal::{Committer, Config, NewRecord, RingGeometry, Wal};
 use envoyfs_layout::directory_page::Bounds;
-use envoyfs_layout::wal::{Block, BlockHeader, Closed, RecordParts, SegmentPlaced, kind};
+use envoyfs_layout::wal::{Block, BlockHeader, Closed, RecordParts, kind};
 use envoyfs_layout::{Hlc, Lsn};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-fn store(ring_blocks: u64) -> (Mounted, Oracle) {
+pub(super) fn store(ring_blocks: u64) -> (Mounted, Oracle) {
     (mount(make(ring_blocks, 5)).unwrap(), Oracle::default())
 }
 
-fn put(mounted: &Mounted, oracle: &mut Oracle, data: bool) -> Lsn {
+pub(super) fn put(mounted: &Mounted, oracle: &mut Oracle, data: bool) -> Lsn {
     let mut room = mounted.wal.try_reserve(1, 100).unwrap();
     mounted.put(oracle, &mut room, 40, data).unwrap().0.end
 }
@@ -268,69 +265,8 @@ fn a_barrier_does_not_pass_a_record_whose_data_is_still_being_written() {
     assert_eq!(mounted.wal.durable(), third);
 }
 
-/// Data that is whole only once a local record says where it lies; somebody else frames that record while the leader still waits for the data.
-struct Elsewhere(Arc<Wal>, Mutex<Option<Completion>>);
-
-impl Drive for Elsewhere {
-    fn drive(&self) -> bool {
-        let Some(completion) = self.1.lock().take() else { return false };
-        self.0.append_local(kind::SEGMENT_PLACED, &SegmentPlaced { number: 8, container: 7 }.encode()).unwrap();
-        self.0.frame().unwrap();
-        completion.complete(Ok(()));
-        true
-    }
-}
-
-#[test]
-fn a_local_record_that_another_framed_is_durable_before_what_rests_on_it() {
-    let (mounted, _) = store(64);
-    let device = Arc::new(HoldsLazyWrites(mounted.device.clone()));
-    let wal = log_on(device, &mounted);
-    let driver = Arc::new(Elsewhere(Arc::clone(&wal), Mutex::default()));
-    let (write, completion) = Ticket::pair_driven_by(Some(Arc::<Elsewhere>::clone(&driver)));
-    *driver.1.lock() = Some(completion);
-    let mut room = wal.try_reserve(1, 100).unwrap();
-    let record = NewRecord { writes: &[write], ..NewRecord::engine(256, &[7; 40]) };
-    let end = wal.append(&mut room, record).unwrap().end;
-    wal.commit(end).unwrap();
-    let found = look(&mounted.device.crash(1)).unwrap().2;
-    assert_eq!((found.records.len(), found.cut.lsn), (1, end));
-    assert_eq!(found.placed, [SegmentPlaced { number: 8, container: 7 }]);
-}
-
-/// An appender is interrupted while it copies its record, others append more than a block holds, and a segment is opened: there is nothing to frame before he goes on.
-#[test]
-fn a_local_record_behind_one_that_is_still_being_copied_waits_for_it() {
-    let (mounted, _) = store(64);
-    let wal = log_on(Arc::new(mounted.device.clone()), &mounted);
-    let mut room = wal.try_reserve(13, 1300).unwrap();
-    let first = wal.append(&mut room, NewRecord::engine(256, &[6; 40])).unwrap().end;
-    let mut slow = Vec::new();
-    crate::wal::append::encode(&NewRecord::engine(256, &[7; 40]), &mut slow).unwrap();
-    let wall = crate::hlc::wall_hlc(mounted.clock.wall_ns());
-    let drawn = wal.staging.draw(slow.len() as u64, |last| crate::hlc::next(last, wall, Hlc(u64::MAX)));
-    envoyfs_layout::wal::stamp(&mut slow, drawn.hlc);
-    for _ in 0..12 {
-        wal.append(&mut room, NewRecord::engine(256, &[8; 40])).unwrap();
-    }
-    wal.append_local(kind::SEGMENT_PLACED, &SegmentPlaced { number: 8, container: 7 }.encode()).unwrap();
-    std::thread::scope(|scope| {
-        let leader = scope.spawn(|| wal.commit(first));
-        // Nobody notifies: time for the leader to frame what it should not.
-        parking_lot::Condvar::new().wait_for(&mut Mutex::new(()).lock(), Duration::from_millis(20));
-        assert!(wal.poisoned().is_none(), "{:?}", wal.poisoned());
-        wal.staging.put(drawn.start, &slow);
-        leader.join().unwrap().unwrap();
-    });
-    wal.commit(wal.end()).unwrap();
-    assert!(wal.room().used_blocks < 8, "{:?}", wal.room());
-    let found = look(&mounted.device.crash(1)).unwrap().2;
-    assert_eq!((found.records.len(), found.cut.lsn), (14, wal.end()));
-    assert_eq!(found.placed, [SegmentPlaced { number: 8, container: 7 }]);
-}
-
 /// A log of its own on the ring of a store that was just mounted.
-fn log_on(device: Arc<dyn Device>, mounted: &Mounted) -> Arc<Wal> {
+pub(super) fn log_on(device: Arc<dyn Device>, mounted: &Mounted) -> Arc<Wal> {
     let hlc = HlcSource::after_recovery(NOW, Hlc::ZERO, Hlc::ZERO, false).0;
     let config =
         Config { ring: ring(mounted), writer_epoch: 1, checkpoint_blocks: 1, seal_blocks: 1, durable_writes: false };
@@ -627,22 +563,6 @@ fn crashes_without_a_checkpoint_fill_the_list_of_cuts_and_then_one_is_demanded()
         device = mounted.device.crash(round);
     }
     assert!(demanded > 2);
-}
-
-#[test]
-fn local_records_come_back_and_stand_before_what_was_appended_after_them() {
-    let (mounted, mut oracle) = store(64);
-    for number in 0..20 {
-        mounted
-            .wal
-            .append_local(kind::SEGMENT_PLACED, &SegmentPlaced { number: number + 1, container: number }.encode())
-            .unwrap();
-        put(&mounted, &mut oracle, false);
-    }
-    mounted.wal.commit(mounted.wal.end()).unwrap();
-    let found = look(&mounted.device.crash(1)).unwrap().2;
-    assert_eq!(found.placed.iter().map(|placed| placed.container).collect::<Vec<_>>(), (0..20).collect::<Vec<_>>());
-    assert_eq!(found.records.len(), 20);
 }
 
 #[test]
