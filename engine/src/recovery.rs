@@ -407,7 +407,9 @@ impl Engine {
         for (relocation, _) in relocated {
             space.adopt_relocation(*relocation);
         }
-        self.seal_open(&space, &published_rows, found, start, relocated)?;
+        // A checkpoint that is in the log and was not adopted may yet be, by the mount after this one: what it leads to stays.
+        let keeps_all = start.adopted.is_none() && found.tells_of(entry.checkpoint.number + 1)?;
+        self.seal_open(&space, &published_rows, found, start, relocated, keeps_all)?;
         space.wait_writes()?;
 
         self.write_pages_leaving(&space, &BTreeSet::new())?;
@@ -428,9 +430,9 @@ impl Engine {
         self.device.flush()?;
         superblock::publish(&*self.device, &next)?;
 
-        releasable.iter().for_each(|container| space.release(*container));
         wal.raise_hlc_bound(next.hlc_bound);
         tell(&wal, &directory.entry, found)?;
+        releasable.iter().for_each(|container| space.release(*container));
         counters.raise(&directory.entry.bounds);
         space.numbers.segment_bound.store(directory.entry.bounds.segment, Ordering::SeqCst);
         let (entry, roots) = (directory.entry, self.recovered.references.clone());

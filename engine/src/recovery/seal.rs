@@ -23,6 +23,7 @@ impl Engine {
         found: &Found,
         start: &Start,
         relocated: &[(Relocation, TableRow)],
+        keeps_all: bool,
     ) -> Result<()> {
         let open: Vec<(u32, Container)> = space.with_containers(|containers| {
             containers
@@ -38,7 +39,7 @@ impl Engine {
             let parts = start.adopted.iter().flat_map(|adopted| &adopted.body.batch).any(|part| is_named(part.oid));
             let said = published.get(&container).is_some_and(|units| *units > HEADER_UNITS);
             let used = said || records || parts || start.batch.new.iter().any(|object| is_named(object.oid));
-            if !used && !placed_elsewhere.contains(&container) {
+            if !used && !keeps_all && !placed_elsewhere.contains(&container) {
                 self.reader.forget(row.segment);
                 space.release(container);
                 continue;

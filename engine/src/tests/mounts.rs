@@ -2,13 +2,23 @@
 
 use super::client::*;
 use super::space::fill;
+use crate::device::SimulatedDevice;
+use crate::hlc::ManualClock;
 use crate::store::{Batch, Result, Store};
+use crate::{Engine, Options};
 use envoyfs_layout::directory_page::ContainerState;
 use envoyfs_layout::node::{NodeBuilder, Owner, TreeKind};
-use envoyfs_layout::{Hlc, ReferenceKind};
+use envoyfs_layout::{ClientTag, Hlc, ReferenceKind};
+use std::sync::Arc;
 
 fn free(client: &Client) -> u32 {
     client.engine.writer().unwrap().space.free_containers()
+}
+
+fn open_published(device: &SimulatedDevice, clock: &Arc<ManualClock>) -> Result<Engine> {
+    let clock: Arc<dyn crate::hlc::Clock> = Arc::<ManualClock>::clone(clock);
+    let options = Options { read_only: false, threads: false, accept_loss: false, clock, settings: tight() };
+    Engine::open_published(ClientTag::UNNAMED, Arc::new(device.clone()), options)
 }
 
 /// Nodes of 15 KiB that nothing refers to, for the frozen batch.
@@ -83,6 +93,54 @@ fn a_container_that_the_log_gives_to_two_segments_belongs_to_the_later_one() {
     }
     client.quiesce_and_check();
     assert_eq!(client.engine.check_space(), Vec::<String>::new());
+}
+
+/// A mount that starts from the published checkpoint, although the log holds a newer one, is killed when it has written: the next one adopts that one, and all that it leads to is there.
+#[test]
+fn what_a_checkpoint_that_was_not_adopted_leads_to_stays_until_another_is_published() {
+    let mut tried = 0;
+    for ios in 1.. {
+        let (device, mut client) = fresh(16, 512, 3);
+        for key in 0..60 {
+            client.run(&Op::Write { tree: 0, key, seed: key.into(), len: 20 << 10 }).unwrap();
+        }
+        client.checkpoint().unwrap();
+        for tree in 0..80 {
+            client.run(&Op::Small { tree, key: 7, seed: 7, len: 3000 }).unwrap();
+        }
+        client.commit().unwrap();
+        let clock = client.clock.clone();
+        device.crash_after(ios);
+        let is_published = client.checkpoint().is_ok();
+        drop(client);
+        let device = device.process_crash();
+        let copy = SimulatedDevice::from_image(device.image(), 512, 1);
+        let adopts = open(&copy, &clock).unwrap().metrics().recovery.adopted.get() == 1;
+        assert!(adopts || !is_published || tried > 0);
+        if adopts {
+            tried += 1;
+            let engine = open_published(&device, &clock).unwrap();
+            assert_eq!(engine.metrics().recovery.adopted.get(), 0);
+            let mut client = Client::start(engine, clock.clone());
+            let write = |key: u32| Op::Write { tree: 100, key, seed: key.into(), len: 40 << 10 };
+            // Until it would take a checkpoint.
+            let written = (0..40).take_while(|key| client.try_run(&write(*key)).is_ok()).count();
+            assert!(written > 0);
+            client.commit().unwrap();
+            let want = client.logical();
+            drop(client);
+            let engine = open(&device.process_crash(), &clock).unwrap();
+            assert_eq!(engine.metrics().recovery.adopted.get(), 1, "cut after {ios}");
+            let mut client = Client::start(engine, clock);
+            assert_eq!(client.logical(), want, "cut after {ios}");
+            client.verify();
+            client.quiesce_and_check();
+        }
+        if is_published {
+            break;
+        }
+    }
+    assert!(tried > 0, "no cut leaves a checkpoint in the log that is not published");
 }
 
 /// The ages by which the cleaner chooses: in their order, and of the size of those that follow.
