@@ -193,7 +193,7 @@ fn account(
         walk.memory_bytes = options.memory_bytes;
         start(&mut walk, &examined.directory, roots, queue);
         walk.run();
-        let complete = walk.is_complete() && roots.is_some();
+        let complete = walk.is_complete() && roots.is_some_and(|roots| roots.trees.len() == roots.references.len());
         let range = examined.space.pass();
         from = range.end;
         let numbers: Vec<u32> = examined.space.segments().range(range).map(|(number, _)| *number).collect();

@@ -101,6 +101,7 @@ pub fn examine(disk: &Disk, superblock: &Superblock, options: Options, report: &
         progress::end(options.progress, &progress);
         return Some(out);
     }
+    let has_trees = out.roots.as_ref().is_some_and(|roots| !roots.trees.is_empty());
     let mut broken = BrokenNodes::new();
     let (mut index, mut from) = (0, 0);
     while from < u32::MAX {
@@ -119,6 +120,16 @@ pub fn examine(disk: &Disk, superblock: &Superblock, options: Options, report: &
             start(&mut walk, &out.directory, out.roots.as_ref(), &waiting);
             walk.run();
             out.complete &= walk.is_complete();
+            // Of a store that has trees: nothing below is unreachable because nobody knows the way.
+            if first
+                && !walk.view_met
+                && has_trees
+                && walk.report.count(findings::NO_TOP) == 0
+                && !interrupt::requested()
+            {
+                walk.report.add(findings::NO_TOP, "territory table", "there is no root territory with a view");
+                out.complete = false;
+            }
             if first && out.complete {
                 out.links = links::check(&mut walk);
                 out.twice = std::mem::take(&mut walk.twice);

@@ -4,6 +4,7 @@ use super::findings;
 use super::walk::{At, Purpose, Sum, Visit, Walk};
 use envoyfs_layout::key::{self, DirectoryKey, RealmItemKind, RealmKey};
 use envoyfs_layout::node::{NodeHeader, NodeView, TreeKind};
+use envoyfs_layout::territory::TERRITORY_ROOT;
 use envoyfs_layout::{
     Body, DirectoryAttributes, Entry, Hlc, Inode, LayoutError, Oid, RealmRecord, Reference, ReferenceKind, Slice,
     SnapshotItem, TerritoryRecord, Totals,
@@ -112,6 +113,7 @@ pub fn leaf(
                 });
             }
             if let Some(view) = &record.view {
+                walk.view_met |= number == TERRITORY_ROOT && walk.purpose == Purpose::Check;
                 let base = Rc::clone(&walk.base);
                 walk.realm(view, birth, &base);
             }

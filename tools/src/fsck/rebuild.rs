@@ -31,12 +31,11 @@ use envoyfs_engine::signature;
 use envoyfs_engine::superblock::{self, OpenError};
 use envoyfs_engine::wal::recovery::Found;
 use envoyfs_layout::directory_page::{Bounds, ContainerRow, ContainerState, VolumeDirectory, VolumeEntry};
-use envoyfs_layout::node::NodeView;
 use envoyfs_layout::roots::RootsObject;
 use envoyfs_layout::superblock::Superblock;
 use envoyfs_layout::system_page::SegmentPage;
 use envoyfs_layout::wal::Block;
-use envoyfs_layout::{ClientRoots, ClientTag, Hlc, Lsn, Reference, ReferenceKind, checksum};
+use envoyfs_layout::{ClientRoots, ClientTag, Hlc, LayoutError, Lsn, ReferenceKind, checksum};
 use indicatif::ProgressBar;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
@@ -73,7 +72,7 @@ pub fn rebuild_disk(disk: &Disk, settings: &Settings) -> Result<Report> {
     let raised = |least: u64| known.max(least + ((least ^ known) & 1));
     superblock.sequence = raised((openings >> 20) + 2);
     let ring = Ring::read(disk, &superblock, volume);
-    let (others, candidates) = roots_objects(disk, &space, &scanned);
+    let (others, candidates) = roots_objects(disk, &space, &scanned)?;
     let log_from = |roots: &RootsObject| log_behind(disk, &superblock, directory.clone(), &space, &ring, roots);
     let Some((found, entry, log)) = newest_checkpoint(candidates, log_from) else {
         if let Some(client) = others {
@@ -350,40 +349,50 @@ fn places(superblock: &Superblock, directory: &mut VolumeDirectory, scanned: &BT
 }
 
 /// The roots objects whose table of territories can be read, the newest first; before them, whose those are that are not of files.
+///
+/// # Errors
+/// Some are whole, and of a newer version: what is older than these is not what the store is.
 fn roots_objects(
     disk: &Disk,
     space: &Space,
     scanned: &BTreeMap<u32, Scanned>,
-) -> (Option<ClientTag>, impl Iterator<Item = RootsObject>) {
-    let rows = scanned.values().flat_map(|found| found.rows.iter().map(|row| (found.opening, row)));
-    let mut all: Vec<(u64, RootsObject)> = rows
-        .filter(|(_, row)| row.kind == ReferenceKind::Roots)
-        .filter_map(|(opening, row)| {
-            let bytes = space.read_whole(disk, row.oid, row.stored_bytes).ok()?;
-            let roots = RootsObject::decode(&bytes).ok().filter(|_| checksum::crc32c(&bytes) == row.crc)?;
-            Some((opening, roots))
-        })
-        .collect();
+) -> Result<(Option<ClientTag>, impl Iterator<Item = RootsObject>)> {
+    let mut all: Vec<(u64, RootsObject)> = Vec::new();
+    let mut others = Vec::new();
+    for found in scanned.values() {
+        for row in found.rows.iter().filter(|row| row.kind == ReferenceKind::Roots) {
+            let Ok(bytes) = space.read_whole(disk, row.oid, row.stored_bytes) else { continue };
+            if checksum::crc32c(&bytes) != row.crc {
+                continue;
+            }
+            match RootsObject::decode(&bytes).and_then(|roots| leads_to_view(disk, space, &roots).map(|()| roots)) {
+                Ok(roots) if roots.client != ClientTag::FILES => others.push((found.opening, roots)),
+                Ok(roots) => all.push((found.opening, roots)),
+                Err(error @ LayoutError::Unknown { .. }) => {
+                    bail!("{}: {error}; nothing was changed", disk.device().label())
+                }
+                Err(_) => {}
+            }
+        }
+    }
     // The number of a checkpoint that was cut short is given again, by a later mount, which opens its own containers.
-    all.sort_by_key(|(opening, roots)| std::cmp::Reverse((roots.checkpoint, *opening)));
-    let others = all.iter().map(|(_, roots)| roots.client).find(|client| *client != ClientTag::FILES);
-    let readable = all.into_iter().map(|(_, roots)| roots).filter(|roots| {
-        if roots.client != ClientTag::FILES {
-            return false;
-        }
-        let Ok(client) = ClientRoots::decode(&roots.blob, &roots.references) else { return false };
-        let reference = client.territory_table;
-        let copied = |(node, bytes): &(Reference, Vec<u8>)| {
-            node.oid == reference.oid && checksum::crc32c(bytes) == reference.crc
-        };
-        if roots.copies.iter().any(copied) {
-            return true;
-        }
-        space
-            .read_whole(disk, reference.oid, reference.stored_bytes)
-            .is_ok_and(|bytes| checksum::crc32c(&bytes) == reference.crc && NodeView::parse(&bytes).is_ok())
-    });
-    (others, readable)
+    let age = |(opening, roots): &(u64, RootsObject)| (roots.checkpoint, *opening);
+    all.sort_by_key(|found| std::cmp::Reverse(age(found)));
+    let other = others.iter().max_by_key(|found| age(found)).map(|(_, roots)| roots.client);
+    Ok((other, all.into_iter().map(|(_, roots)| roots)))
+}
+
+/// Can the tree below these roots be entered? Of another client's nobody knows.
+fn leads_to_view(disk: &Disk, space: &Space, roots: &RootsObject) -> Result<(), LayoutError> {
+    if roots.client != ClientTag::FILES {
+        return Ok(());
+    }
+    let table = ClientRoots::decode(&roots.blob, &roots.references)?.territory_table;
+    let copy = roots.copies.iter().find(|(node, _)| node.oid == table.oid).map(|(_, bytes)| bytes.clone());
+    let read = space.read_whole(disk, table.oid, table.stored_bytes).ok();
+    let mut bytes = [copy, read].into_iter().flatten().filter(|bytes| checksum::crc32c(bytes) == table.crc);
+    let lost = LayoutError::Field { structure: "roots object", field: "table of territories", found: table.oid.0 };
+    roots::leads_to_view(&bytes.next().ok_or(lost)?)
 }
 
 /// The newest checkpoint that took place, with the log behind it: that of a checkpoint which power cut short has no record in the log, but the log behind the one before has

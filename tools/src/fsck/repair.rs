@@ -85,7 +85,7 @@ pub fn repair_disk(disk: &Disk, settings: &Settings) -> Result<Report> {
 fn note_errors(disk: &Disk, settings: &Settings, report: &mut Report) -> Result<()> {
     let Ok(opened) = superblock::open(disk.device()) else { return Ok(()) };
     let errors = !report.is_clean();
-    let foreign = !opened.foreign.is_empty() && !settings.overwrite;
+    let foreign = !opened.foreign.is_empty() && !settings.overwrite || report.count(findings::FEATURES) > 0;
     let directory = superblock::read_directory(disk.device(), &opened.superblock);
     if opened.superblock.errors != errors && !foreign && opened.read_only.is_none() && directory.is_ok() {
         superblock::set_errors(disk.device(), errors)?;

@@ -149,8 +149,7 @@ impl<'a, 'w> Rewriter<'a, 'w> {
 
     fn roots_here(&mut self, old: &Roots) -> Result<Roots> {
         let client = ClientRoots::decode(&old.blob, &old.references)?;
-        let lost = || anyhow!("the table of territories is lost; to look for an older one: fsck.envoyfs --rebuild");
-        let territories = self.tree(&client.territory_table, TreeKind::TerritoryTable, 0)?.ok_or_else(lost)?;
+        let territories = self.tree(&client.territory_table, TreeKind::TerritoryTable, 0)?.ok_or_else(no_top)?;
         let realms = match self.tree(&client.realm_table, TreeKind::RealmTable, 0)? {
             Some(realms) => realms.reference,
             None => self.packer.empty(TreeKind::RealmTable, Owner::default(), client.realm_table.birth, &[])?.reference,
@@ -369,6 +368,11 @@ impl<'a, 'w> Rewriter<'a, 'w> {
         }
         Ok(())
     }
+}
+
+/// Without it nothing is reachable: no trees are written that would end there.
+fn no_top() -> anyhow::Error {
+    anyhow!("the table of territories is lost; to look for an older one: fsck.envoyfs --rebuild")
 }
 
 /// Names and link tables of realms that disagree are read with these; directories without such names are alike in all realms.

@@ -5,9 +5,10 @@ use super::findings;
 use super::report::Report;
 use super::space::Space;
 use envoyfs_layout::directory_page::VolumeEntry;
-use envoyfs_layout::node::TreeKind;
+use envoyfs_layout::node::{NodeView, TreeKind};
 use envoyfs_layout::roots::RootsObject;
-use envoyfs_layout::{ClientRoots, ClientTag, LayoutError, Oid, Reference, checksum};
+use envoyfs_layout::territory::TERRITORY_ROOT;
+use envoyfs_layout::{ClientRoots, ClientTag, LayoutError, Oid, Reference, TerritoryRecord, checksum, key};
 
 /// What the client's roots are.
 #[derive(Debug)]
@@ -42,12 +43,14 @@ pub fn read(disk: &Disk, entry: &VolumeEntry, space: &mut Space, report: &mut Re
         });
     }
     let mut good = None;
+    let mut newer = None;
     let mut damaged = copies.len() < 2;
     for copy in &copies {
         space.hold(copy);
         space.mark_reached(copy.oid, 0..copy.units());
         match read_copy(disk, space, copy) {
             Ok(roots) => good = good.or(Some(roots)),
+            Err(Unusable::Newer(error)) => newer = Some(error),
             Err(error) => {
                 damaged = true;
                 report.add(findings::ROOTS, format_args!("roots object {}", copy.oid), error);
@@ -55,17 +58,25 @@ pub fn read(disk: &Disk, entry: &VolumeEntry, space: &mut Space, report: &mut Re
         }
     }
     let Some(roots) = good else {
-        report.add(findings::NO_ROOTS, "roots", "");
+        match newer {
+            Some(error) => report.add(findings::FEATURES, "roots", error),
+            None => report.add(findings::NO_ROOTS, "roots", ""),
+        }
         return None;
     };
     if !is_of_files(entry) {
         let copies = copies_of(&roots);
         return Some(Roots { references: roots.references, trees: Vec::new(), blob: roots.blob, damaged, copies });
     }
-    let trees = trees(&roots).unwrap_or_else(|error| {
-        report.add(findings::ITEM, "roots", error);
-        Vec::new()
-    });
+    // Without knowing which trees there are, everything would be unreachable.
+    let trees = match trees(&roots) {
+        Ok(trees) => trees,
+        Err(error) => {
+            let newer = matches!(error, LayoutError::Unknown { .. });
+            report.add(if newer { findings::FEATURES } else { findings::NO_ROOTS }, "roots", error);
+            return None;
+        }
+    };
     let copies = copies_of(&roots);
     Some(Roots { references: roots.references, trees, blob: roots.blob, damaged, copies })
 }
@@ -93,6 +104,25 @@ pub fn of(roots: &RootsObject) -> Result<Roots, String> {
     Ok(Roots { references: roots.references.clone(), trees, blob: roots.blob.clone(), damaged: false, copies })
 }
 
+/// Can the view be found from the first node of the table of territories?
+///
+/// # Errors
+/// It is not a node, or the record of the root territory does not decode or is not there.
+pub fn leads_to_view(bytes: &[u8]) -> Result<(), LayoutError> {
+    let structure = "table of territories";
+    let view = NodeView::parse(bytes)?;
+    if view.header().level > 0 {
+        return Ok(());
+    }
+    for item in view.items().filter(|item| key::decode_territory(item.key) == Ok(TERRITORY_ROOT)) {
+        let references: Vec<Reference> = item.reference_indexes().filter_map(|index| view.reference(index)).collect();
+        if TerritoryRecord::decode(item.value, &references)?.view.is_some() {
+            return Ok(());
+        }
+    }
+    Err(LayoutError::Field { structure, field: "territories with a view", found: 0 })
+}
+
 /// The first copy that verifies.
 ///
 /// # Errors
@@ -102,17 +132,31 @@ pub fn read_pair(disk: &Disk, space: &Space, copies: &[Reference]) -> Result<Roo
     for copy in copies {
         match read_copy(disk, space, copy) {
             Ok(roots) => return Ok(roots),
-            Err(why) => last = why,
+            Err(why) => last = why.to_string(),
         }
     }
     Err(last)
 }
 
-fn read_copy(disk: &Disk, space: &Space, copy: &Reference) -> Result<RootsObject, String> {
-    let bytes = space.read_whole(disk, copy.oid, copy.stored_bytes).map_err(|error| error.to_string())?;
+/// Why a roots object says nothing.
+#[derive(Debug, thiserror::Error)]
+enum Unusable {
+    #[error("{0}")]
+    Damaged(String),
+    /// Its bytes are what was written, by a version that knows more.
+    #[error("{0}")]
+    Newer(LayoutError),
+}
+
+fn read_copy(disk: &Disk, space: &Space, copy: &Reference) -> Result<RootsObject, Unusable> {
+    let read = space.read_whole(disk, copy.oid, copy.stored_bytes);
+    let bytes = read.map_err(|error| Unusable::Damaged(error.to_string()))?;
     let found = checksum::crc32c(&bytes);
     if found != copy.crc {
-        return Err(format!("checksum {found:#010x}, expected {:#010x}", copy.crc));
+        return Err(Unusable::Damaged(format!("checksum {found:#010x}, expected {:#010x}", copy.crc)));
     }
-    RootsObject::decode(&bytes).map_err(|error| error.to_string())
+    RootsObject::decode(&bytes).map_err(|error| match error {
+        LayoutError::Unknown { .. } => Unusable::Newer(error),
+        _ => Unusable::Damaged(error.to_string()),
+    })
 }

@@ -203,6 +203,8 @@ pub struct Walk<'a> {
     pub number_max: u64,
     /// Largest realm id met.
     pub realm_max: u64,
+    /// The root territory was met, with its view.
+    pub view_met: bool,
     later: VecDeque<Vec<Visit>>,
     numbers: HashMap<u64, Units>,
     realms_seen: HashSet<(Oid, Option<Oid>)>,
@@ -234,6 +236,7 @@ impl<'a> Walk<'a> {
             realm_items: BTreeMap::new(),
             number_max: 0,
             realm_max: 0,
+            view_met: false,
             later: VecDeque::new(),
             numbers: HashMap::new(),
             realms_seen: HashSet::new(),
@@ -417,6 +420,10 @@ impl<'a> Walk<'a> {
     /// What is below a node, or an item of it, is not known.
     fn broken(&mut self, oid: Oid, kind: &'static Kind, at: &Rc<At>, item: Option<usize>, detail: String) {
         self.unreadable += 1;
+        if matches!(&**at, At::Root(root) if root == "territory table") && self.purpose == Purpose::Check {
+            let newer = kind == findings::FEATURES;
+            self.report.add(if newer { kind } else { findings::NO_TOP }, at, &detail);
+        }
         if self.broken.len() < BROKEN_MAX || self.broken.contains_key(&oid) {
             let broken = Broken { kind, at: Rc::clone(at), item, detail };
             self.broken.entry(oid).or_default().push(broken);
@@ -451,11 +458,7 @@ impl<'a> Walk<'a> {
         let bytes = match bytes {
             Ok(bytes) => bytes,
             Err((kind, detail)) => {
-                self.broken(oid, kind, &visit.at, None, with_loss(detail, &visit.claim));
-                if matches!(&*visit.at, At::Root(root) if root == "territory table") && self.purpose == Purpose::Check {
-                    self.report.add(findings::NO_TOP, &visit.at, "");
-                }
-                return;
+                return self.broken(oid, kind, &visit.at, None, with_loss(detail, &visit.claim));
             }
         };
         let view = match NodeView::parse(&bytes) {
@@ -535,8 +538,11 @@ impl<'a> Walk<'a> {
                 }
                 Err(error) => {
                     // What the item leads to is not known: nothing can be called unreachable any more.
-                    let inline = matches!(error, LayoutError::Checksum { .. });
-                    let kind = if inline { findings::INLINE_CHECKSUM } else { findings::ITEM };
+                    let kind = match error {
+                        LayoutError::Checksum { .. } => findings::INLINE_CHECKSUM,
+                        LayoutError::Unknown { .. } if header.tree == TreeKind::TerritoryTable => findings::FEATURES,
+                        _ => findings::ITEM,
+                    };
                     self.broken(visit.reference.oid, kind, &visit.at, Some(index), error.to_string());
                 }
             }

@@ -19,4 +19,5 @@ mod lost;
 mod mark;
 mod rebuild;
 mod repair;
+mod unknown;
 mod unrecorded;

@@ -1,6 +1,6 @@
 //! What items of leaves become: slices, names, inodes, realms, territories.
 
-use super::{Down, LOST, Rewriter};
+use super::{Down, LOST, Rewriter, no_top};
 use crate::fsck::items::name_hash;
 use crate::fsck::links::Disagreement;
 use crate::fsck::tree::Item;
@@ -56,10 +56,10 @@ impl<'a> Rewriter<'a, '_> {
             TreeKind::RealmTable => self.realm_item(header.owner, old),
             TreeKind::TerritoryTable => {
                 let number = key::decode_territory(&old.key);
-                let Ok(mut record) = TerritoryRecord::decode(&old.value, &old.references) else { return Ok(None) };
-                if number != Ok(record.territory) {
-                    return Ok(None);
-                }
+                let record = TerritoryRecord::decode(&old.value, &old.references).ok();
+                let Some(mut record) = record.filter(|record| number == Ok(record.territory)) else {
+                    return Err(no_top());
+                };
                 if let Some(view) = record.view {
                     record.view = Some(self.realm_with(&view, true)?);
                 }

@@ -1,0 +1,138 @@
+//! What a newer version may have written: nobody who does not understand it may free it, cut it, or go back behind it.
+use crate::fsck_bench::*;
+use envoyfs_engine::device::SimulatedDevice;
+use envoyfs_layout::Reference;
+use envoyfs_layout::checksum::crc32c;
+use envoyfs_layout::node::TreeKind;
+use envoyfs_layout::roots::RootsObject;
+use envoyfs_layout::segment::TablePart;
+use envoyfs_tools::fsck::disk::Disk;
+use envoyfs_tools::fsck::findings::{self, Kind};
+use envoyfs_tools::fsck::rebuild::rebuild_disk;
+use std::sync::Arc;
+
+fn disk(device: &SimulatedDevice) -> Disk {
+    Disk::new(Arc::new(device.clone()))
+}
+
+/// It is told as fatal, and neither a repair nor a rebuild writes a byte.
+fn is_left_alone(device: &SimulatedDevice, kind: &Kind) {
+    let report = is_found(device, kind);
+    assert_eq!(report.exit_code() & 8, 8, "{report}");
+    let before = device.image().to_bytes();
+    for all in [false, true] {
+        let report = repair(device, all);
+        assert!(!report.is_clean(), "{report}");
+        assert!(device.image().to_bytes() == before, "a repair wrote to what it does not know:\n{report}");
+    }
+    let rebuilt = rebuild_disk(&disk(device), &settings(true));
+    let why = rebuilt.err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(why.contains("newer envoyfs"), "{why}");
+    assert!(device.image().to_bytes() == before, "a rebuild wrote to what it does not know");
+}
+
+/// What the table of its container says of an object.
+fn set_row(surgeon: &mut Surgeon, object: &Reference) {
+    let container = surgeon.directory.table.iter().position(|row| row.segment == object.oid.segment()).unwrap() as u32;
+    for unit in 8..surgeon.superblock.segment_bytes / 512 {
+        let at = surgeon.offset(container, unit);
+        let mut bytes = vec![0; 512];
+        surgeon.image.read(at, &mut bytes);
+        let Ok(units) = TablePart::units_of(&bytes) else { continue };
+        bytes.resize(512 * units, 0);
+        surgeon.image.read(at, &mut bytes);
+        let Ok(mut part) = TablePart::decode(&bytes) else { continue };
+        for row in part.rows.iter_mut().filter(|row| row.oid == object.oid) {
+            (row.crc, row.stored_bytes) = (object.crc, object.stored_bytes);
+        }
+        surgeon.image.write(at, &part.encode());
+    }
+}
+
+/// Both copies of the roots object are what tables of containers say too.
+fn set_rows_of_roots(surgeon: &mut Surgeon) {
+    for copy in [surgeon.directory.entry.roots, surgeon.directory.entry.roots_twin].into_iter().flatten() {
+        set_row(surgeon, &copy);
+    }
+}
+
+/// The store with other roots, and everything that vouches for them.
+fn with_roots(device: &SimulatedDevice, change: impl Fn(&mut Vec<u8>)) -> SimulatedDevice {
+    let mut surgeon = Surgeon::new(device);
+    let mut bytes = surgeon.read(&surgeon.directory.entry.roots.unwrap());
+    change(&mut bytes);
+    for copy in [surgeon.directory.entry.roots, surgeon.directory.entry.roots_twin].into_iter().flatten() {
+        surgeon.image.write(surgeon.position(copy.oid), &bytes);
+    }
+    let entry = &mut surgeon.directory.entry;
+    [&mut entry.roots, &mut entry.roots_twin].into_iter().flatten().for_each(|copy| copy.crc = crc32c(&bytes));
+    surgeon.publish();
+    set_rows_of_roots(&mut surgeon);
+    surgeon.device()
+}
+
+#[test]
+fn roots_of_a_newer_version_are_left_to_it() {
+    let device = populated(12);
+    let blob = with_roots(&device, |bytes| {
+        let mut roots = RootsObject::decode(bytes).unwrap();
+        let length = bytes.len();
+        roots.blob[4] = 2;
+        *bytes = roots.encode();
+        assert_eq!(bytes.len(), length);
+    });
+    is_left_alone(&blob, findings::FEATURES);
+    // The version of the object itself stands behind its magic number.
+    let object = with_roots(&device, |bytes| bytes[4] += 1);
+    is_left_alone(&object, findings::FEATURES);
+}
+
+#[test]
+fn roots_that_make_no_sense_free_nothing() {
+    let expected = Surgeon::new(&populated(12)).directory.entry.totals;
+    let device = with_roots(&populated(12), |bytes| {
+        let mut roots = RootsObject::decode(bytes).unwrap();
+        roots.blob[0] ^= 1;
+        *bytes = roots.encode();
+    });
+    is_found(&device, findings::NO_ROOTS);
+    for all in [false, true] {
+        assert_eq!(repair(&device, all).exit_code(), 8);
+    }
+    assert_eq!(Surgeon::new(&device).directory.entry.totals, expected);
+}
+
+/// The record of the root territory, changed.
+fn with_record(device: &SimulatedDevice, change: impl Fn(&mut Vec<Item>)) -> SimulatedDevice {
+    let mut surgeon = Surgeon::new(device);
+    surgeon.nodes(&mut |header, items| {
+        if header.tree == TreeKind::TerritoryTable && header.level == 0 {
+            change(items);
+        }
+    });
+    set_rows_of_roots(&mut surgeon);
+    surgeon.device()
+}
+
+#[test]
+fn a_record_of_the_root_territory_with_a_bit_of_a_newer_version_is_left_to_it() {
+    // Its flags stand behind its numbers, the hint and the kind.
+    is_left_alone(&with_record(&populated(12), |items| items[0].value[19] |= 0x80), findings::FEATURES);
+}
+
+#[test]
+fn a_store_without_its_root_territory_is_not_called_clean_and_nothing_of_it_is_freed() {
+    let device = populated(12);
+    let expected = Surgeon::new(&device).directory.entry.totals;
+    for damage in [|items: &mut Vec<Item>| items.clear(), |items: &mut Vec<Item>| items[0].value[28] = 1] {
+        let damaged = with_record(&device, damage);
+        is_found(&damaged, findings::NO_TOP);
+        for all in [false, true] {
+            let report = repair(&damaged, all);
+            assert_eq!(report.exit_code() & 8, 8, "{report}");
+        }
+        assert_eq!(Surgeon::new(&damaged).directory.entry.totals, expected);
+        let left = is_mended(&damaged, findings::NO_TOP);
+        assert!(left.contains_key("/top/file 4"), "an older checkpoint has it: {:?}", left.keys());
+    }
+}
