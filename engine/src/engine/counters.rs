@@ -14,9 +14,9 @@ pub(crate) struct Counters {
 
 impl Counters {
     /// How far a publication reserves ahead: inodes, realms, territories.
-    const CHUNK: [u64; 3] = [1 << 22, 1 << 20, 1 << 16];
+    pub(crate) const CHUNK: [u64; 3] = [1 << 22, 1 << 20, 1 << 16];
     /// No number from here on: an inode's has 40 bits.
-    const END: [u64; 3] = [1 << 40, u64::MAX, u64::MAX];
+    pub(crate) const END: [u64; 3] = [1 << 40, u64::MAX, u64::MAX];
 
     pub(crate) fn start(bounds: &Bounds) -> Self {
         let first = [bounds.inode, bounds.realm, bounds.territory].map(|bound| bound.max(1));

@@ -14,10 +14,16 @@ pub use writer::{Filled, OfflineWriter};
 
 use crate::StoreError;
 use crate::device::Device;
+use crate::engine::Counters;
 use crate::superblock::{publish, read_published, write_directory};
 use envoyfs_layout::Lsn;
 use envoyfs_layout::directory_page::{ContainerRow, PublishedCheckpoint, StartPosition, VolumeDirectory, VolumeEntry};
 use envoyfs_layout::superblock::Superblock;
+
+/// How far a publication reserves numbers ahead: inodes, realms, territories. So many beyond those in use may have been handed out.
+pub const NUMBERS_AHEAD: [u64; 3] = Counters::CHUNK;
+/// No number from here on, of the same.
+pub const NUMBERS_END: [u64; 3] = Counters::END;
 
 /// Publishes `entry` and `table` as the version after `superblock`; everything they name has been written. Returns the superblock that rules now.
 ///

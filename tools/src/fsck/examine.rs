@@ -5,6 +5,7 @@ use super::blame::{Blame, BrokenNodes};
 use super::data::{BadBlocks, Expectations};
 use super::disk::Disk;
 use super::links::{self, Disagreement, RealmRoots};
+use super::numbers::{self, Used};
 use super::report::Report;
 use super::roots::{self, Roots};
 use super::space::Space;
@@ -46,6 +47,8 @@ pub struct Examined {
     pub links: HashMap<RealmRoots, Disagreement>,
     /// Items whose inode number is taken.
     pub twice: HashSet<(Oid, Vec<u8>)>,
+    /// Largest numbers in use.
+    pub used: Used,
     /// Realms whose record has other numbers of snapshots and orphans than these.
     pub realm_items: BTreeMap<u64, (u64, u64)>,
 }
@@ -86,6 +89,7 @@ pub fn examine(disk: &Disk, superblock: &Superblock, options: Options, report: &
         bad: BadBlocks::default(),
         links: HashMap::new(),
         twice: HashSet::new(),
+        used: Used::default(),
         realm_items: BTreeMap::new(),
         queue,
         unreadable,
@@ -142,6 +146,7 @@ pub fn examine(disk: &Disk, superblock: &Superblock, options: Options, report: &
                 walk.space.set_copies(out.roots.as_ref().map_or(&[][..], |roots| &roots.copies));
             }
             if first {
+                out.used = walk.used;
                 broken = std::mem::take(&mut walk.broken);
                 others.into_iter().for_each(|finding| walk.report.add(finding.kind, finding.place, finding.detail));
             }
@@ -159,6 +164,10 @@ pub fn examine(disk: &Disk, superblock: &Superblock, options: Options, report: &
         }
     }
     progress::end(options.progress, &progress);
+    if let Some(log) = &out.log {
+        out.used.by_records(log);
+    }
+    numbers::check(&out, report);
     if report.statistics.reclaimable_bytes > 0 {
         report.add(findings::RECLAIMABLE, "store", Size(report.statistics.reclaimable_bytes));
     }

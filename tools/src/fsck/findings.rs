@@ -144,6 +144,8 @@ kinds! {
     TABLE_PART = 107 Note Nothing "a part of the table of a container is damaged", "none: nothing is found by it, and rows of what is dead are known to nobody; it goes when the container is used again, a rebuild before that may have to do without";
     /// No file trees.
     OTHER_CLIENT = 108 Note Nothing "the store belongs to another program: it holds no file tree, and nothing that its roots lead to was checked", "only superblocks, headers and footers; what its program cannot read, only that program can judge";
+    /// INV-16.
+    NUMBER_BOUND = 109 Error Preen "numbers in use are not below the bound from which the next are handed out (INV-16)", "the bound is raised";
     // 200-299: log.
     /// Records wait for replay.
     LOG_DIRTY = 200 Note Mount "the log holds records since the checkpoint", "replayed; by a repair too, before it changes anything";

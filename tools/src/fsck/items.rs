@@ -78,6 +78,7 @@ pub fn leaf(
             if inode.number != number {
                 return Err(LayoutError::Field { structure: "link table item", field: "inode", found: inode.number });
             }
+            walk.used.inode(number);
             let at = At::below(here, format!("inode {number}"));
             let totals = Totals { bytes: inode.body.allocated(), files: 1, ..Totals::ZERO };
             body(walk, &inode, birth, &at);
@@ -148,6 +149,7 @@ fn realm_item(
     birth: Hlc,
 ) -> Result<(), LayoutError> {
     let key = RealmKey::decode(key)?;
+    walk.used.realm(key.realm);
     if walk.purpose == Purpose::Check {
         let items = walk.realm_items.entry(key.realm).or_default();
         match key.kind {
@@ -172,6 +174,7 @@ fn realm_item(
         }
         RealmItemKind::Orphan => {
             let inode = Inode::decode(value, references)?;
+            walk.used.inode(inode.number);
             let at = At::below(&walk.base, format!("(unlinked inode {} of realm {})", key.id, key.realm));
             walk.report.add(findings::ORPHAN, &at, format_args!("{} bytes", inode.body.allocated()));
             body(walk, &inode, birth, &at);

@@ -22,6 +22,7 @@ mod items;
 mod links;
 mod log;
 mod lost;
+mod numbers;
 mod progress;
 pub mod rebuild;
 mod regions;

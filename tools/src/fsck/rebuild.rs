@@ -14,6 +14,7 @@ use super::disk::Disk;
 use super::examine::{Examined, start};
 use super::findings::{self, Finding};
 use super::fragments::Fragments;
+use super::numbers::{Used, told_by_log};
 use super::repair::{Settings, repair_disk};
 use super::report::Report;
 use super::ring::Ring;
@@ -112,6 +113,7 @@ pub fn rebuild_disk(disk: &Disk, settings: &Settings) -> Result<Report> {
         bad: data::BadBlocks::default(),
         links: HashMap::new(),
         twice: HashSet::new(),
+        used: Used::default(),
         realm_items: BTreeMap::new(),
     };
     let bounds = bounds(disk, &mut examined, &roots, &scanned);
@@ -443,24 +445,27 @@ fn log_behind(
     (directory.entry, log)
 }
 
-/// Numbers that may have been handed out: beyond all that are met, and what a mount reserves at once.
+/// Numbers that may have been handed out: beyond all that are met in trees and log, and what a mount reserves at once.
 fn bounds(disk: &Disk, examined: &mut Examined, roots: &Roots, scanned: &BTreeMap<u32, Scanned>) -> Bounds {
-    const RESERVED: u64 = 1 << 20;
     let mut scratch = Report::new(String::new());
     examined.space.begin_pass(0..0);
     let mut walk = Walk::new(disk, &mut examined.space, &mut scratch, ProgressBar::hidden());
     start(&mut walk, &examined.directory, Some(roots), &[]);
     walk.run();
-    let (inode, realm) = (walk.number_max, walk.realm_max);
+    let mut used = walk.used;
     let largest = scanned.values().map(|found| found.segment_max).max().unwrap_or(0);
     let placed = examined.log.iter().flat_map(|log| &log.placed).map(|placed| placed.number).max().unwrap_or(0);
     let reserved = 2 * u64::from(examined.superblock.containers) + 16;
     let old = examined.directory.entry.bounds;
-    Bounds {
+    let mut bounds = Bounds {
         segment: old.segment.max(u64::from(largest.max(placed)) + reserved),
-        inode: old.inode.max(inode + RESERVED),
-        realm: old.realm.max(realm + RESERVED),
         territory: old.territory.max(2),
         pin: old.pin.max(1),
+        ..old
+    };
+    if let Some(log) = &examined.log {
+        used.by_records(log);
+        bounds = told_by_log(log, bounds);
     }
+    used.far_below(bounds)
 }

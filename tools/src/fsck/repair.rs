@@ -203,7 +203,7 @@ fn next(report: &Report, examined: &Examined, all: bool, plan: Plan) -> Step {
     let worth = |kind: &Kind| kind.severity > Severity::Note;
     let foreign = !roots::is_of_files(&examined.directory.entry);
     let any = |of: &dyn Fn(&Kind) -> bool| report.findings.iter().any(|f| worth(f.kind) && of(f.kind));
-    let books = |kind: &Kind| matches!(kind.number, 100..=104 | 300..=399 | 406 | 409 | 600..=605 | 607);
+    let books = |kind: &Kind| matches!(kind.number, 100..=104 | 109 | 300..=399 | 406 | 409 | 600..=605 | 607);
     if any(&books) && !foreign {
         return Step::Books;
     }
@@ -235,7 +235,7 @@ fn books(disk: &Disk, examined: &mut Examined, settings: &Settings) -> Result<()
     let superblock = examined.superblock.clone();
     let entry = &examined.directory.entry;
     let next_segment = u32::try_from(entry.bounds.segment).unwrap_or(u32::MAX);
-    let mut bounds = entry.bounds;
+    let mut bounds = examined.used.below(entry.bounds);
     let writer = OfflineWriter::new(disk.device(), &superblock, entry.volume, free_containers(examined), next_segment);
     // A bad copy of the roots object: both are written again, as they are.
     let roots = examined.roots.take_if(|roots| roots.damaged);

@@ -14,6 +14,7 @@ use super::data::Expectations;
 use super::disk::Disk;
 use super::findings::{self, Kind};
 use super::items::{self, Leaf};
+use super::numbers::Used;
 use super::report::Report;
 use super::space::{ReadError, Space};
 use super::units::Units;
@@ -199,10 +200,8 @@ pub struct Walk<'a> {
     pub twice: HashSet<(Oid, Vec<u8>)>,
     /// By realm: what its record says, and how many snapshots and orphans were met.
     pub realm_items: BTreeMap<u64, RealmItems>,
-    /// Largest inode number met.
-    pub number_max: u64,
-    /// Largest realm id met.
-    pub realm_max: u64,
+    /// Largest numbers met.
+    pub used: Used,
     /// The root territory was met, with its view.
     pub view_met: bool,
     later: VecDeque<Vec<Visit>>,
@@ -234,8 +233,7 @@ impl<'a> Walk<'a> {
             progress,
             twice: HashSet::new(),
             realm_items: BTreeMap::new(),
-            number_max: 0,
-            realm_max: 0,
+            used: Used::default(),
             view_met: false,
             later: VecDeque::new(),
             numbers: HashMap::new(),
@@ -345,7 +343,7 @@ impl<'a> Walk<'a> {
 
     /// The inode number of an item of the realm that is being visited. False if another item has it.
     pub fn number(&mut self, number: u64) -> bool {
-        self.number_max = self.number_max.max(number);
+        self.used.inode(number);
         if self.purpose != Purpose::Check {
             return true;
         }
@@ -356,8 +354,8 @@ impl<'a> Walk<'a> {
     /// A realm's entry: its root and its link table. `birth` is that of the node which holds the entry.
     pub fn realm(&mut self, realm: &RealmEntry, birth: Hlc, at: &Rc<At>) {
         self.report.statistics.realms += 1;
-        self.realm_max = self.realm_max.max(realm.realm_id).max(realm.home);
-        self.number_max = self.number_max.max(realm.number);
+        self.used.realm(realm.realm_id.max(realm.home));
+        self.used.inode(realm.number);
         let mut visits = vec![Visit::root(realm.root, TreeKind::Directory, Some(realm.totals), Some(birth), at)];
         if let Some(links) = realm.links {
             let at = At::below(at, "(link table)");

@@ -25,8 +25,13 @@ const WITHOUT: &[(u16, &str)] = &[
 ];
 
 /// Where tests provoke findings: a call with `findings::NAME` in it.
-const SOURCES: &[&str] =
-    &[include_str!("findings.rs"), include_str!("repair.rs"), include_str!("beside.rs"), include_str!("foreign.rs")];
+const SOURCES: &[&str] = &[
+    include_str!("findings.rs"),
+    include_str!("repair.rs"),
+    include_str!("beside.rs"),
+    include_str!("foreign.rs"),
+    include_str!("numbers.rs"),
+];
 
 #[test]
 fn every_finding_is_provoked_by_a_test() {

@@ -17,6 +17,7 @@ mod foreign;
 mod fsck_bench;
 mod lost;
 mod mark;
+mod numbers;
 mod rebuild;
 mod repair;
 mod unknown;

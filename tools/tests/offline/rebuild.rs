@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Zeroes all superblocks, both system areas and every system container; with `log` also the ring.
-fn wiped(device: &SimulatedDevice, log: bool) -> SimulatedDevice {
+pub fn wiped(device: &SimulatedDevice, log: bool) -> SimulatedDevice {
     let mut surgeon = Surgeon::new(device);
     let superblock = surgeon.superblock.clone();
     for at in Superblock::positions(superblock.size) {
