@@ -98,5 +98,6 @@ pub use error::StoreError;
 pub use history::{HistoryPolicy, HistoryRoot};
 pub use mark::{MarkOptions, MarkProgress, MarkReport, Uses};
 pub use queue::{Portion, ReadQueue};
+pub use recovery::CANNOT_BE_WRITTEN;
 pub use scrub::{FINDINGS_MAX, ScrubFinding, ScrubOptions, ScrubReport};
 pub use settings::Settings;

@@ -51,6 +51,8 @@ const REPLAYED_BYTES: u64 = 8 << 10;
 
 /// A stamp from here on leaves no room for the bound ahead of it, nor for those after it.
 const MILLISECONDS_END: u64 = 1 << 47;
+/// How [`Engine::read_only`] begins if the device did not take the writes of a recovery.
+pub const CANNOT_BE_WRITTEN: &str = "it cannot be written";
 
 /// The checkpoint that the mount starts from.
 struct Start {
@@ -161,7 +163,7 @@ impl Engine {
                 if writes =>
             {
                 tracing::warn!(%error, "it cannot be written");
-                Self::open_as(client, device, reads, adopts, &format!("it cannot be written: {error}"))
+                Self::open_as(client, device, reads, adopts, &format!("{CANNOT_BE_WRITTEN}: {error}"))
             }
             opened => opened,
         }

@@ -125,6 +125,8 @@ kinds! {
     ERRORS_LEFT = 9 Note Preen "an earlier repair had to leave errors", "forgotten when a repair leaves none";
     /// A rebuild.
     REBUILT = 10 Warning Rebuild "the indexes were made again from the segments, as told", "done";
+    /// Features that allow to read.
+    ONLY_READ = 11 Note Nothing "the store uses features that allow this version only to read", "none, nor of anything else; use a newer envoyfs";
     // 100-199: volume directory and segment table.
     /// Neither copy verifies.
     NO_DIRECTORY = 100 Fatal Rebuild "no copy of the volume directory verifies", "made again from what the segments say";

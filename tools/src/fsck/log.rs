@@ -4,14 +4,16 @@ use super::disk::Disk;
 use super::findings;
 use super::report::Report;
 use super::space::{ReadError, Space};
+use envoyfs_engine::StoreError;
 use envoyfs_engine::device::DeviceError;
 use envoyfs_engine::store::DataObject;
 use envoyfs_engine::wal::RingGeometry;
 use envoyfs_engine::wal::recovery::{Found, FoundRecord, Judge, Verdict, scan};
 use envoyfs_layout::directory_page::VolumeDirectory;
+use envoyfs_layout::operation::Operation;
 use envoyfs_layout::superblock::Superblock;
 use envoyfs_layout::wal::{Relocated, SegmentPlaced, kind};
-use envoyfs_layout::{UNIT, checksum};
+use envoyfs_layout::{LayoutError, UNIT, checksum};
 use std::collections::HashMap;
 
 /// Verifies the data that records name, as recovery does.
@@ -67,10 +69,15 @@ pub fn check(
     let found = match scan(disk.device(), &ring, entry, &mut judge) {
         Ok(found) => found,
         Err(error) => {
-            report.add(findings::LOG_CORRUPT, "log", error);
+            report.add(if is_newer(&error) { findings::FEATURES } else { findings::LOG_CORRUPT }, "log", error);
             return None;
         }
     };
+    if super::roots::is_of_files(entry)
+        && let Some(error) = found.records.iter().find_map(not_known)
+    {
+        report.add(findings::FEATURES, "log", error);
+    }
     if let Some(corrupt) = &found.corrupt {
         report.add(findings::LOG_CORRUPT, "log", corrupt);
     }
@@ -83,6 +90,18 @@ pub fn check(
         report.add(findings::LOG_DIRTY, "log", format_args!("{records} records, {bytes} bytes"));
     }
     Some(found)
+}
+
+/// The log is whole, and has records of kinds that this version does not know.
+const fn is_newer(error: &StoreError) -> bool {
+    matches!(error, StoreError::Refused(_) | StoreError::Structure { source: LayoutError::Unknown { .. }, .. })
+}
+
+/// The same of an operation of the tree.
+fn not_known(record: &FoundRecord) -> Option<LayoutError> {
+    let is_client = record.kind >= kind::CLIENT_FIRST;
+    let error = Operation::decode(record.kind, &record.body).err().filter(|_| is_client)?;
+    matches!(error, LayoutError::Unknown { .. }).then_some(error)
 }
 
 /// Verifies the data that records name: it is part of no tree yet, and a mount replays them all the same where they were acknowledged.

@@ -74,15 +74,24 @@ pub fn rebuild_disk(disk: &Disk, settings: &Settings) -> Result<Report> {
     superblock.sequence = raised((openings >> 20) + 2);
     let ring = Ring::read(disk, &superblock, volume);
     let (others, candidates) = roots_objects(disk, &space, &scanned)?;
-    let log_from = |roots: &RootsObject| log_behind(disk, &superblock, directory.clone(), &space, &ring, roots);
-    let Some((found, entry, log)) = newest_checkpoint(candidates, log_from) else {
+    let mut newer = None;
+    let log_from = |roots: &RootsObject| {
+        log_behind(disk, &superblock, directory.clone(), &space, &ring, roots).unwrap_or_else(|finding| {
+            newer = Some(finding);
+            (directory.entry.clone(), None)
+        })
+    };
+    let newest = newest_checkpoint(candidates, log_from);
+    if let Some(finding) = newer {
+        bail!("{}: {finding}; nothing was changed", disk.device().label());
+    }
+    let Some((found, entry, log)) = newest else {
         if let Some(client) = others {
             bail!(not_files(&disk.device().label(), client));
         }
         bail!("no segment of {} holds roots that can be read; there is nothing to rebuild from", disk.device().label());
     };
     directory.entry = entry;
-    directory.entry.client = found.client;
     let keep_log = log.is_some();
     // The numbers that CLOSED names count only while the superblock of that mount rules: the rebuilt tree has drawn others.
     if let Some(closed) = log.as_ref().and_then(|log| log.closed.as_ref()) {
@@ -198,6 +207,9 @@ fn shape(disk: &Disk, settings: &Settings) -> Result<Shape> {
         Err(error) => bail!("{error}"),
     };
     if let Some(opened) = opened {
+        if let Some(why) = &opened.read_only {
+            bail!("{name}: {why}; change it with a newer envoyfs");
+        }
         if !settings.overwrite {
             opened.refuse_foreign(disk.device())?;
         }
@@ -401,7 +413,7 @@ fn leads_to_view(disk: &Disk, space: &Space, roots: &RootsObject) -> Result<(), 
 /// everything that was acknowledged, and perhaps not all that the other one holds. If the log does not reach back that far, the newest was published.
 fn newest_checkpoint(
     mut newest_first: impl Iterator<Item = RootsObject>,
-    log_from: impl Fn(&RootsObject) -> (VolumeEntry, Option<Found>),
+    mut log_from: impl FnMut(&RootsObject) -> (VolumeEntry, Option<Found>),
 ) -> Option<(RootsObject, VolumeEntry, Option<Found>)> {
     let mut newest = newest_first.next()?;
     let (mut entry, mut log) = log_from(&newest);
@@ -422,6 +434,9 @@ fn newest_checkpoint(
 }
 
 /// The directory's entry for a store that starts from these roots, and what the ring holds behind them, if it can be read from there on.
+///
+/// # Errors
+/// It was written by a newer version.
 fn log_behind(
     disk: &Disk,
     superblock: &Superblock,
@@ -429,8 +444,9 @@ fn log_behind(
     space: &Space,
     ring: &Ring,
     roots: &RootsObject,
-) -> (VolumeEntry, Option<Found>) {
+) -> std::result::Result<(VolumeEntry, Option<Found>), Finding> {
     let entry = &mut directory.entry;
+    entry.client = roots.client;
     entry.checkpoint.number = roots.checkpoint;
     entry.checkpoint.freeze = roots.freeze;
     entry.checkpoint.record = roots.freeze;
@@ -441,8 +457,11 @@ fn log_behind(
     if ring.describe(entry, roots.freeze, blocks) {
         let mut scratch = Report::new(String::new());
         log = log::check(disk, superblock, &directory, space, &mut scratch);
+        if let Some(finding) = scratch.findings.into_iter().find(|finding| finding.kind == findings::FEATURES) {
+            return Err(finding);
+        }
     }
-    (directory.entry, log)
+    Ok((directory.entry, log))
 }
 
 /// Numbers that may have been handed out: beyond all that are met in trees and log, and what a mount reserves at once.

@@ -81,6 +81,9 @@ pub fn open(disk: &Disk, report: &mut Report) -> Result<Option<Opened>> {
             Some(_) => {}
         }
     }
+    if let Some(why) = &opened.read_only {
+        report.add(findings::ONLY_READ, "superblock", why);
+    }
     if superblock.errors {
         report.add(findings::ERRORS_LEFT, "store", "");
     }

@@ -18,11 +18,13 @@ use super::report::Report;
 use super::rewrite::Rewriter;
 use super::source::Source;
 use super::{Options, containers, interrupt, log, lost, regions, roots};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
+use envoyfs_engine::device::{DeviceError, Operation};
 use envoyfs_engine::hlc::{Clock, SystemClock};
 use envoyfs_engine::repair::OfflineWriter;
-use envoyfs_engine::{Engine, Options as EngineOptions, superblock};
+use envoyfs_engine::{CANNOT_BE_WRITTEN, Engine, Options as EngineOptions, StoreError, superblock};
 use envoyfs_layout::ClientTag;
+use envoyfs_namespace::api::Error as NamespaceError;
 use envoyfs_namespace::{Namespace, Options as NamespaceOptions};
 use std::path::Path;
 use std::sync::Arc;
@@ -73,7 +75,13 @@ pub fn repair(path: &Path, settings: &Settings) -> Result<Report> {
 /// # Errors
 /// It is not a store, or cannot be read or written.
 pub fn repair_disk(disk: &Disk, settings: &Settings) -> Result<Report> {
-    let mut report = steps(disk, settings)?;
+    let mut found = None;
+    let mut report = steps(disk, settings, &mut found).inspect_err(|_| {
+        // What ended the repair may end this too, and is what the user is told.
+        if let Some(found) = found.as_mut().filter(|found| !found.is_clean()) {
+            let _marked = note_errors(disk, settings, found);
+        }
+    })?;
     if interrupt::requested() {
         report.interrupt();
     }
@@ -84,7 +92,8 @@ pub fn repair_disk(disk: &Disk, settings: &Settings) -> Result<Report> {
 /// The superblock remembers whether errors are left. What cannot be read cannot say so, and is found by every look at it.
 fn note_errors(disk: &Disk, settings: &Settings, report: &mut Report) -> Result<()> {
     let Ok(opened) = superblock::open(disk.device()) else { return Ok(()) };
-    let errors = !report.is_clean();
+    // Without a look at file data nobody knows whether what was left is gone.
+    let errors = !report.is_clean() || (opened.superblock.errors && !settings.options.data);
     let foreign = !opened.foreign.is_empty() && !settings.overwrite || report.count(findings::FEATURES) > 0;
     let directory = superblock::read_directory(disk.device(), &opened.superblock);
     if opened.superblock.errors != errors && !foreign && opened.read_only.is_none() && directory.is_ok() {
@@ -96,10 +105,9 @@ fn note_errors(disk: &Disk, settings: &Settings, report: &mut Report) -> Result<
     Ok(())
 }
 
-fn steps(disk: &Disk, settings: &Settings) -> Result<Report> {
+fn steps(disk: &Disk, settings: &Settings, before: &mut Option<Report>) -> Result<Report> {
     // The newest copies may still be in a cache (INV-20).
     disk.device().flush().context("the device does not flush")?;
-    let mut before: Option<Report> = None;
     let mut lost = Vec::new();
     let mut plan = Plan::Replay;
     let mut failures = 0;
@@ -117,7 +125,9 @@ fn steps(disk: &Disk, settings: &Settings) -> Result<Report> {
         // With more damage than is remembered a step leaves the rest to the next one.
         step += usize::from(examined.as_ref().is_none_or(|examined| examined.bad.more() == 0));
         let done = !report.repairable(settings.all) || report.is_fatal() || step > STEPS_MAX || interrupt::requested();
-        let kept = opened.as_ref().is_some_and(|opened| !opened.foreign.is_empty()) && !settings.overwrite;
+        let kept = opened
+            .as_ref()
+            .is_some_and(|opened| !opened.foreign.is_empty() && !settings.overwrite || opened.read_only.is_some());
         let (Some(opened), Some(mut examined), false) = (opened, examined, done || kept) else {
             report.after(first.clone(), lost);
             return Ok(report);
@@ -135,23 +145,27 @@ fn steps(disk: &Disk, settings: &Settings) -> Result<Report> {
                 // The books that were written are those of the published checkpoint, without history: the batch of a newer one in the log may not fit them. On damaged trees the
                 // next step replays it.
                 if examined.log.as_ref().is_some_and(|log| log.adopted.is_some()) {
-                    let _later = replay_from(disk, settings, true);
+                    let _later = replay_from(disk, settings, true, false);
                 }
             }
             Step::Replay => {
                 let damaged = report.count(findings::LOG_CHECKPOINT) > 0;
-                if let Err(why) = replay(disk, settings, damaged) {
+                let adopts = examined.log.as_ref().is_some_and(|log| log.adopted.is_some());
+                if let Err(error) = replay(disk, settings, damaged, adopts) {
+                    let why = match error {
+                        Failure::Log(why) => why,
+                        Failure::Else(why) => bail!("the log cannot be replayed: {why}; nothing of it was given up"),
+                    };
                     if !settings.all {
                         report.add(findings::LOG_DROPPED, "log", why);
                         report.after(first.clone(), lost);
                         return Ok(report);
                     }
                     failures += 1;
-                    let adopted = examined.log.as_ref().is_some_and(|log| log.adopted.is_some());
                     let broken = report.findings.iter().any(|finding| of_trees(finding.kind));
-                    if failures == 1 && adopted {
+                    if failures == 1 && adopts {
                         // It may be published by now; what is wrong below it is seen in the next step.
-                    } else if failures <= 2 && !adopted && broken {
+                    } else if failures <= 2 && !adopts && broken {
                         // On trees without the damage most records fit.
                         plan = Plan::TreesFirst;
                         failures = 2;
@@ -204,13 +218,16 @@ fn next(report: &Report, examined: &Examined, all: bool, plan: Plan) -> Step {
     let foreign = !roots::is_of_files(&examined.directory.entry);
     let any = |of: &dyn Fn(&Kind) -> bool| report.findings.iter().any(|f| worth(f.kind) && of(f.kind));
     let books = |kind: &Kind| matches!(kind.number, 100..=104 | 109 | 300..=399 | 406 | 409 | 600..=605 | 607);
-    if any(&books) && !foreign {
+    // Records behind the damage may name what counts as free: as long as they are not given up, nothing may be written there.
+    let is_whole = examined.log.as_ref().is_some_and(|log| log.corrupt.is_none());
+    let writes = !foreign && (is_whole || all);
+    if any(&books) && writes {
         return Step::Books;
     }
     if any(&|kind| kind == findings::CONTAINER_HEADER || kind == findings::CONTAINER_FOOTER) {
         return Step::Containers;
     }
-    if foreign {
+    if !writes {
         return if any(&|kind| kind == findings::SUPERBLOCK_COPY) { Step::Superblocks } else { Step::Nothing };
     }
     let log = examined.log.as_ref();
@@ -249,19 +266,54 @@ fn books(disk: &Disk, examined: &mut Examined, settings: &Settings) -> Result<()
     publish(disk, examined, writer, state, settings.options)
 }
 
+/// Why the log was not replayed.
+enum Failure {
+    /// What it says, or what it is to be replayed on, is damaged.
+    Log(String),
+    /// Anything else: a device that does not take writes, no room. The log is as good as it was.
+    Else(String),
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        let why = error.to_string();
+        match error {
+            StoreError::Device(DeviceError::Io { operation: Operation::Read, .. }) => Self::Log(why),
+            StoreError::Damaged { .. }
+            | StoreError::Unreadable { .. }
+            | StoreError::BadReference { .. }
+            | StoreError::Structure { .. }
+            | StoreError::SegmentPage { .. }
+            | StoreError::Refused(_) => Self::Log(why),
+            _ => Self::Else(why),
+        }
+    }
+}
+
+impl From<NamespaceError> for Failure {
+    fn from(error: NamespaceError) -> Self {
+        let why = error.to_string();
+        match error {
+            NamespaceError::Store(error) => error.into(),
+            NamespaceError::NoSpace | NamespaceError::ReadOnly(_) => Self::Else(why),
+            _ => Self::Log(why),
+        }
+    }
+}
+
 /// Mounts without a mount point: recovery, replay, a checkpoint. If the checkpoint in the log is damaged, from the published one; that failing, and if things may be
 /// given up, from the damaged one all the same: what is below the damage is cut afterwards. (The other order would publish the damaged one.)
-fn replay(disk: &Disk, settings: &Settings, damaged: bool) -> std::result::Result<(), String> {
+fn replay(disk: &Disk, settings: &Settings, damaged: bool, adopts: bool) -> std::result::Result<(), Failure> {
     if damaged {
-        match replay_from(disk, settings, true) {
-            Err(_) if settings.all => {}
+        match replay_from(disk, settings, true, false) {
+            Err(Failure::Log(_)) if settings.all => {}
             result => return result,
         }
     }
-    replay_from(disk, settings, false)
+    replay_from(disk, settings, false, adopts)
 }
 
-fn replay_from(disk: &Disk, settings: &Settings, published: bool) -> std::result::Result<(), String> {
+fn replay_from(disk: &Disk, settings: &Settings, published: bool, adopts: bool) -> std::result::Result<(), Failure> {
     let options = EngineOptions {
         read_only: false,
         threads: false,
@@ -270,18 +322,21 @@ fn replay_from(disk: &Disk, settings: &Settings, published: bool) -> std::result
         settings: envoyfs_engine::settings::Settings::default(),
     };
     let open = if published { Engine::open_published } else { Engine::open_for };
-    let engine = open(ClientTag::FILES, disk.shared(), options).map_err(|error| error.to_string())?;
-    if !engine.read_only().is_empty() {
-        return Err(engine.read_only().to_string());
+    let engine = open(ClientTag::FILES, disk.shared(), options)?;
+    let why = engine.read_only();
+    if !why.is_empty() {
+        // A damaged checkpoint of the log makes a mount read-only too.
+        let is_log = adopts && !why.starts_with(CANNOT_BE_WRITTEN);
+        return Err(if is_log { Failure::Log(why.into()) } else { Failure::Else(why.into()) });
     }
     let engine = Arc::new(engine);
     let options =
         NamespaceOptions { node_cache_bytes: 16 << 20, threads: false, read_only: false, seed: settings.seed };
-    let namespace = Namespace::open(engine.clone(), options).map_err(|error| error.to_string())?;
-    let replayed = namespace.checkpoint().map_err(|error| error.to_string());
-    let closed = namespace.close().map_err(|error| error.to_string());
+    let namespace = Namespace::open(engine.clone(), options)?;
+    let replayed = namespace.checkpoint().map_err(Failure::from);
+    let closed = namespace.close().map_err(Failure::from);
     drop(namespace);
-    let stopped = engine.close().map_err(|error| error.to_string());
+    let stopped = engine.close().map_err(Failure::from);
     replayed.and(closed).and(stopped)
 }
 

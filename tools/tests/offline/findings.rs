@@ -31,6 +31,7 @@ const SOURCES: &[&str] = &[
     include_str!("beside.rs"),
     include_str!("foreign.rs"),
     include_str!("numbers.rs"),
+    include_str!("unknown.rs"),
 ];
 
 #[test]

@@ -16,7 +16,7 @@ use std::sync::Arc;
 const OTHER: ClientTag = ClientTag::new(b"keyvalue");
 const DATA: [u8; 4096] = [0x5a; 4096];
 
-fn open(device: &SimulatedDevice, client: ClientTag) -> Result<Engine, StoreError> {
+pub fn open(device: &SimulatedDevice, client: ClientTag) -> Result<Engine, StoreError> {
     let clock = Arc::new(ManualClock::new(START_NS + 3_000_000_000));
     let options = Options { read_only: false, threads: false, accept_loss: false, clock, settings: Default::default() };
     Engine::open_for(client, Arc::new(device.clone()), options)

@@ -1,11 +1,13 @@
 //! What a newer version may have written: nobody who does not understand it may free it, cut it, or go back behind it.
+use crate::foreign::open;
 use crate::fsck_bench::*;
 use envoyfs_engine::device::SimulatedDevice;
-use envoyfs_layout::Reference;
+use envoyfs_engine::store::{Draft, Need, Store as _, Tier};
 use envoyfs_layout::checksum::crc32c;
 use envoyfs_layout::node::TreeKind;
 use envoyfs_layout::roots::RootsObject;
 use envoyfs_layout::segment::TablePart;
+use envoyfs_layout::{ClientTag, Reference};
 use envoyfs_tools::fsck::disk::Disk;
 use envoyfs_tools::fsck::findings::{self, Kind};
 use envoyfs_tools::fsck::rebuild::rebuild_disk;
@@ -135,4 +137,42 @@ fn a_store_without_its_root_territory_is_not_called_clean_and_nothing_of_it_is_f
         let left = is_mended(&damaged, findings::NO_TOP);
         assert!(left.contains_key("/top/file 4"), "an older checkpoint has it: {:?}", left.keys());
     }
+}
+
+#[test]
+fn a_log_with_operations_of_a_newer_version_is_left_to_it() {
+    let device = populated(12);
+    let engine = open(&device, ClientTag::FILES).unwrap();
+    let need = Need { log_bytes: 1 << 10, node_bytes: 0, payload_bytes: 0, data_bytes: 0, tier: Tier::Writer };
+    let mut permit = engine.reserve(need).unwrap();
+    let draft = Draft { kind: 300, territory: 0, origin: None, data: &[], body: b"what will be invented" };
+    let appended = engine.append(&mut permit, draft).unwrap();
+    engine.commit(appended.end).unwrap();
+    drop(permit);
+    engine.close().unwrap();
+    is_left_alone(&device, findings::FEATURES);
+    // A rebuild may not lose it either when nothing else is left.
+    let device = crate::rebuild::wiped(&device, false);
+    let before = device.image().to_bytes();
+    let refused = rebuild_disk(&disk(&device), &settings(true)).err().map(|error| error.to_string());
+    assert!(refused.is_some_and(|why| why.contains("newer envoyfs")) && device.image().to_bytes() == before);
+}
+
+#[test]
+fn a_store_with_features_that_allow_to_read_is_not_written() {
+    let mut surgeon = Surgeon::new(&populated(12));
+    surgeon.superblock.read_only_compatible = 1 << 40;
+    surgeon.directory.table.iter_mut().find(|row| row.segment != 0).unwrap().live_units += 1;
+    surgeon.publish();
+    let second = envoyfs_layout::superblock::Superblock::positions(surgeon.superblock.size)[1];
+    surgeon.flip(second + 100);
+    let device = surgeon.device();
+    is_found(&device, findings::TABLE_LIVE);
+    is_found(&device, findings::ONLY_READ);
+    let before = device.image().to_bytes();
+    for all in [false, true] {
+        assert_eq!(repair(&device, all).exit_code(), 4);
+    }
+    assert!(rebuild_disk(&disk(&device), &settings(true)).is_err());
+    assert!(device.image().to_bytes() == before, "something was written");
 }
