@@ -303,6 +303,22 @@ fn deleting_scattered_trees_takes_pages_and_batch_together_no_more_than_its_pace
     client.quiesce_and_check();
 }
 
+/// INV-32: no publication would ever look at it, and the sums alone are right: what nobody needs counts as dead.
+#[test]
+fn a_container_that_nobody_fills_or_closes_is_told_of() {
+    let (_, mut client) = fresh(16, 512, 3);
+    client.run(&Op::Write { tree: 0, key: 1, seed: 1, len: 60_000 }).unwrap();
+    client.checkpoint().unwrap();
+    let space = &client.engine.writer().unwrap().space;
+    let free = client.engine.usage().free;
+    let lost = space.with_containers(|all| all.first_free()).unwrap();
+    space.occupy(lost);
+    assert_eq!(client.engine.check_space(), [format!("container {lost} is open, and nothing fills it")]);
+    assert!(client.engine.usage().free < free);
+    space.release(lost);
+    assert_eq!(client.engine.check_space(), Vec::<String>::new());
+}
+
 /// A publication opens containers before it releases others: who asks meanwhile is not told what would not hold at its end (INV-26).
 #[test]
 fn nobody_is_refused_for_containers_that_a_publication_takes_and_gives_back() {
