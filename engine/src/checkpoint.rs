@@ -39,7 +39,7 @@ use std::sync::Arc;
 impl Engine {
     pub(crate) fn freeze_batch(&self) -> Result<Frozen> {
         let writer = self.writer()?;
-        if let Some(why) = writer.wal.poisoned() {
+        if let Some(why) = writer.wal.poisoned().filter(|_| !sabotage::on(Rule::PublishesPoisoned)) {
             return Err(StoreError::Poisoned { why });
         }
         if writer.in_flight.swap(true, Ordering::SeqCst) {
@@ -48,6 +48,9 @@ impl Engine {
         let held = self.metrics.time(&self.metrics.checkpoint.freeze_hold);
         let mut batches = writer.batches.lock();
         let point = writer.wal.freeze();
+        if sabotage::on(Rule::FreezeWaits) {
+            writer.wal.wait_data(point.lsn)?;
+        }
         let number = batches.current.number;
         let next = Objects { number: number + 1, ..Objects::default() };
         batches.frozen = Some(std::mem::replace(&mut batches.current, next));
@@ -189,6 +192,9 @@ impl Engine {
         self.release_deferred(writer, &mut batch, hurry)?;
         self.retain_this(writer, &mut batch, frozen.hlc, &copies);
         self.apply_repairs(writer, &mut batch)?;
+        if sabotage::on(Rule::DropsNotInBatch) {
+            batch.drops.clear();
+        }
         let part_max = PART_BYTES_MAX.min(self.shape.segment_bytes as usize / 4);
         let mut parts = Vec::new();
         for part in batch.encode(part_max) {

@@ -5,6 +5,7 @@
 //! says that it was closed: then nothing was lost, and it restarts above the last stamp. The bound is [`BOUND_AHEAD`] ahead of the wall clock, so that is how far a
 //! crash puts the HLC ahead of it at most; a checkpoint is due when less than half of that is left ([`is_bound_near`]).
 
+use crate::sabotage::{self, Rule};
 use envoyfs_layout::Hlc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -133,7 +134,8 @@ pub fn next(last: Hlc, wall: Hlc, bound: Hlc) -> Hlc {
     let next = Hlc(last.0 | 1).next_record();
     // A wall clock beyond the bound is not followed: what a crash may lose stays below the bound. Counting on logically takes 2^15 records a millisecond
     // and a minute of them to reach it.
-    if wall > next && wall <= bound { wall } else { next }
+    let is_later = wall > next || sabotage::on(Rule::HlcFollowsWall);
+    if is_later && wall <= bound { wall } else { next }
 }
 
 /// Whether a publication should raise the bound soon.
@@ -238,7 +240,7 @@ impl HlcSource {
     #[must_use]
     pub fn after_recovery(wall_ns: i64, seen: Hlc, bound: Hlc, closed: bool) -> (Self, bool) {
         let behind = is_behind(wall_ns, seen.max(bound));
-        let last = if closed { seen } else { seen.max(bound) };
+        let last = if closed || sabotage::on(Rule::StampsFromSeen) { seen } else { seen.max(bound) };
         (Self { last: Hlc(last.0 | 1), bound: next_bound(wall_ns, last) }, behind)
     }
 }

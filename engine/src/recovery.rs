@@ -336,8 +336,9 @@ impl Engine {
         }
         let open = containers.used().filter(|(_, row)| row.state == ContainerState::Open);
         let published_rows = open.map(|(number, row)| (number, row.used_units)).collect();
-        let next_mount = publish_cut(&mut entry, found, start.adopted.as_ref())?;
-        if let Some(adopted) = &start.adopted {
+        let adopted = start.adopted.as_ref().filter(|_| !sabotage::on(Rule::AdoptedNotPublished));
+        let next_mount = publish_cut(&mut entry, found, adopted)?;
+        if let Some(adopted) = adopted {
             entry.roots = Some(adopted.body.roots);
             entry.roots_twin = Some(adopted.body.roots_twin);
             entry.bounds = max_bounds(entry.bounds, adopted.body.bounds);
@@ -351,7 +352,10 @@ impl Engine {
             found.resume(&entry, hlc),
             Arc::clone(&self.metrics),
         );
-        let first = first_numbers(&entry.bounds, found, superblock.sequence);
+        let mut first = first_numbers(&entry.bounds, found, superblock.sequence);
+        if sabotage::on(Rule::SegmentBoundIgnored) && !closed {
+            first.segment = first.segment.saturating_sub(Numbers::chunk(self.shape.containers));
+        }
         let next = superblock.next();
         let numbers = Numbers::new(first.segment, next.sequence << 20, self.shape.containers);
         let in_flight = self.options.settings.in_flight_bytes;
@@ -412,7 +416,9 @@ impl Engine {
         // A checkpoint that is in the log and was not adopted may yet be, by the mount after this one: what it leads to stays.
         let keeps_all = start.adopted.is_none() && found.tells_of(entry.checkpoint.number + 1)?;
         self.seal_open(&space, &published_rows, found, start, relocated, keeps_all)?;
-        space.wait_writes()?;
+        if !sabotage::on(Rule::MountNamesBeforeArrival) {
+            space.wait_writes()?;
+        }
 
         self.write_pages_leaving(&space, &BTreeSet::new())?;
         let releasable = self.pageless(&space);
@@ -429,7 +435,9 @@ impl Engine {
         };
         let mut directory = VolumeDirectory { sequence: 0, entry, table: rows };
         superblock::write_directory(&*self.device, &mut next, &mut directory, &mut published_table)?;
-        self.device.flush()?;
+        if !sabotage::on(Rule::NoFlushInRecovery) {
+            self.device.flush()?;
+        }
         superblock::publish(&*self.device, &next)?;
 
         wal.raise_hlc_bound(next.hlc_bound);

@@ -29,6 +29,12 @@ macro_rules! rules {
 }
 
 rules! {
+    /// After a crash, stamps go on from the newest that was found, not from the bound (INV-01).
+    StampsFromSeen,
+    /// A record gets the wall clock's stamp also when the last one was no earlier (INV-40).
+    HlcFollowsWall,
+    /// A node may be older than what it refers to (INV-02).
+    BirthUnchecked,
     /// A group commit ends without its flush (INV-18).
     AckWithoutFlush,
     /// Blocks of the log that were not written durably, because a flush was to follow, are forgotten when it does not (INV-18).
@@ -43,12 +49,18 @@ rules! {
     PlacementBehindCutLost,
     /// A flush is taken to cover what was appended while it ran (INV-18).
     AckOfLaterRecords,
+    /// A log that ends where the device gives an error counts as one that power cut off (INV-19).
+    UnreadableEndCut,
     /// A block's watermark names what is framed, not what a completed flush covered (INV-19).
     WatermarkAheadOfFlush,
+    /// A checkpoint is frozen and published although the store is poisoned (INV-33).
+    PublishesPoisoned,
     /// After a failed write or flush, acknowledgement goes on (INV-33).
     PoisonForgotten,
     /// Recovery reads and repairs before it flushes (INV-20).
     NoFlushAtOpen,
+    /// The newest copy of the superblock rules, whatever the others say (INV-23).
+    NewestOpens,
     /// Invalid and stale copies of the superblock are repaired together (INV-23).
     RepairAllAtOnce,
     /// Both pairs of superblocks are written without a flush in between (INV-23).
@@ -57,6 +69,14 @@ rules! {
     DirectorySlotInUse,
     /// A whole segment table is written to the slot of the one in use (INV-20).
     TableSlotInUse,
+    /// A freeze waits for data that is under way (INV-24).
+    FreezeWaits,
+    /// A mount writes its superblock before what it names is flushed (INV-17).
+    NoFlushInRecovery,
+    /// A mount publishes that containers are closed whose ends are still under way (INV-17).
+    MountNamesBeforeArrival,
+    /// A mount that adopts a checkpoint from the log does not publish it (INV-20).
+    AdoptedNotPublished,
     /// A CHECKPOINT record is appended before its nodes, batch and pages are flushed (INV-17).
     NoFlushBeforeCheckpointRecord,
     /// A publication does not wait for the pages that it names (INV-17).
@@ -67,6 +87,8 @@ rules! {
     CommitInsteadOfBarrier,
     /// A publication without a record does not wait for its directory before the superblock (INV-17).
     NoBarrierWithoutRecord,
+    /// Where a segment of data lies does not stand in the log (INV-22).
+    PlacementNotLogged,
     /// A checkpoint gets a record although the log does not tell where the segments lie that it leads to (INV-22).
     UnloggedAdopted,
     /// What a publication without a record freed is reused although the log does not tell of it (INV-13).
@@ -97,6 +119,22 @@ rules! {
     MovesInstalledEarly,
     /// An edge to an object that is stored already does not count (INV-07).
     PlusOneDropped,
+    /// An edge that goes does not count (INV-06).
+    MinusOneDropped,
+    /// A node that is still referred to may be called gone (INV-08).
+    GoneUnchecked,
+    /// An object is freed while one reference is left (INV-09).
+    FreedAtOne,
+    /// More units of an extent are freed than the client said (INV-10).
+    FreedTooFar,
+    /// Ranges that the client frees stay (INV-11).
+    RangesForgotten,
+    /// An object may grow although a stored node refers to it (INV-14).
+    GrowsWhenReferred,
+    /// What was worked off of the drop queue does not stand in the batch (INV-39).
+    DropsNotInBatch,
+    /// A digest depends on where a segment lies (INV-39).
+    DigestByPlace,
     /// An adopted batch counts its deltas twice (INV-07).
     BatchAppliedTwice,
     /// Above the threshold, records count although their data does not verify (INV-18).
@@ -117,6 +155,8 @@ rules! {
     ServesWithFullCuts,
     /// After the end of a mount, records are still acknowledged (INV-19).
     AcknowledgesAfterClose,
+    /// A mount after a crash hands out segment numbers below the durable bound (INV-16).
+    SegmentBoundIgnored,
     /// The numbers that a log was closed with are believed although others were handed out since (INV-16).
     ClosedNumbersBelieved,
     /// What dies under a retained checkpoint is free at once (INV-31).
@@ -125,6 +165,14 @@ rules! {
     RetainedLeftOut,
     /// What dropped checkpoints gave back does not stand in the batch (INV-17).
     ReleasesNotInBatch,
+    /// Nodes are promised that no free container has room for (INV-25).
+    NodesUncounted,
+    /// The last tier is admitted like a writer (INV-26).
+    LastTierAsWriter,
+    /// A container that was filled is not closed, so that nobody gives it back (INV-32).
+    EndedNotClosed,
+    /// Pages stay in memory whatever the setting says (INV-35).
+    PagesKept,
     /// Retained checkpoints stay although the store is short of space (INV-26).
     HistoryKeptWhenShort,
     /// A node of the drop queue that cannot be read is forgotten (INV-12).

@@ -136,7 +136,7 @@ impl Engine {
     /// The pages are on the device: readers may read them.
     fn pages_arrived(&self, space: &Space, written: &[u32]) -> Result<()> {
         space.stream(StreamKind::System).flush(space);
-        if !sabotage::on(Rule::NamedBeforeArrival) {
+        if !sabotage::on(Rule::NamedBeforeArrival) && !sabotage::on(Rule::MountNamesBeforeArrival) {
             space.wait_writes()?;
         }
         self.keep_buried();

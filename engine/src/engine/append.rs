@@ -4,6 +4,7 @@ use super::admission::permit_of;
 use super::{Engine, Writer};
 use crate::StoreError;
 use crate::device::{AlignedBuf, Ticket};
+use crate::sabotage::{self, Rule};
 use crate::space::admission::data_charge;
 use crate::space::{BACKGROUND_DEPTH, RowOf, StreamKind, Wish, WrittenData};
 use crate::state::Unstored;
@@ -202,6 +203,13 @@ impl Engine {
         }
         let logical_bytes = length("node", bytes.len(), self.limits().node_bytes_max)?;
         let edges = edges(bytes).map_err(|what| StoreError::Misuse(format!("append_node: {what}")))?;
+        let younger = edges.iter().find(|edge| edge.birth > birth && !sabotage::on(Rule::BirthUnchecked));
+        if let Some(edge) = younger {
+            let Reference { oid, birth: of_edge, .. } = edge;
+            return Err(StoreError::Misuse(format!(
+                "append_node: born at {birth:?}, it refers to {oid}, born at {of_edge:?}"
+            )));
+        }
         let bytes = padded(bytes);
         let crc = checksum::crc32c(&bytes);
         let row = RowOf { kind, birth, crc, owner: 0 };
@@ -228,7 +236,7 @@ impl Engine {
         let mut batches = writer.batches.lock();
         for edge in edges.iter().filter(|edge| edge.kind == ReferenceKind::Extent) {
             if let Some(object) = batches.current.unstored.get_mut(&edge.oid) {
-                object.referred = true;
+                object.referred = !sabotage::on(Rule::GrowsWhenReferred);
             }
         }
         let objects = batches.of(batch)?;

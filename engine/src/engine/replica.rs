@@ -5,6 +5,7 @@
 
 use super::Engine;
 use crate::StoreError;
+use crate::sabotage::{self, Rule};
 use crate::state::Segment;
 use crate::store::{Reason, Result, Tier};
 use envoyfs_layout::{Hlc, Oid, UNIT, checksum};
@@ -76,7 +77,8 @@ impl Engine {
             self.load_segments(&BTreeSet::from([segment]))?;
             (pin, self.state.lock().segment(segment).map(LiveObjects::of).unwrap_or_default().live)
         };
-        let mut digest = 0_u64;
+        let place = self.reader.home(segment).filter(|_| sabotage::on(Rule::DigestByPlace));
+        let mut digest = place.map_or(0, |home| u64::from(home) + 1);
         for run in live {
             let mut at = run.start;
             while at < run.end {

@@ -16,6 +16,7 @@
 //! deletion needs. Later tiers may go deeper into it.
 
 use crate::engine::{LastMark, Pressure};
+use crate::sabotage::{self, Rule};
 use crate::store::{Reason, Tier};
 use envoyfs_layout::UNIT;
 
@@ -217,6 +218,7 @@ impl Ledger {
 
     /// Takes the bytes if the operation may start.
     pub fn admit(&mut self, budget: &Budget, free: Free, tier: Tier, data: u64, dirty: u64) -> Result<(), Short> {
+        let tier = if sabotage::on(Rule::LastTierAsWriter) { Tier::Writer } else { tier };
         let present = self.pending + self.current;
         if dirty > 0 && present > 0 && present + dirty > self.batch_max(budget, dirty) {
             return Err(Short::Dirty);
@@ -226,7 +228,8 @@ impl Ledger {
             Tier::Last => u64::from(SPARE_OF_LAST_TIER) * budget.container_bytes,
             Tier::Writer | Tier::Shrinking => self.spare(budget, unwritten) + self.data + data,
         };
-        let is_asked = dirty > if tier == Tier::Last { UNASKED_BYTES } else { 0 };
+        let is_counted = !sabotage::on(Rule::NodesUncounted);
+        let is_asked = is_counted && dirty > if tier == Tier::Last { UNASKED_BYTES } else { 0 };
         if is_asked && u64::from(free.now) * budget.container_bytes < unwritten.saturating_add(kept) {
             self.short(free);
             return Err(Short::Space(0));

@@ -29,6 +29,7 @@ pub use stream::{HEADER_UNITS, Open, Place, RowOf, Stream, seal, write_header};
 use crate::StoreError;
 use crate::device::{AlignedBuf, Device, Ticket, Write};
 use crate::metrics::Metrics;
+use crate::sabotage::{self, Rule};
 use crate::state::State;
 use crate::store::Result;
 use crate::sync;
@@ -524,6 +525,9 @@ impl Space {
         let opened = NewRecord::engine(kind::SEGMENT_OPENED, &opened);
         if stream == StreamKind::Data {
             self.wal.append_internal(opened)?;
+            if sabotage::on(Rule::PlacementNotLogged) {
+                return Ok(());
+            }
             return self.wal.append_local(kind::SEGMENT_PLACED, &placed);
         }
         let logged =
@@ -562,6 +566,7 @@ impl Space {
         let mut containers = self.containers.lock();
         let Some(row) = containers.get(open.container).copied() else { return };
         let births = open.birth_high != Hlc::ZERO;
+        let state = state.filter(|_| !sabotage::on(Rule::EndedNotClosed));
         let row = Container {
             state: state.unwrap_or(row.state),
             used_units: open.next,

@@ -73,7 +73,8 @@ impl State {
         }
         for range in &batch.ranges {
             let start = u32::from(range.oid.slot()) + range.first;
-            self.kill(range.oid.segment(), &(start..start + range.units))?;
+            let more = if sabotage::on(Rule::FreedTooFar) { 8 } else { 0 };
+            self.kill(range.oid.segment(), &(start..start + range.units + more))?;
         }
         batch.deltas.iter().try_for_each(|row| self.count(&row.reference, row.delta))
     }
@@ -152,7 +153,7 @@ impl State {
         };
         self.shared_objects += u64::from(value > 0);
         self.shared_objects -= u64::from(before.is_some_and(|before| before > 0));
-        if value >= 0 {
+        if value > 0 || value == 0 && !sabotage::on(Rule::FreedAtOne) {
             return Ok(());
         }
         if reference.kind == ReferenceKind::Node {

@@ -171,7 +171,8 @@ pub fn compute<S: std::hash::BuildHasher>(
         if new.insert(oid) {
             deltas.add(&object.reference, -1);
             difference(&pairs.take(&object.edges), &object.edges, |edge, by| {
-                let is_dropped = by > 0 && sabotage::on(Rule::PlusOneDropped) && !unstored.contains_key(&edge.oid);
+                let rule = if by > 0 { Rule::PlusOneDropped } else { Rule::MinusOneDropped };
+                let is_dropped = sabotage::on(rule) && !unstored.contains_key(&edge.oid);
                 deltas.add(edge, if is_dropped { 0 } else { by });
             });
             stack.extend(object.edges.iter().map(|edge| edge.oid).filter(|oid| Some(*oid) >= oldest));
@@ -195,7 +196,7 @@ pub fn compute<S: std::hash::BuildHasher>(
     }
     for oid in gone.keys() {
         let delta = deltas.0.remove(oid).map_or(0, |(_, delta)| delta);
-        if delta != -1 {
+        if delta != -1 && !sabotage::on(Rule::GoneUnchecked) {
             return Err(LawError::GoneButReferenced { oid: *oid, delta });
         }
     }
@@ -206,6 +207,7 @@ pub fn compute<S: std::hash::BuildHasher>(
     let mut ranges: Vec<BatchRange> = changes
         .freed
         .iter()
+        .filter(|_| !sabotage::on(Rule::RangesForgotten))
         .filter(|range| range.units.start < range.units.end && (new.contains(&range.oid) || !is_unstored(&range.oid)))
         .map(|range| BatchRange {
             oid: range.oid,

@@ -362,7 +362,7 @@ pub fn scan(device: &dyn Device, ring: &RingGeometry, entry: &VolumeEntry, judge
         closed: None,
         cut: Cut::default(),
         threshold,
-        corrupt: (cut < threshold || unreadable).then(|| Corruption {
+        corrupt: (cut < threshold || unreadable && !sabotage::on(Rule::UnreadableEndCut)).then(|| Corruption {
             cut,
             threshold,
             cause: cause.unwrap_or_else(|| lineage.cause(ring)),

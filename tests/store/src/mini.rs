@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 
 const PUT: u16 = 300;
 const DELETE: u16 = 301;
-const NOTE: u16 = 302;
+pub(crate) const NOTE: u16 = 302;
 
 /// What a key holds.
 #[derive(Clone, Debug)]
@@ -50,6 +50,16 @@ pub fn options(clock: &Arc<ManualClock>) -> Options {
         clock,
         settings: envoyfs_engine::Settings::default(),
     }
+}
+
+/// A node that nothing leads to, of so many KiB.
+pub fn idle_node(engine: &Engine, batch: Batch, kib: u32) -> Result<()> {
+    let mut builder = NodeBuilder::new(TreeKind::Extents, 0, Hlc(8), Owner::default());
+    for item in 0..kib {
+        builder.push(&item.to_le_bytes(), &[7; 1000], &[]).expect("it fits");
+    }
+    engine.append_node(batch, ReferenceKind::Node, 0, Hlc(8), &builder.finish())?;
+    Ok(())
 }
 
 impl Mini {
@@ -193,12 +203,7 @@ impl Mini {
 
     /// A node that nothing leads to, of 15 KiB.
     pub fn idle_node(&self) -> Result<()> {
-        let mut builder = NodeBuilder::new(TreeKind::Extents, 0, Hlc(8), Owner::default());
-        for item in 0..15_u32 {
-            builder.push(&item.to_le_bytes(), &[7; 1000], &[]).expect("it fits");
-        }
-        self.engine.append_node(Batch::Current, ReferenceKind::Node, 0, Hlc(8), &builder.finish())?;
-        Ok(())
+        idle_node(&self.engine, Batch::Current, 15)
     }
 
     /// Fills the ring to its last block: notes, then openings of the segments of idle nodes, each in a block of its own. The next checkpoint has no record.

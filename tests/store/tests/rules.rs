@@ -76,5 +76,24 @@ tests! {
     a_mark_reads_the_nodes_of_its_checkpoint_whatever_the_policy_says
     an_adopted_checkpoint_holds_the_corrections_of_a_mark
     a_mark_compares_counts_and_trees_of_one_checkpoint
+    a_stamp_that_a_crash_lost_is_not_drawn_again
+    stamps_rise_along_a_log
+    a_node_is_not_older_than_what_it_refers_to
+    a_node_that_is_still_referred_to_is_not_gone
+    what_is_freed_of_an_extent_is_what_the_client_says
+    what_a_stored_node_refers_to_does_not_grow
+    an_adopted_checkpoint_has_worked_off_what_the_published_one_had
+    a_digest_does_not_tell_where_a_segment_lies
+    nobody_waits_for_the_device_at_a_freeze_or_beside_a_publication
+    nodes_that_were_admitted_have_room_when_they_are_written
+    a_fork_and_its_deletion_work_when_writers_are_refused
+    every_container_is_free_or_filled_or_closed
+    pages_that_the_setting_has_no_room_for_are_forgotten
+    a_mounts_superblock_is_durable_only_after_what_it_names
+    a_mount_calls_no_container_closed_whose_end_has_not_arrived
+    an_adopted_checkpoint_is_published_before_anything_is_served
+    a_segment_number_is_never_handed_out_twice
+    an_end_of_the_log_that_cannot_be_read_is_told
+    a_copy_of_the_superblock_that_no_other_attests_does_not_rule
     a_scrub_tells_what_does_not_verify
 }

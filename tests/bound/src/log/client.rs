@@ -61,6 +61,7 @@ impl Client {
     }
 
     fn load(&mut self, node: Reference) -> Result<(), StoreError> {
+        self.changed = node.birth;
         let bytes = self.engine.read_node(&node)?;
         let view = NodeView::parse(&bytes).expect("a node that was verified");
         for item in view.items() {

@@ -1,17 +1,25 @@
 //! For each durability rule the scenario that fails when the rule is broken (`envoyfs_engine::sabotage`). Run as tests they show that the engine keeps the rules;
 //! `cargo xtask sabotage` shows that they would notice.
 
+mod clock;
+mod law;
 mod log;
 mod loss;
+mod mounts;
 mod publish;
+mod room;
 mod space;
 mod unrecorded;
 mod upkeep;
 
+pub use clock::*;
 pub use envoyfs_engine::sabotage::Rule;
+pub use law::*;
 pub use log::*;
 pub use loss::*;
+pub use mounts::*;
 pub use publish::*;
+pub use room::*;
 pub use space::*;
 pub use unrecorded::*;
 pub use upkeep::*;
@@ -79,5 +87,29 @@ scenarios! {
     MarkRootsDropped: a_mark_reads_the_nodes_of_its_checkpoint_whatever_the_policy_says,
     RepairsNotInBatch: an_adopted_checkpoint_holds_the_corrections_of_a_mark,
     MarkBeforePublication: a_mark_compares_counts_and_trees_of_one_checkpoint,
+    StampsFromSeen: a_stamp_that_a_crash_lost_is_not_drawn_again,
+    HlcFollowsWall: stamps_rise_along_a_log,
+    BirthUnchecked: a_node_is_not_older_than_what_it_refers_to,
+    MinusOneDropped: a_fork_counts_what_it_shares,
+    GoneUnchecked: a_node_that_is_still_referred_to_is_not_gone,
+    FreedAtOne: a_fork_counts_what_it_shares,
+    FreedTooFar: what_is_freed_of_an_extent_is_what_the_client_says,
+    RangesForgotten: what_is_freed_of_an_extent_is_what_the_client_says,
+    GrowsWhenReferred: what_a_stored_node_refers_to_does_not_grow,
+    DropsNotInBatch: an_adopted_checkpoint_has_worked_off_what_the_published_one_had,
+    DigestByPlace: a_digest_does_not_tell_where_a_segment_lies,
+    FreezeWaits: nobody_waits_for_the_device_at_a_freeze_or_beside_a_publication,
+    NodesUncounted: nodes_that_were_admitted_have_room_when_they_are_written,
+    LastTierAsWriter: a_fork_and_its_deletion_work_when_writers_are_refused,
+    EndedNotClosed: every_container_is_free_or_filled_or_closed,
+    PagesKept: pages_that_the_setting_has_no_room_for_are_forgotten,
+    NoFlushInRecovery: a_mounts_superblock_is_durable_only_after_what_it_names,
+    MountNamesBeforeArrival: a_mount_calls_no_container_closed_whose_end_has_not_arrived,
+    AdoptedNotPublished: an_adopted_checkpoint_is_published_before_anything_is_served,
+    SegmentBoundIgnored: a_segment_number_is_never_handed_out_twice,
+    UnreadableEndCut: an_end_of_the_log_that_cannot_be_read_is_told,
+    NewestOpens: a_copy_of_the_superblock_that_no_other_attests_does_not_rule,
+    PublishesPoisoned: after_a_failed_flush_nothing_is_acknowledged,
+    PlacementNotLogged: acknowledged_data_survives_a_power_cut,
     ScrubIgnoresRow: a_scrub_tells_what_does_not_verify,
 }

@@ -7,6 +7,7 @@ use crate::device::Device;
 use crate::mini::Mini;
 use crate::scripted::Call;
 use crate::store::{Result, Store as _};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -202,6 +203,36 @@ pub fn a_page_that_is_replaced_while_it_is_read_is_read_again() {
     mini.checkpoint().unwrap();
     assert_eq!(mini.engine.check_space(), Vec::<String>::new());
     mini.verify();
+}
+
+/// INV-39: what lives in a segment has the same digest before and after the cleaner moved it.
+pub fn a_digest_does_not_tell_where_a_segment_lies() {
+    let bench = Bench::of(16, false);
+    let mini = bench.mount();
+    let count = fill(&mini, 0);
+    for key in (0..count).filter(|key| key % 4 != 0) {
+        mini.delete(key).unwrap();
+    }
+    mini.checkpoint().unwrap();
+    let digests = || {
+        let segments: BTreeSet<u32> = (0..count).step_by(4).map(|key| mini.file(key).reference.oid.segment()).collect();
+        let digest =
+            |segment| (segment, (mini.engine.live_objects(segment).unwrap(), mini.engine.digest(segment).unwrap()));
+        segments.into_iter().map(digest).collect::<BTreeMap<_, _>>()
+    };
+    let before = digests();
+    fill(&mini, 1000);
+    mini.checkpoint().unwrap();
+    assert!(mini.engine.metrics().cleaner.moved.get() > 0, "nothing was moved");
+    let mut compared = 0;
+    for (segment, (live, digest)) in digests() {
+        // Not that which was being filled.
+        if live == before[&segment].0 {
+            assert_eq!(digest, before[&segment].1, "segment {segment}");
+            compared += 1;
+        }
+    }
+    assert!(compared + 1 >= before.len(), "{compared} of {}", before.len());
 }
 
 /// INV-14: the copies are found only when they are on the device.

@@ -152,6 +152,23 @@ pub fn an_adopted_checkpoint_holds_the_corrections_of_a_mark() {
     );
 }
 
+/// INV-17, INV-39: what the drop queue gave back too.
+pub fn an_adopted_checkpoint_has_worked_off_what_the_published_one_had() {
+    adopted_is_as_published(
+        |client| {
+            client.engine.retain(HistoryPolicy::NONE);
+            write(client, 0, 0..20, 1, 5000);
+            write(client, 1, 0..4, 1, 5000);
+            client.checkpoint().unwrap();
+            client.run(&Op::Drop { tree: 0 }).unwrap();
+        },
+        |client| {
+            client.checkpoint().unwrap();
+            assert!(client.engine.metrics().state.drops.get() > 0, "nothing was worked off");
+        },
+    );
+}
+
 /// INV-26: history is never the reason for a full store.
 pub fn history_goes_before_a_write_is_refused() {
     let bench = Bench::of(16, false);
