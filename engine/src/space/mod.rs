@@ -382,22 +382,21 @@ impl Space {
 
     fn note_write(&self, ticket: &Ticket) {
         let mut under_way = self.under_way.lock();
-        while under_way.front().is_some_and(Ticket::is_done) {
-            under_way.pop_front();
-        }
+        forget_arrived(&mut under_way);
         under_way.push_back(ticket.clone());
     }
 
-    /// Waits for every write started so far. Several may wait at once, each for all of them: nothing is taken off the list before it is done.
+    /// Waits for every write started so far. Several may wait at once, each for all of them: nothing is taken off the list before it has arrived, and what failed never is, so that no
+    /// later publication names what is not there (INV-17).
+    ///
+    /// # Errors
+    /// A write failed, now or before.
     pub fn wait_writes(&self) -> Result<()> {
         let tickets: Vec<Ticket> = self.under_way.lock().iter().cloned().collect();
         for ticket in tickets {
             ticket.wait()?;
         }
-        let mut under_way = self.under_way.lock();
-        while under_way.front().is_some_and(Ticket::is_done) {
-            under_way.pop_front();
-        }
+        forget_arrived(&mut self.under_way.lock());
         Ok(())
     }
 
@@ -649,5 +648,12 @@ impl Space {
             birth_high: row.birth_high,
             metadata: envoyfs_layout::directory_page::Place::NONE,
         }
+    }
+}
+
+/// Writes that arrived need not be waited for any more.
+fn forget_arrived(under_way: &mut VecDeque<Ticket>) {
+    while under_way.front().and_then(Ticket::outcome).is_some_and(|outcome| outcome.is_ok()) {
+        under_way.pop_front();
     }
 }
