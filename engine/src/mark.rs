@@ -364,9 +364,7 @@ impl Engine {
             }
         }
         for reference in &version.unreadable {
-            if self.reader.object(reference).is_err() {
-                repairs.push(Repair { action: RepairAction::Readable, ..unit_repair(reference.oid, 1) });
-            }
+            repairs.push(Repair { action: RepairAction::Readable, ..unit_repair(reference.oid, 1) });
         }
         Ok((report, repairs))
     }

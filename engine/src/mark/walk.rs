@@ -167,11 +167,7 @@ impl Engine {
             }
             place = next;
         }
-        for row in &version.unreadable {
-            if self.reader.object(row).is_ok() {
-                self.walk_queued(&mut pass, row, uses, watch)?;
-            }
-        }
+        // Those that could not be read when they were worked off are not walked, also if they can be read by now: what only they lead to is found as a leak, and they leave their list.
         Ok(pass)
     }
 

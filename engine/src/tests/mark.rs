@@ -5,24 +5,7 @@ use crate::device::Fault;
 use crate::store::*;
 use crate::{MarkOptions, StoreError};
 use envoyfs_layout::batch::{Repair, RepairAction};
-use envoyfs_layout::node::NodeView;
-use envoyfs_layout::{LayoutError, Oid, Reference, ReferenceKind};
-use std::ops::Range;
-
-/// Units of extents that a leaf of the test client uses: punched values do not use their first half.
-fn uses(_: &Reference, bytes: &[u8], add: &mut dyn FnMut(Oid, Range<u32>)) -> std::result::Result<(), LayoutError> {
-    let view = NodeView::parse(bytes)?;
-    for item in view.items() {
-        for index in item.reference_indexes() {
-            let reference = view.reference(index).unwrap();
-            if reference.kind == ReferenceKind::Extent {
-                let skip = if item.value[0] == 0 { 0 } else { half(reference.stored_bytes) / 512 };
-                add(reference.oid, skip..reference.units());
-            }
-        }
-    }
-    Ok(())
-}
+use envoyfs_layout::{Oid, Reference};
 
 const ONE_PASS: MarkOptions = MarkOptions { memory_bytes: 64 << 20, bytes_per_second: 0 };
 const MANY_PASSES: MarkOptions = MarkOptions { memory_bytes: 4096, bytes_per_second: 0 };
@@ -35,8 +18,7 @@ fn settle(client: &mut Client) {
 
 #[test]
 fn a_mark_of_a_right_store_finds_only_what_no_slice_uses() {
-    for seed in 0..6 {
-        println!("seed {seed}");
+    for seed in seeds(0..6, "mark::a_mark_of_a_right_store") {
         let (_, mut client) = fresh(16, if seed % 2 == 0 { 512 } else { 4096 }, seed);
         let mut rng = Rng(seed);
         for round in 0..12 {
@@ -126,6 +108,15 @@ fn wrong_counts_and_wrong_liveness_are_found_and_set_right() {
 
 #[test]
 fn a_dropped_node_that_cannot_be_read_is_listed_and_the_mark_frees_what_hung_below() {
+    let damaged: fn(u64) -> Fault = |offset| Fault::FlipBits { offset: offset + 100, mask: 4 };
+    for fault in [damaged, |offset| Fault::ReadError { offset }] {
+        a_dropped_node_with(fault, false);
+    }
+    // When the mark comes, it can be read again.
+    a_dropped_node_with(|offset| Fault::ReadError { offset }, true);
+}
+
+fn a_dropped_node_with(fault: fn(u64) -> Fault, heals: bool) {
     let (device, mut client) = fresh(16, 512, 4);
     client.engine.retain(crate::HistoryPolicy::NONE);
     for key in 0..20 {
@@ -150,15 +141,20 @@ fn a_dropped_node_that_cannot_be_read_is_listed_and_the_mark_frees_what_hung_bel
     let position = position.unwrap();
     client.run(&Op::Drop { tree: 0 }).unwrap();
     client.run(&Op::Drop { tree: 1 }).unwrap();
-    device.inject(Fault::FlipBits { offset: position + 100, mask: 4 });
+    device.inject(fault(position));
     client.checkpoint().unwrap();
     settle(&mut client);
     assert_eq!(client.engine.usage().drop_queue, 0);
+    assert_eq!(client.engine.metrics().state.drops_unreadable.get(), 1);
     assert!(client.engine.usage().live > 100 << 10, "a leak, but a known one");
-    let again = open(&device.process_crash(), &client.clock).unwrap();
+    let device = device.process_crash();
+    let again = open(&device, &client.clock).unwrap();
     assert_eq!(again.unreadable().iter().map(|r| r.oid).collect::<Vec<_>>(), vec![leaf.oid], "the list is persistent");
     client = Client::start(again, client.clock.clone());
     client.engine.retain(crate::HistoryPolicy::NONE);
+    if heals {
+        device.inject(Fault::Readable { offset: position });
+    }
     client.engine.ask_mark().unwrap();
     client.checkpoint().unwrap();
     let report = client.engine.mark(ONE_PASS, Some(&uses)).unwrap();
