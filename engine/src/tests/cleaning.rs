@@ -89,6 +89,27 @@ fn what_does_not_verify_is_not_copied_and_can_still_be_repaired() {
     client.quiesce_and_check();
 }
 
+#[test]
+fn what_the_device_does_not_give_is_not_copied_and_is_there_when_it_gives_it_again() {
+    let (device, mut client) = fragmented(false);
+    let at = place_of(&device, &content(8, 4096, 512));
+    device.inject(Fault::ReadError { offset: at });
+    while client.engine.clean_anyway().unwrap() {}
+    client.checkpoint().unwrap();
+    let counts = &client.engine.metrics().cleaner;
+    let unreadable = counts.unreadable.get();
+    assert!(unreadable > 0 && counts.moved.get() > 20, "{unreadable} unreadable, {} moved", counts.moved.get());
+    assert_eq!(counts.damaged.get(), 0, "what cannot be read is not damaged");
+    let (oid, crcs) = client.extent_of(0, 8);
+    let result = client.engine.read_data(oid, 4096, &crcs[1..2], &mut vec![0; 4096]);
+    assert!(matches!(result, Err(crate::StoreError::Unreadable { oid: found, .. }) if found == oid), "{result:?}");
+    device.inject(Fault::Readable { offset: at });
+    client.verify();
+    while client.engine.clean_anyway().unwrap() {}
+    client.quiesce_and_check();
+    client.verify();
+}
+
 /// Where these bytes lie on the device.
 fn place_of(device: &crate::device::SimulatedDevice, want: &[u8]) -> u64 {
     let image = device.image();

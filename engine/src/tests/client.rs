@@ -300,9 +300,10 @@ impl Client {
             }
             other => other?,
         };
-        self.apply(op, appended.hlc, data.first())?;
+        // The record stands in the log, whatever comes of the rest.
+        let applied = self.apply(op, appended.hlc, data.first());
         self.history.push((appended.end, self.logical()));
-        Ok(())
+        applied
     }
 
     fn slot(&self, tree: u32, key: u32) -> Option<&Slot> {
@@ -381,12 +382,13 @@ impl Client {
                 self.put(tree, key, birth, None);
             }
             Op::Fork { from, to } => {
-                self.persist(from, Batch::Current)?;
+                let persisted = self.persist(from, Batch::Current);
                 let tree = self.trees.get_mut(&from).unwrap();
                 tree.share = hlc;
                 let copy = tree.clone();
                 self.trees.insert(to, copy);
                 self.top_dirty = true;
+                persisted?;
             }
             Op::Drop { tree } => {
                 // Only the reference goes: the engine's drop queue takes what hangs below. What is not stored dies by itself.

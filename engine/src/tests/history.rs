@@ -12,8 +12,7 @@ fn keep(checkpoints_max: u32) -> HistoryPolicy {
 
 #[test]
 fn retained_checkpoints_read_as_they_were_whatever_is_overwritten_deleted_and_cleaned() {
-    for seed in 0..6 {
-        println!("seed {seed}");
+    for seed in seeds(0..6, "history::retained_checkpoints_read") {
         let (device, mut client) = fresh(16, if seed % 2 == 0 { 512 } else { 4096 }, seed);
         client.engine.retain(keep(5));
         let mut rng = Rng(seed);

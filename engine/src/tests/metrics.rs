@@ -1,9 +1,12 @@
 //! Every declared metric tells something: a long life of a store moves it, or the list says which failure or wait does.
 
 use super::client::*;
+use crate::device::Fault;
 use crate::metrics::Value;
 use crate::store::*;
 use crate::{HistoryPolicy, ScrubOptions};
+use envoyfs_layout::node::edges;
+use envoyfs_layout::{Oid, Reference};
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -25,10 +28,8 @@ const UNTOUCHED: &[&str] = &[
     "cleaner.damaged",
     "cleaner.debt",
     "cleaner.heat_spread",
-    "cleaner.unreadable",
     "device.discarded_bytes",
     "device.flush_errors",
-    "device.read_errors",
     "device.write_errors",
     "mark.leaked_bytes",
     "mark.nodes",
@@ -51,7 +52,6 @@ const UNTOUCHED: &[&str] = &[
     "recovery.placed_behind",
     "scrub.damaged",
     "state.drop_queue",
-    "state.drops_unreadable",
     "state.marks",
     "state.marks_given_up",
     "state.repairs",
@@ -67,6 +67,31 @@ fn zero(client: &Client) -> BTreeSet<String> {
         _ => sample.value.is_zero(),
     });
     zero.map(|sample| format!("{}.{}", sample.group, sample.name)).collect()
+}
+
+/// The cleaner, and then the drop queue, meet sectors that cannot be read.
+fn on_a_device_that_does_not_give_everything() -> Client {
+    let (device, mut client) = fresh(16, 512, 3);
+    client.engine.retain(HistoryPolicy::NONE);
+    super::cleaning::fragment(&mut client);
+    let offset = |client: &Client, oid: Oid| {
+        let container = client.engine.reader.container_of(oid).unwrap();
+        client.engine.shape.offset(container, oid.slot().into())
+    };
+    let unreadable = offset(&client, client.extent_of(0, 8).0);
+    device.inject(Fault::ReadError { offset: unreadable });
+    while client.engine.clean_anyway().unwrap() {}
+    client.checkpoint().unwrap();
+    assert!(client.engine.metrics().cleaner.unreadable.get() > 0);
+    device.inject(Fault::Readable { offset: unreadable });
+    // A leaf: of what is above it the roots object has copies.
+    let below = |node: &Reference| edges(&client.engine.read_node(node).unwrap()).unwrap()[0];
+    let leaf = below(&below(&client.engine.client_roots()[0]));
+    device.inject(Fault::ReadError { offset: offset(&client, leaf.oid) });
+    client.run(&Op::Drop { tree: 0 }).unwrap();
+    client.quiesce();
+    assert_eq!(client.engine.metrics().state.drops_unreadable.get(), 1);
+    client
 }
 
 #[test]
@@ -124,6 +149,7 @@ fn every_declared_metric_is_moved_by_the_life_of_a_store_or_listed_with_what_mov
         client = Client::start(engine, client.clock.clone());
         look(&client);
     }
+    look(&on_a_device_that_does_not_give_everything());
     let listed: BTreeSet<String> = UNTOUCHED.iter().map(|name| (*name).to_owned()).collect();
     let dead: Vec<&String> = never.difference(&listed).collect();
     let alive: Vec<&String> = listed.difference(&never).collect();

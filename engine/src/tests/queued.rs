@@ -116,8 +116,7 @@ fn a_queued_node_is_dropped_although_the_containers_of_its_freed_extents_were_re
 #[test]
 fn cut_and_dropped_trees_leave_nothing_behind_however_slowly_they_are_worked_off() {
     let mut forgotten = 0;
-    for seed in 0..8 {
-        println!("seed {seed}");
+    for seed in seeds(0..8, "queued::cut_and_dropped_trees") {
         let (mut device, mut client) = fresh(16, if seed % 2 == 0 { 512 } else { 4096 }, seed);
         let mut rng = Rng(seed);
         if seed % 4 < 2 {
@@ -160,5 +159,5 @@ fn cut_and_dropped_trees_leave_nothing_behind_however_slowly_they_are_worked_off
         }
         client.quiesce_and_check();
     }
-    assert!(forgotten > 20, "{forgotten} segments forgotten beside a queue");
+    assert!(forgotten > 20 || !runs_all_seeds(), "{forgotten} segments forgotten beside a queue");
 }

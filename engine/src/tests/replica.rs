@@ -17,7 +17,7 @@ fn digests(client: &Client) -> BTreeMap<u32, (crate::LiveObjects, u64)> {
 /// Two mounts of one log, of which one cleans whenever it can: other containers, other slot maps, the same numbers, counts, liveness and bytes.
 #[test]
 fn stores_that_replayed_the_same_records_agree_wherever_things_lie() {
-    for seed in 0..6 {
+    for seed in seeds(0..6, "replica::stores_that_replayed") {
         let (device, mut client) = fresh(48, 512, seed);
         let mut rng = Rng(seed + 77);
         for step in 0..250 {

@@ -3,8 +3,7 @@ use crate::store::*;
 
 #[test]
 fn counts_and_liveness_equal_what_is_reachable() {
-    for seed in 0..12 {
-        println!("seed {seed}");
+    for seed in seeds(0..12, "sharing::counts_and_liveness") {
         let (_, mut client) = fresh(16, if seed % 2 == 0 { 512 } else { 4096 }, seed);
         let mut rng = Rng(seed);
         for step in 0..400 {

@@ -135,7 +135,7 @@ fn every_crash_recovers_a_prefix_with_everything_acknowledged() {
     for seed in 0..seeds {
         let result = std::panic::catch_unwind(|| run(seed));
         if let Err(panic) = result {
-            eprintln!("seed {seed}: replay with WAL_SEED={seed}");
+            eprintln!("WAL_SEED={seed} cargo test -p envoyfs-engine --lib wal::tests::crashes");
             std::panic::resume_unwind(panic);
         }
     }
