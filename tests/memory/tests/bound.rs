@@ -13,6 +13,7 @@ static ALLOCATOR: Counting = Counting;
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn small() -> Plan {
+    let seed = std::env::var("MEMORY_SEED").map_or(1, |seed| seed.parse().unwrap());
     let settings = Settings {
         segment_cache_bytes: 64 << 10,
         slot_map_bytes: 4 << 10,
@@ -33,12 +34,13 @@ fn small() -> Plan {
         blocks_max: 4,
         notes: 0,
         mount_every: 4000,
-        seed: 1,
+        seed,
     }
 }
 
 fn check(plan: &Plan) -> Seen {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    println!("MEMORY_SEED={} cargo test -p envoyfs-memory-tests --test bound", plan.seed);
     let seen = run(plan);
     println!("{plan:#?}\n{seen:#?}");
     seen
