@@ -7,6 +7,7 @@
 //! mini        a smaller one, for scenarios
 //! scripted    a device that fails, lies or waits at the n-th call
 //! rules       for each durability rule the scenario that fails without it
+//! worn        a store that is nearly full and in the middle of everything
 //! failing     histories in which writes of data fail behind their records
 //! explore     power cuts at every IO of a history, of the recovery after it, and of the recovery after that
 //! ```
@@ -18,10 +19,13 @@ pub mod history;
 pub mod mini;
 pub mod rules;
 pub mod scripted;
+pub mod worn;
 
 #[path = "../../../engine/src/tests/client.rs"]
 #[allow(clippy::should_implement_trait, reason = "a generator that never ends is no iterator")]
 pub mod client;
 
 // What the client calls `crate::`.
-pub use envoyfs_engine::{Engine, HistoryPolicy, Options, Settings, StoreError, device, format, hlc, store};
+pub use envoyfs_engine::{
+    Engine, HistoryPolicy, MarkOptions, Options, Settings, StoreError, device, format, hlc, store,
+};
