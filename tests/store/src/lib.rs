@@ -9,6 +9,7 @@
 //! rules       for each durability rule the scenario that fails without it
 //! worn        a store that is nearly full and in the middle of everything
 //! failing     histories in which writes of data fail behind their records
+//! verdict     what a store shows after a device that lied
 //! explore     power cuts at every IO of a history, of the recovery after it, and of the recovery after that
 //! ```
 
@@ -19,6 +20,7 @@ pub mod history;
 pub mod mini;
 pub mod rules;
 pub mod scripted;
+pub mod verdict;
 pub mod worn;
 
 #[path = "../../../engine/src/tests/client.rs"]

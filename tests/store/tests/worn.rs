@@ -185,7 +185,7 @@ fn recovery_fails_at(worn: &Worn, want: &Recovered, known: &mut Known, kind: Kin
         }
         Ok(engine) if !engine.read_only().is_empty() => {
             met.read_only += 1;
-            assert!(explains(&engine.read_only()), "{}", engine.read_only());
+            assert!(explains(engine.read_only()), "{}", engine.read_only());
         }
         Ok(engine) => {
             assert_eq!(engine.poisoned(), None, "a write failed, and the mount published all the same");
