@@ -8,7 +8,7 @@ use envoyfs_engine::store::{Draft, Need, Store as _, Tier};
 use envoyfs_engine::{metrics, superblock};
 use envoyfs_layout::directory_page::{ContainerRow, ContainerState};
 use envoyfs_namespace::api::{InodeId, SetAttributes};
-use envoyfs_tools::bench::disk::Disk;
+use envoyfs_tools::bench::disk::{self, Disk};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -206,7 +206,7 @@ pub fn mount(path: &Path, objects: u64, rounds: u32, full: bool) -> Result<Value
     let (mut times, mut stages) = (Vec::new(), BTreeMap::new());
     for _ in 0..rounds {
         let start = now();
-        let engine = scratch::engine(&device)?;
+        let engine = scratch::engine_of(disk::CLIENT, &device)?;
         times.push(start.elapsed());
         engine.close()?;
         for sample in engine.metrics().snapshot().iter().filter(|sample| sample.group == "recovery") {

@@ -5,6 +5,7 @@ use envoyfs_engine::device::{Device, OpenMode, UringDevice};
 use envoyfs_engine::format::{FormatOptions, format};
 use envoyfs_engine::hlc::{Clock as _, SystemClock};
 use envoyfs_engine::{Engine, Options, Settings, signature};
+use envoyfs_layout::ClientTag;
 use envoyfs_tools::bench::disk::{LABEL, is_scratch};
 use std::path::Path;
 use std::sync::Arc;
@@ -68,6 +69,14 @@ fn make(device: &Arc<dyn Device>) -> Result<()> {
 /// # Errors
 /// What opening reports.
 pub fn engine(device: &Arc<dyn Device>) -> Result<Arc<Engine>> {
+    engine_of(ClientTag::UNNAMED, device)
+}
+
+/// The engine on a store of this client.
+///
+/// # Errors
+/// What opening reports.
+pub fn engine_of(client: ClientTag, device: &Arc<dyn Device>) -> Result<Arc<Engine>> {
     let options = Options {
         read_only: false,
         threads: true,
@@ -75,5 +84,5 @@ pub fn engine(device: &Arc<dyn Device>) -> Result<Arc<Engine>> {
         clock: Arc::new(SystemClock::new()),
         settings: Settings::default(),
     };
-    Ok(Arc::new(Engine::open(Arc::clone(device), options)?))
+    Ok(Arc::new(Engine::open_for(client, Arc::clone(device), options)?))
 }

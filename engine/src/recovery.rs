@@ -21,7 +21,7 @@ use crate::hlc::{HlcSource, next_bound, wall_hlc};
 use crate::metrics::Metrics;
 use crate::sabotage::{self, Rule};
 use crate::space::admission::Budget;
-use crate::space::{Container, Containers, Numbers, Reader, Relocation, Shape, Space, check_blocks};
+use crate::space::{Container, Containers, Numbers, Reader, Shape, Space, check_blocks};
 use crate::state::{Fragment, Pager, State};
 use crate::store::{DataObject, Replayed, Result, Roots};
 use crate::superblock::{self, OpenError, PublishedTable};
@@ -32,7 +32,6 @@ use crate::wal::{Config, RingGeometry, Wal, publish_cut};
 use envoyfs_layout::batch::{Batch, PART_BYTES_MAX};
 use envoyfs_layout::directory_page::{Bounds, ContainerRow, ContainerState, VolumeDirectory, VolumeEntry};
 use envoyfs_layout::roots::RootsObject;
-use envoyfs_layout::segment::TableRow;
 use envoyfs_layout::superblock::{Barrier, Superblock};
 use envoyfs_layout::wal::{CheckpointBody, Closed, Relocated, SegmentOpened, SegmentPlaced, kind};
 use envoyfs_layout::{ClientTag, Hlc, Reference, UNIT};
@@ -159,9 +158,11 @@ impl Engine {
         let reads = Options { read_only: true, ..options.clone() };
         let writes = !options.read_only;
         match Self::open_as(client, Arc::clone(&device), options, adopts, "it was mounted read-only") {
-            Err(StoreError::Device(error @ DeviceError::Io { operation: Operation::Write | Operation::Flush, .. }))
-                if writes =>
-            {
+            // What the mount writes to the log fails as a poisoned log; nothing was acknowledged by it.
+            Err(
+                error @ (StoreError::Device(DeviceError::Io { operation: Operation::Write | Operation::Flush, .. })
+                | StoreError::Poisoned { .. }),
+            ) if writes => {
                 tracing::warn!(%error, "it cannot be written");
                 Self::open_as(client, device, reads, adopts, &format!("{CANNOT_BE_WRITTEN}: {error}"))
             }
@@ -243,7 +244,7 @@ impl Engine {
             note(&mut why, StoreError::UsedUp { what: "segment numbers" }.to_string());
         }
         let mut containers = Containers::new(table.rows().iter().map(Container::from).collect(), superblock.containers);
-        place_found(&reader, &mut containers, &found)?;
+        place_found(&reader, &state.lock(), &mut containers, &found)?;
         let start = adopt::start(&reader, &entry, &found)?;
         let recovered = Roots { references: start.roots.references.clone(), blob: start.roots.blob.clone() };
         let replay = replay(&mut found, &entry, start.adopted.as_ref());
@@ -294,15 +295,25 @@ impl Engine {
                 engine.mounted = begun.space.with_containers(rows);
             }
         }
+        let relocated = {
+            let segment_in = |container: u32| match &begun {
+                Some(begun) => begun.space.with_containers(|rows| rows.get(container).map_or(0, |row| row.segment)),
+                None => engine.mounted.get(container as usize).map_or(0, |row| row.segment),
+            };
+            engine.adopt_relocations(&segment_in, &found, &start)
+        };
+        let relocated = relocated.unwrap_or_else(|error| {
+            // Reads find what was written elsewhere all the same; where it lies cannot be published.
+            note(&mut engine.read_only, error.to_string());
+            if let Some(begun) = begun.take() {
+                engine.mounted = begun.space.with_containers(rows);
+            }
+            Vec::new()
+        });
         if begun.is_some() {
             // Not before it is known that the store can be mounted: what stands in their place may be something newer.
             superblock::repair(&*device, &opened)?;
         }
-        let segment_in = |container: u32| match &begun {
-            Some(begun) => begun.space.with_containers(|rows| rows.get(container).map_or(0, |row| row.segment)),
-            None => engine.mounted.get(container as usize).map_or(0, |row| row.segment),
-        };
-        let relocated = engine.adopt_relocations(&segment_in, &found)?;
         metrics.recovery.moved.add(relocated.len() as u64);
         metrics.recovery.placed_behind.add(found.placed_behind);
         stage.next(&metrics.recovery.take_over);
@@ -394,7 +405,7 @@ impl Engine {
         begun: Begun,
         found: &Found,
         start: &Start,
-        relocated: &[(Relocation, TableRow)],
+        relocated: &[adopt::MovedObject],
     ) -> Result<Writer> {
         let Begun {
             mut entry,
@@ -410,8 +421,8 @@ impl Engine {
         } = begun;
         // The log's reserve stays that of the store's size: what is replayed was admitted under other settings, perhaps.
         budget.dirty_max = budget.dirty_max.min(self.options.settings.dirty_bytes);
-        for (relocation, _) in relocated {
-            space.adopt_relocation(*relocation);
+        for moved in relocated.iter().filter(|moved| moved.is_unstored) {
+            space.adopt_relocation(moved.relocation);
         }
         // A checkpoint that is in the log and was not adopted may yet be, by the mount after this one: what it leads to stays.
         let keeps_all = start.adopted.is_none() && found.tells_of(entry.checkpoint.number + 1)?;
@@ -562,7 +573,7 @@ fn show_locations(reader: &Reader, rows: &[ContainerRow], state: &State) {
 }
 
 /// Containers that the log says were opened since the table was written.
-fn place_found(reader: &Reader, containers: &mut Containers, found: &Found) -> Result<()> {
+fn place_found(reader: &Reader, state: &State, containers: &mut Containers, found: &Found) -> Result<()> {
     let mut streams: BTreeMap<u32, u8> = BTreeMap::new();
     for record in found.records.iter().filter(|record| record.kind == kind::SEGMENT_OPENED) {
         let source = |source| StoreError::Structure { structure: "SEGMENT_OPENED", offset: record.start.0, source };
@@ -570,6 +581,10 @@ fn place_found(reader: &Reader, containers: &mut Containers, found: &Found) -> R
         streams.insert(body.number, body.stream);
     }
     for placed in &found.placed {
+        if state.table().contains_key(&placed.number) {
+            // Older than the checkpoint, in the first block: all that lives in the segment may have been moved since, and its container be free.
+            continue;
+        }
         // What the table says is newer, if it says anything: only free containers are given to segments.
         let free = containers.get(placed.container).is_some_and(|row| row.state == ContainerState::Free);
         let by_log = containers.get(placed.container).filter(|row| row.used_units == 0).map(|row| row.segment);

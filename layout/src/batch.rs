@@ -10,7 +10,7 @@
 
 use crate::fields::{Structure, structure};
 use crate::segment::kind_of;
-use crate::{LayoutError, Oid, Reference, ReferenceKind, UNIT};
+use crate::{LayoutError, Oid, Reference, ReferenceKind, SLOTS, UNIT};
 use zerocopy::little_endian::{I32, I64, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -332,6 +332,7 @@ impl Batch {
         }
         for row in section(ranges, 16)?.chunks_exact(16) {
             let raw = decode_range(row)?;
+            inside(Oid(raw.oid.get()), raw.first.get(), raw.units.get())?;
             self.ranges.push(BatchRange { oid: Oid(raw.oid.get()), first: raw.first.get(), units: raw.units.get() });
         }
         for row in section(deltas, 40)?.chunks_exact(40) {
@@ -480,6 +481,7 @@ impl Repair {
             }
         };
         let reference = Reference::decode(&raw.reference)?;
+        inside(reference.oid, raw.first.get(), raw.units.get())?;
         Ok(Self { action, reference, first: raw.first.get(), units: raw.units.get(), delta: raw.delta.get() })
     }
 }
@@ -489,6 +491,7 @@ fn decode_object(bytes: &[u8]) -> Result<BatchObject, LayoutError> {
     if raw.reserved != [0; 3] {
         return Err(field("reserved", raw.reserved.map(u64::from).iter().sum()));
     }
+    inside(Oid(raw.oid.get()), 0, raw.stored_bytes.get().div_ceil(UNIT))?;
     Ok(BatchObject {
         oid: Oid(raw.oid.get()),
         stored_bytes: raw.stored_bytes.get(),
@@ -498,6 +501,12 @@ fn decode_object(bytes: &[u8]) -> Result<BatchObject, LayoutError> {
 
 fn decode_range(bytes: &[u8]) -> Result<RawRange, LayoutError> {
     RawRange::read_from_prefix(bytes).map(|(raw, _)| raw).map_err(|_| field("range", 0))
+}
+
+/// Units of an object, from one of its own on, must have slots of its segment.
+fn inside(oid: Oid, first: u32, units: u32) -> Result<(), LayoutError> {
+    let end = u64::from(oid.slot()) + u64::from(first) + u64::from(units);
+    if end > SLOTS.into() { Err(field("end", end)) } else { Ok(()) }
 }
 
 fn field(field: &'static str, found: u64) -> LayoutError {
@@ -606,5 +615,19 @@ mod tests {
             for (at, value) in damage { let len = part.len(); part[at % len] = value; }
             let _ = Batch::decode([part.as_slice()]);
         }
+    }
+
+    #[test]
+    fn what_lies_beyond_the_slots_of_a_segment_is_refused() {
+        let decode = |batch: &Batch| Batch::decode(batch.encode(4096).iter().map(|part| &**part));
+        let (oid, slots) = (reference(8).oid, SLOTS);
+        let repair = |units| Repair { action: RepairAction::Dead, reference: reference(8), first: 0, units, delta: 0 };
+        for (units, fits) in [(slots - 8, true), (slots - 7, false), (u32::MAX, false)] {
+            let range = BatchRange { oid, first: 0, units };
+            assert_eq!(decode(&Batch { ranges: vec![range], ..Batch::default() }).is_ok(), fits);
+            assert_eq!(decode(&Batch { repairs: vec![repair(units)], ..Batch::default() }).is_ok(), fits);
+        }
+        let object = |stored_bytes| BatchObject { oid, stored_bytes, kind: ReferenceKind::Node };
+        assert!(decode(&Batch { new: vec![object(u32::MAX)], ..Batch::default() }).is_err());
     }
 }

@@ -44,5 +44,7 @@ pub use totals::Totals;
 
 /// Bytes of a unit, the granularity of space in a segment.
 pub const UNIT: u32 = 512;
+/// Slots of a segment: one for each unit of the largest container.
+pub const SLOTS: u32 = 1 << 16;
 /// Bytes of a block of file data, the granularity of checksums and of sharing.
 pub const BLOCK: u32 = 4096;

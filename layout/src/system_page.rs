@@ -11,7 +11,7 @@
 use crate::directory_page::{Place, RawPlace};
 use crate::fields::{Structure, structure};
 use crate::varint;
-use crate::{Hlc, LayoutError, Reference, UNIT};
+use crate::{Hlc, LayoutError, Reference, SLOTS, UNIT};
 use zerocopy::little_endian::{I64, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -378,9 +378,6 @@ fn deferred(row: &[u8]) -> Result<DeferredRange, LayoutError> {
     }
     Ok(row)
 }
-
-/// Units that a segment can have at most: slots are 16 bits.
-const SLOTS: u32 = 1 << 16;
 
 fn put_runs(out: &mut Vec<u8>, runs: &[(u16, u16)]) {
     let mut end = 0;

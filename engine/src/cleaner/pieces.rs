@@ -43,7 +43,7 @@ pub(crate) struct Copied {
 
 impl Engine {
     /// Table and pieces of a victim, the last unit first, and whether these are all that lives in it; nothing if the table cannot be read (then `fsck` is due).
-    pub(super) fn pieces_of(&self, container: u32, row: &Container) -> Option<(Table, Vec<Piece>, bool)> {
+    pub(crate) fn pieces_of(&self, container: u32, row: &Container) -> Option<(Table, Vec<Piece>, bool)> {
         let table = self.table_of(container, row.last_part);
         let homes = row.state != ContainerState::Survivors;
         if !homes && table.is_empty() {
@@ -54,20 +54,25 @@ impl Engine {
         let mut segments: BTreeSet<u32> = table.values().map(|row| row.oid.segment()).collect();
         segments.extend(homes.then_some(row.segment));
         let mut pieces = Vec::new();
-        if let Err(error) = self.load_segments(&segments) {
-            tracing::error!(container, %error, "the cleaner cannot tell what lives in a container");
-            return None;
+        let segments: Vec<u32> = segments.into_iter().collect();
+        let mut rest = segments.as_slice();
+        while !rest.is_empty() {
+            let part;
+            (part, rest) = self.part_of(rest);
+            if let Err(error) = self.load_segments(&part.iter().copied().collect()) {
+                tracing::error!(container, %error, "the cleaner cannot tell what lives in a container");
+                return None;
+            }
+            let mut state = self.state.lock();
+            if part.iter().any(|number| state.place_wanted(*number).is_some()) {
+                tracing::error!(container, "pages of segments went while the cleaner looked at them");
+                return None;
+            }
+            part.iter().for_each(|number| pieces_in(&state, *number, container, &mut pieces));
+            // A victim of survivors has pieces of thousands of segments, and no checkpoint need come soon.
+            state.trim(self.options.settings.segment_cache_bytes);
         }
-        let state = self.state.lock();
-        if segments.iter().any(|number| state.place_wanted(*number).is_some()) {
-            tracing::error!(container, "pages of segments went while the cleaner looked at them");
-            return None;
-        }
-        for number in segments {
-            pieces_in(&state, number, container, &mut pieces);
-        }
-        let all = pieces.iter().map(|piece| piece.units).sum::<u32>() == state.live_in(container);
-        drop(state);
+        let all = pieces.iter().map(|piece| piece.units).sum::<u32>() == self.state.lock().live_in(container);
         if !all {
             tracing::error!(container, "something lives in a container that its table does not name");
         }

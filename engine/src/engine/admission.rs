@@ -133,10 +133,11 @@ impl Engine {
                 self.wait_for_checkpoint(writer, Reason::Log, "log space")?;
                 continue;
             };
-            let free = writer.free();
             let mut hopeless = None;
             let short = {
                 let mut ledger = admission.ledger.lock();
+                // Under the lock: a container taken for what is promised is missing here before the promise is lower, never neither.
+                let free = writer.free();
                 match ledger.admit(&admission.budget, free, need.tier, data, dirty) {
                     Ok(()) => {
                         self.metrics.admission.permits.increment();

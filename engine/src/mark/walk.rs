@@ -156,8 +156,9 @@ impl Engine {
         // Nodes of the drop queue: nothing refers to them, but their edges still count.
         pass.in_queue = true;
         let mut place = if sabotage::on(Rule::MarkSkipsDropQueue) { Place::NONE } else { version.queue };
+        let mut seen = BTreeSet::new();
         while !place.is_none() {
-            let (page, next) = crate::state::pager::list(&self.reader, &place)?;
+            let (page, next) = crate::state::pager::list_once(&self.reader, &place, &mut seen)?;
             let ListPage::DropQueue(rows) = page else {
                 let found = LayoutError::Field { structure: "list page", field: "list", found: 1 };
                 return Err(StoreError::Structure { structure: "drop queue", offset: 0, source: found });

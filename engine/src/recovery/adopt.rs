@@ -19,11 +19,20 @@ use envoyfs_layout::roots::RootsObject;
 use envoyfs_layout::segment::TableRow;
 use envoyfs_layout::system_page::HistoryRow;
 use envoyfs_layout::wal::Relocated;
-use envoyfs_layout::{LayoutError, ReferenceKind};
+use envoyfs_layout::{LayoutError, Lsn, ReferenceKind};
 use std::collections::BTreeSet;
 
 /// Drops, released rows and repairs between two looks at the memory that changed pages take.
 const LOOK_STEPS: usize = 16;
+
+/// An object that was written elsewhere, and that a record names.
+pub(super) struct MovedObject {
+    pub(super) relocation: Relocation,
+    /// In the table of the container that took it.
+    pub(super) row: TableRow,
+    /// The checkpoint that the mount starts from does not contain it.
+    pub(super) is_unstored: bool,
+}
 
 /// The checkpoint to start from: the last whose record is in the log, if its batch and its roots can be read; else the published one.
 pub(super) fn start(reader: &Reader, entry: &VolumeEntry, found: &Found) -> Result<Start> {
@@ -115,16 +124,23 @@ impl Engine {
         Ok(())
     }
 
-    /// Puts what the log says was written elsewhere into the slot maps, as far as it is of use. Returns those that records name, with their rows in the table of the container.
+    /// Puts what the log says was written elsewhere into the slot maps, as far as it is of use. Returns those that records name.
+    ///
+    /// # Errors
+    /// A page of a segment cannot be read.
     pub(super) fn adopt_relocations(
         &self,
         segment_in: &dyn Fn(u32) -> u32,
         found: &Found,
-    ) -> Result<Vec<(Relocation, TableRow)>> {
+        start: &Start,
+    ) -> Result<Vec<MovedObject>> {
         let (mut named, pager) = (Vec::new(), self.pager());
+        let freeze = start.adopted.as_ref().map_or(Lsn(0), |adopted| adopted.body.freeze);
         for moved in &found.relocated {
             let Relocated { number: segment, slot, units, container, offset_units } = *moved;
-            let row = found.naming(moved).map(|(record, object)| TableRow {
+            let naming = found.naming(moved);
+            let is_unstored = naming.is_some_and(|(record, _)| record.start >= freeze);
+            let row = naming.map(|(record, object)| TableRow {
                 oid: object.oid,
                 birth: record.hlc.birth(),
                 stored_bytes: object.stored_bytes,
@@ -143,7 +159,7 @@ impl Engine {
             if live || row.is_some() {
                 install_relocations(&pager, &[relocation])?;
             }
-            named.extend(row.map(|row| (relocation, row)));
+            named.extend(row.map(|row| MovedObject { relocation, row, is_unstored }));
         }
         Ok(named)
     }

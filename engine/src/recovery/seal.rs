@@ -1,9 +1,10 @@
 //! Ending what was being filled when the last mount ended: a table and a footer of what is named there, or nothing at all.
 
 use super::Start;
+use super::adopt::MovedObject;
 use crate::engine::Engine;
 use crate::sabotage::{self, Rule};
-use crate::space::{Container, HEADER_UNITS, Open, Relocation, Space, StreamKind, seal, write_header};
+use crate::space::{Container, HEADER_UNITS, Open, Space, StreamKind, seal, write_header};
 use crate::store::Result;
 use crate::wal::recovery::Found;
 use envoyfs_layout::checksum::{self, crc32c};
@@ -11,6 +12,15 @@ use envoyfs_layout::directory_page::ContainerState;
 use envoyfs_layout::segment::{SegmentHeader, TableRow};
 use envoyfs_layout::{Hlc, Oid, ReferenceKind, UNIT};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// What is named in each segment.
+fn by_segment<T>(named: impl IntoIterator<Item = T>, oid: impl Fn(&T) -> Oid) -> BTreeMap<u32, Vec<T>> {
+    let mut segments: BTreeMap<u32, Vec<T>> = BTreeMap::new();
+    for object in named {
+        segments.entry(oid(&object).segment()).or_default().push(object);
+    }
+    segments
+}
 
 impl Engine {
     /// Ends the segments that were being filled: new appends go to new ones. Without a record of its own (a mount appends none). A container in which nothing lies that anybody could
@@ -22,29 +32,41 @@ impl Engine {
         published: &BTreeMap<u32, u32>,
         found: &Found,
         start: &Start,
-        relocated: &[(Relocation, TableRow)],
+        relocated: &[MovedObject],
         keeps_all: bool,
     ) -> Result<()> {
-        let open: Vec<(u32, Container)> = space.with_containers(|containers| {
-            containers
-                .used()
-                .filter(|(_, row)| row.state == ContainerState::Open)
-                .map(|(number, row)| (number, *row))
-                .collect()
-        });
         let placed_elsewhere: BTreeSet<u32> = found.relocated.iter().map(|moved| moved.container).collect();
+        let objects =
+            found.records.iter().flat_map(|record| record.data.iter().map(move |object| (record.hlc, object)));
+        let data = by_segment(objects, |(_, object)| object.oid);
+        let parts = by_segment(start.adopted.iter().flat_map(|adopted| &adopted.body.batch), |part| part.oid);
+        let nodes = by_segment(&start.batch.new, |object| object.oid);
+        // A mount that passed over the checkpoint that this one adopts did not know what it ended.
+        let is_behind = |oid: Oid, row: &Container| u32::from(oid.slot()) >= row.used_units;
+        let was_passed_over = |row: &Container| {
+            let nodes = nodes.get(&row.segment).is_some_and(|nodes| nodes.iter().any(|node| is_behind(node.oid, row)));
+            nodes || parts.get(&row.segment).is_some_and(|parts| parts.iter().any(|part| is_behind(part.oid, row)))
+        };
+        let open: Vec<(u32, Container)> = space.with_containers(|containers| {
+            let ends = |row: &Container| match row.state {
+                ContainerState::Open => true,
+                ContainerState::Sealed => was_passed_over(row),
+                _ => false,
+            };
+            containers.used().filter(|(_, row)| ends(row)).map(|(number, row)| (number, *row)).collect()
+        });
         for (container, row) in open {
-            let is_named = |oid: Oid| oid.segment() == row.segment;
-            let records = found.records.iter().flat_map(|record| &record.data).any(|object| is_named(object.oid));
-            let parts = start.adopted.iter().flat_map(|adopted| &adopted.body.batch).any(|part| is_named(part.oid));
+            let data = data.get(&row.segment).map_or(&[][..], Vec::as_slice);
+            let parts = parts.get(&row.segment).map_or(&[][..], Vec::as_slice);
+            let nodes = nodes.get(&row.segment).map_or(&[][..], Vec::as_slice);
             let said = published.get(&container).is_some_and(|units| *units > HEADER_UNITS);
-            let used = said || records || parts || start.batch.new.iter().any(|object| is_named(object.oid));
+            let used = said || !data.is_empty() || !parts.is_empty() || !nodes.is_empty();
             if !used && !keeps_all && !placed_elsewhere.contains(&container) {
                 self.reader.forget(row.segment);
                 space.release(container);
                 continue;
             }
-            let covered = published.get(&container).copied().unwrap_or(0).max(HEADER_UNITS);
+            let covered = published.get(&container).copied().unwrap_or(row.used_units).max(HEADER_UNITS);
             let mut rows: BTreeMap<u32, TableRow> = BTreeMap::new();
             let units = self.shape.units();
             let fits = |oid: Oid, stored_bytes: u32| u32::from(oid.slot()) + stored_bytes.div_ceil(UNIT) <= units;
@@ -63,19 +85,15 @@ impl Engine {
                     owner: 0,
                 });
             };
-            let here = |oid: Oid| oid.segment() == row.segment && u32::from(oid.slot()) >= covered;
-            for record in &found.records {
-                for object in record.data.iter().filter(|object| here(object.oid)) {
-                    let crc = checksum::join(&object.crcs, object.stored_bytes as usize);
-                    add(object.oid, record.hlc.birth(), object.stored_bytes, crc, ReferenceKind::Extent);
-                }
+            let is_new = |oid: Oid| u32::from(oid.slot()) >= covered;
+            for (hlc, object) in data.iter().filter(|(_, object)| is_new(object.oid)) {
+                let crc = checksum::join(&object.crcs, object.stored_bytes as usize);
+                add(object.oid, hlc.birth(), object.stored_bytes, crc, ReferenceKind::Extent);
             }
-            if let Some(adopted) = &start.adopted {
-                for part in adopted.body.batch.iter().filter(|part| here(part.oid)) {
-                    add(part.oid, part.birth, part.stored_bytes, part.crc, ReferenceKind::Batch);
-                }
+            for part in parts.iter().filter(|part| is_new(part.oid)) {
+                add(part.oid, part.birth, part.stored_bytes, part.crc, ReferenceKind::Batch);
             }
-            for object in start.batch.new.iter().filter(|it| here(it.oid) && fits(it.oid, it.stored_bytes)) {
+            for object in nodes.iter().filter(|it| is_new(it.oid) && fits(it.oid, it.stored_bytes)) {
                 let mut bytes = vec![0; object.stored_bytes as usize];
                 // What cannot be read now is left out of the table; its readers will say what is wrong with it.
                 if self.reader.read_device(container, object.oid.slot().into(), &mut bytes).is_ok() {
@@ -85,9 +103,9 @@ impl Engine {
             // What other segments' failed writes put here must not be overwritten by the table.
             let moved_here = relocated
                 .iter()
-                .filter(|(moved, _)| moved.to.container == container && !sabotage::on(Rule::SealOverMoved));
-            for (_, row) in moved_here.filter(|(moved, _)| moved.to.offset_units >= covered) {
-                rows.insert(row.offset_units, *row);
+                .filter(|moved| moved.relocation.to.container == container && !sabotage::on(Rule::SealOverMoved));
+            for moved in moved_here.filter(|moved| moved.relocation.to.offset_units >= covered) {
+                rows.insert(moved.row.offset_units, moved.row);
             }
             let used = rows.values().map(|row| row.offset_units + row.units()).max().unwrap_or(0).max(covered);
             let kind = StreamKind::of_code(row.stream);

@@ -81,11 +81,10 @@ impl Pager<'_> {
     }
 
     fn chain(&self, first: Place) -> Result<Vec<(Place, ListPage)>> {
-        let mut pages = Vec::new();
+        let (mut pages, mut seen) = (Vec::new(), BTreeSet::new());
         let mut place = first;
-        // A chain longer than there can be pages would be a circle.
-        while !place.is_none() && pages.len() <= 1 << 20 {
-            let (page, next) = list(self.reader, &place)?;
+        while !place.is_none() {
+            let (page, next) = list_once(self.reader, &place, &mut seen)?;
             pages.push((place, page));
             place = next;
         }
@@ -139,6 +138,19 @@ pub fn segment_page(reader: &Reader, segment: u32, place: &Place) -> Result<Segm
         unit: place.units,
         source: Box::new(error),
     })
+}
+
+/// As [`list`], of a chain of pages whose places are collected in `seen`.
+///
+/// # Errors
+/// Those of [`list`]; the chain comes back to a page that it has.
+pub fn list_once(reader: &Reader, place: &Place, seen: &mut BTreeSet<(u32, u32)>) -> Result<(ListPage, Place)> {
+    if !seen.insert((place.container, place.units)) {
+        let offset = reader.shape().offset(place.container, place.units);
+        let source = LayoutError::Field { structure: "list page", field: "next page", found: offset };
+        return Err(StoreError::Structure { structure: "list page", offset, source });
+    }
+    list(reader, place)
 }
 
 /// A page of a list, and the next one's place.

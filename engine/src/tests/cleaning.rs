@@ -62,6 +62,19 @@ fn copies_are_installed_only_when_they_are_written() {
 }
 
 #[test]
+fn cleaning_between_checkpoints_keeps_no_more_pages_than_are_asked_for() {
+    let (_, client) = fragmented(true);
+    let most = client.engine.options.settings.segment_cache_bytes;
+    let mut victims = 0;
+    while client.engine.clean_anyway().unwrap() {
+        victims += 1;
+        let loaded = client.engine.state.lock().loaded_bytes();
+        assert!(loaded <= most, "{loaded} bytes of pages after {victims} victims");
+    }
+    assert!(victims > 3, "{victims} victims");
+}
+
+#[test]
 fn what_does_not_verify_is_not_copied_and_can_still_be_repaired() {
     let (device, mut client) = fragmented(false);
     let want = content(8, 4096, 512);

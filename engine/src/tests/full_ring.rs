@@ -2,7 +2,7 @@
 
 use super::client::*;
 use crate::StoreError;
-use crate::device::SimulatedDevice;
+use crate::device::{Fault, SimulatedDevice};
 use crate::format::{FormatOptions, format};
 use crate::store::{Batch, Draft, Need, Store, Tier};
 use envoyfs_layout::node::{NodeBuilder, Owner, TreeKind};
@@ -87,6 +87,38 @@ fn a_checkpoint_that_the_ring_has_no_room_for_is_published_without_a_record() {
     client.checkpoint().unwrap();
     assert_eq!(client.engine.metrics().checkpoint.unrecorded.get(), 0);
     client.quiesce_and_check();
+}
+
+/// The mount after it has to tell of it, and the log takes no write.
+#[test]
+fn a_mount_that_cannot_tell_of_a_checkpoint_can_be_read() {
+    let mut untold = 0;
+    for ios in 1..400 {
+        let (device, mut client) = short_ring(1);
+        fill_ring(&mut client);
+        let building = client.build().unwrap();
+        crowd(&client, 600).unwrap();
+        let (want, clock) = (client.logical(), client.clock.clone());
+        device.crash_after(ios);
+        let is_told = client.finish(building).is_ok();
+        drop(client);
+        let device = device.process_crash();
+        let superblock = crate::superblock::open(&device).unwrap().superblock;
+        let copy = SimulatedDevice::from_image(device.image(), 512, 1);
+        let engine = open(&copy, &clock).unwrap();
+        if engine.checkpoint == 1 && engine.end() > engine.end {
+            untold += 1;
+            let log = superblock.ring_offset..superblock.ring_offset + superblock.ring_bytes;
+            log.step_by(512).for_each(|offset| device.inject(Fault::WriteError { offset }));
+            let client = Client::start(open(&device, &clock).unwrap(), clock);
+            assert!(client.engine.read_only().contains("cannot be written"), "{}", client.engine.read_only());
+            assert_eq!(client.logical(), want);
+        }
+        if is_told {
+            break;
+        }
+    }
+    assert!(untold > 0);
 }
 
 /// A ring that is not full, with a segment that the log does not tell of: the CHECKPOINT record that leads into it is left out.

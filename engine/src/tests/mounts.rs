@@ -133,6 +133,18 @@ fn what_a_checkpoint_that_was_not_adopted_leads_to_stays_until_another_is_publis
             assert_eq!(engine.metrics().recovery.adopted.get(), 1, "cut after {ios}");
             let mut client = Client::start(engine, clock);
             assert_eq!(client.logical(), want, "cut after {ios}");
+            // The tables name what the adopted checkpoint wrote: the cleaner can move it, a rebuild finds it.
+            let space = &client.engine.writer().unwrap().space;
+            for (container, row) in
+                space.with_containers(|all| all.used().map(|(n, row)| (n, *row)).collect::<Vec<_>>())
+            {
+                if row.state == ContainerState::Sealed {
+                    let (table, pieces, _) = client.engine.pieces_of(container, &row).unwrap();
+                    let is_named =
+                        |unit| table.range(..=unit).next_back().is_some_and(|(at, row)| unit < at + row.units());
+                    assert!(pieces.iter().all(|piece| is_named(piece.unit)), "cut after {ios}: container {container}");
+                }
+            }
             client.verify();
             client.quiesce_and_check();
         }

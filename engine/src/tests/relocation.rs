@@ -3,7 +3,7 @@
 use super::client::*;
 use super::set_barrier;
 use crate::device::{
-    AlignedBuf, Completion, Device, DeviceError, Drive, Geometry, Operation, SimulatedDevice, Ticket, Write,
+    AlignedBuf, Completion, Device, DeviceError, Drive, Fault, Geometry, Operation, SimulatedDevice, Ticket, Write,
 };
 use crate::store::*;
 use crate::{Engine, HistoryPolicy, Options};
@@ -413,6 +413,65 @@ fn a_container_that_took_relocated_data_can_be_emptied() {
         emptied += u32::from(lives == 36);
     }
     assert!(emptied > 0);
+}
+
+/// A store with one object that was written elsewhere, in a segment that has a page.
+fn one_elsewhere() -> (Failing, Client) {
+    let (device, mut client) = failing(Barrier::Flush, u64::MAX, 1, false);
+    client.run(&Op::Write { tree: 0, key: 0, seed: 5, len: 9000 }).unwrap();
+    client.checkpoint().unwrap();
+    {
+        let mut plan = device.plan.lock();
+        (plan.seen, plan.first) = (0, 1);
+    }
+    client.run(&Op::Write { tree: 0, key: 1, seed: 6, len: 9000 }).unwrap();
+    client.commit().unwrap();
+    assert_eq!(relocated(&client), 1);
+    (device, client)
+}
+
+#[test]
+fn relocated_data_is_read_though_the_page_of_its_segment_is_not() {
+    let (device, client) = one_elsewhere();
+    let segment = client.engine.writer().unwrap().space.relocations()[0].segment;
+    let page = client.engine.state.lock().table()[&segment].page;
+    let (object, crcs) = client.extent_of(0, 1);
+    let clock = client.clock.clone();
+    let offset = client.engine.shape.offset(page.container, page.units);
+    drop(client);
+    let device = device.device.crash(5);
+    device.inject(Fault::ReadError { offset });
+    let engine = open(&device, &clock).unwrap();
+    assert!(engine.read_only().contains("segment"), "{}", engine.read_only());
+    let mut bytes = vec![0; 9216];
+    engine.read_data(object, 0, &crcs, &mut bytes).unwrap();
+    assert_eq!(bytes[..9000], content(6, 0, 9000));
+}
+
+/// The checkpoint that a mount adopts contains the object: its container is like any other.
+#[test]
+fn what_an_adopted_checkpoint_contains_of_relocated_data_is_not_pinned() {
+    let mut adopted = 0;
+    for ios in 1.. {
+        let (device, mut client) = one_elsewhere();
+        let clock = client.clock.clone();
+        device.device.crash_after(ios);
+        let is_published = client.checkpoint().is_ok();
+        drop(client);
+        let engine = open(&device.device.process_crash(), &clock).unwrap();
+        if engine.metrics().recovery.adopted.get() == 1 {
+            adopted += 1;
+            assert_eq!(engine.metrics().recovery.moved.get(), 1);
+            assert!(!engine.writer().unwrap().space.has_relocations(), "cut after {ios}");
+            let mut client = Client::start(engine, clock);
+            client.verify();
+            client.quiesce_and_check();
+        }
+        if is_published {
+            break;
+        }
+    }
+    assert!(adopted > 0);
 }
 
 /// A node of the freeze that was given up has the object with the length that it had then.

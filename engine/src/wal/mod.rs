@@ -370,7 +370,7 @@ impl Wal {
         self.inner.lock().records_at_freeze = 0;
     }
 
-    /// Where in the ring an LSN stands: the last block that starts at or before it. `None` while it is in no block yet (see [`Wal::frame`]) or no longer needed.
+    /// Where in the ring an LSN stands: in the last block that starts before it (or at it, if it is the first that is known). `None` while it is in no block yet (see [`Wal::frame`]) or no longer needed.
     #[must_use]
     pub fn start_of(&self, lsn: Lsn) -> Option<StartPosition> {
         let inner = self.inner.lock();
@@ -443,13 +443,19 @@ impl Wal {
     }
 }
 
-/// The position of an LSN in a chain of blocks that holds it.
+/// The position of an LSN in a chain of blocks that holds it. Where a block begins there, it is the end of the one before: that may hold local records that were appended at this LSN, as may blocks of
+/// nothing else, which end where they begin.
 fn start_in<'a>(
     ring: &RingGeometry,
     chain: impl DoubleEndedIterator<Item = &'a ChainBlock>,
     lsn: Lsn,
 ) -> Option<StartPosition> {
-    let block = chain.rev().find(|block| block.first_lsn <= lsn)?;
+    let mut before = chain.rev().skip_while(|block| block.first_lsn > lsn);
+    let mut block = before.next()?;
+    while block.first_lsn == lsn {
+        let Some(earlier) = before.next() else { break };
+        block = earlier;
+    }
     let within = u32::try_from(lsn.0.saturating_sub(block.first_lsn.0)).ok()?;
     Some(StartPosition {
         generation: block.generation,

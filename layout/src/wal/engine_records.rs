@@ -2,7 +2,7 @@
 
 use crate::directory_page::Bounds;
 use crate::fields::{Structure, structure};
-use crate::{Hlc, LayoutError, Lsn, Reference};
+use crate::{Hlc, LayoutError, Lsn, Reference, SLOTS};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -233,12 +233,18 @@ impl Relocated {
     /// From the body.
     ///
     /// # Errors
-    /// Wrong length, no units, or reserved bytes in use.
+    /// Wrong length, no units, units beyond the last slot of a segment, or reserved bytes in use.
     pub fn decode(bytes: &[u8]) -> Result<Self, LayoutError> {
         let structure = "RELOCATED";
         let raw: RawRelocated = exactly(structure, bytes)?;
         if raw.units.get() == 0 {
             return Err(LayoutError::Field { structure, field: "units", found: 0 });
+        }
+        for first in [raw.slot, raw.offset_units] {
+            let end = u64::from(first.get()) + u64::from(raw.units.get());
+            if end > SLOTS.into() {
+                return Err(LayoutError::Field { structure, field: "end", found: end });
+            }
         }
         if raw.reserved.get() != 0 {
             return Err(LayoutError::Field { structure, field: "reserved", found: raw.reserved.get().into() });

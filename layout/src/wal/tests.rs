@@ -161,6 +161,8 @@ fn engine_bodies_round_trip() {
     assert_eq!(hex(&relocated.encode()), "08000000090000000a0000000b0000000c00000000000000");
     assert_eq!(Relocated::decode(&relocated.encode()), Ok(relocated));
     assert!(Relocated::decode(&Relocated { units: 0, ..relocated }.encode()).is_err());
+    assert!(Relocated::decode(&Relocated { units: u32::MAX, ..relocated }.encode()).is_err());
+    assert!(Relocated::decode(&Relocated { offset_units: u32::MAX, ..relocated }.encode()).is_err());
     let next = Bounds { segment: 1, inode: 2, realm: 3, territory: 4, pin: 5 };
     let closed = Closed { hlc: Hlc(0x1234), superblock: 9, next };
     let numbers = "01000000000000000200000000000000030000000000000004000000000000000500000000000000";

@@ -63,14 +63,14 @@ pub fn random_read(stage: &Stage, sizes: &Sizes) -> anyhow::Result<Vec<Row>> {
         let file = format!("--filename={}", device.device);
         for depth in [1, 32] {
             let depth_option = format!("--iodepth={depth}");
-            let job = ["--name=r", "--rw=randread", "--bs=4k", &file, &depth_option, REGION];
+            let job = ["--name=r", "--rw=randread", "--bs=4k", &file, &depth_option];
             // The first run makes the disk and writes it.
-            stage.bench(&[&job[..], &["--runtime=1", "--time_based"]].concat())?;
+            stage.bench(&[&job[..], &[REGION, "--runtime=1", "--time_based"]].concat())?;
             let job = [&job[..], &[&time, "--time_based"]].concat();
             let sides = in_turns(
                 sizes,
-                || number(&stage.bench(&job)?, "read", "iops"),
-                || number(&stage.fio(&[&job[..], &FIO_PEER, &["--readonly"]].concat())?, "read", "iops"),
+                || number(&stage.bench(&[&job[..], &[REGION]].concat())?, "read", "iops"),
+                || number(&stage.fio(&[&job[..], &FIO_PEER, &DATA, &["--readonly"]].concat())?, "read", "iops"),
             )?;
             let conditions = format!("{}, 4 KiB, depth {depth}, verified, beside fio io_uring", medium.name());
             rows.push(sides.row("random read", conditions, Bar::AtLeast(0.85), "IO/s"));

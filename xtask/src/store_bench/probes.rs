@@ -115,6 +115,12 @@ pub fn mount(stage: &Stage, sizes: &Sizes) -> anyhow::Result<Vec<Row>> {
         all.push(ms);
         rows.push(row("mount", format!("{gib} GiB, {count} extents, clean, disk"), "ms", vec![ms], Bar::None));
     }
+    for gib in sizes_gib {
+        let device = stage.sparse(Medium::Disk, gib * 1024, 512)?;
+        let answer = stage.probe(&["mount", &device.device, "--objects", "1000", "--full"])?;
+        let ms = number(&answer, &["open", "p50_us"])? / 1000.0;
+        rows.push(row("mount", format!("{gib} GiB, every container in use, clean, disk"), "ms", vec![ms], Bar::None));
+    }
     let (low, high) = (all.iter().copied().fold(f64::INFINITY, f64::min), all.iter().copied().fold(0.0, f64::max));
     let mut spread = row(
         "mount",

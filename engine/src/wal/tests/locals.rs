@@ -7,7 +7,7 @@ use crate::device::{Completion, Drive, Ticket};
 use crate::hlc::Clock;
 use crate::wal::{NewRecord, Wal};
 use envoyfs_layout::Hlc;
-use envoyfs_layout::wal::{SegmentPlaced, kind};
+use envoyfs_layout::wal::{Relocated, SegmentPlaced, kind};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
@@ -87,4 +87,24 @@ fn local_records_come_back_and_stand_before_what_was_appended_after_them() {
     let found = look(&mounted.device.crash(1)).unwrap().2;
     assert_eq!(found.placed.iter().map(|placed| placed.container).collect::<Vec<_>>(), (0..20).collect::<Vec<_>>());
     assert_eq!(found.records.len(), 20);
+}
+
+/// More of them than a block holds: their blocks begin at the freeze LSN, like the one of the CHECKPOINT record behind them.
+#[test]
+fn what_was_written_elsewhere_since_a_freeze_is_found_from_its_checkpoint_on() {
+    let (mut mounted, mut oracle) = store(64);
+    put(&mounted, &mut oracle, false);
+    let moved = std::cell::Cell::new(0);
+    let tell = |mounted: &super::harness::Mounted| {
+        for _ in 0..8 {
+            moved.set(moved.get() + 1);
+            let body = Relocated { number: 5, slot: moved.get(), units: 1, container: 7, offset_units: moved.get() };
+            mounted.wal.append_local(kind::RELOCATED, &body.encode()).unwrap();
+        }
+    };
+    mounted.checkpoint(&mut oracle, &mut |mounted, _| tell(mounted)).unwrap();
+    put(&mounted, &mut oracle, true);
+    let found = look(&mounted.device.crash(1)).unwrap().2;
+    let slots: Vec<u32> = found.relocated.iter().map(|body| body.slot).collect();
+    assert_eq!(slots, (1..=moved.get()).collect::<Vec<_>>());
 }

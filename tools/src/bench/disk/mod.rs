@@ -38,7 +38,7 @@ use std::sync::Arc;
 /// Of stores that are nobody's loss.
 pub const LABEL: &str = "envoyfs bench";
 /// Whose store it is.
-const CLIENT: ClientTag = ClientTag::new(b"evbench ");
+pub const CLIENT: ClientTag = ClientTag::new(b"evbench ");
 /// Record: a write. Body: first block.
 const WRITE: u16 = 3000;
 /// Children of an interior node.
