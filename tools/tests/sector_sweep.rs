@@ -6,8 +6,9 @@
 //! that of a directory above them, the report names, which may have lost parts or be gone, and never hold other bytes.
 //!
 //! The one exception: bytes of the log's last group, before a watermark covers it, that are others cannot be told from a write that a crash did not let happen, and that group is cut
-//! without a word. Two stores show that it is the only one: one that was closed, where it must not occur, and one that is left as a crash leaves it, where it may for the sectors that
-//! the last sync wrote, and no other; and not where the device gives an error, which no crash leaves. A budgeted sample runs by default; all: `cargo xtask sweep`. A case is replayed with `SWEEP_SECTOR=n SWEEP_FAULT=f`, and `SWEEP_LEFT=1` for the store that was left.
+//! without a word. Stores that were closed show that it is the only one: there it must not occur (one with blocks of 4096 bytes, one whose last checkpoint stands in the log only, one that
+//! was cleaned and retains checkpoints among them); and one that is left as a crash leaves it, where it may for the sectors that
+//! the last sync wrote, and no other; and not where the device gives an error, which no crash leaves. A budgeted sample runs by default; all: `cargo xtask sweep`. A case is replayed with `SWEEP_STORE=name SWEEP_SECTOR=n SWEEP_FAULT=f`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -21,7 +22,9 @@ mod common;
 mod fsck_bench;
 
 use common::{CX, Random};
-use envoyfs_engine::device::{DeviceImage, Fault, SimulatedDevice};
+use envoyfs_engine::HistoryPolicy;
+use envoyfs_engine::device::{Device, DeviceImage, Fault, SimulatedDevice};
+use envoyfs_layout::superblock::Superblock;
 use envoyfs_namespace::Namespace;
 use envoyfs_namespace::api::*;
 use envoyfs_tools::fsck::disk::Disk;
@@ -108,6 +111,9 @@ fn below(ns: &Namespace, directory: InodeId, path: &str, snapshots: bool, out: &
 }
 
 struct Ground {
+    /// As `SWEEP_STORE` names it.
+    name: &'static str,
+    block: u32,
     image: DeviceImage,
     /// As it was a checkpoint ago: what a lost write leaves.
     before: DeviceImage,
@@ -117,19 +123,58 @@ struct Ground {
     last_group: BTreeSet<u64>,
 }
 
-/// Closed, or left as a crash leaves it.
-fn ground(is_closed: bool) -> Ground {
-    let device = populated(8);
+/// Of each name. All but "left" are closed.
+const STORES: [&str; 5] = ["closed", "left", "blocks", "adopts", "cleaned"];
+
+fn device_of(name: &str) -> SimulatedDevice {
+    match name {
+        // Blocks of 4096 bytes.
+        "blocks" => {
+            let device = empty_with_blocks(8, 512, 4096);
+            let mounted = mount(&device);
+            populate(&mounted);
+            mounted.close();
+            device
+        }
+        "cleaned" => cleaned(),
+        _ => populated(8),
+    }
+}
+
+/// A few checkpoints that are retained, with what dies between them.
+fn retain(mounted: &Mounted, random: &mut Random) {
+    mounted.engine.retain(HistoryPolicy { checkpoints_max: 2, part_max: 2, ..HistoryPolicy::default() });
+    for round in 0..3 {
+        let name = format!("dies {round}");
+        mounted.file(InodeId::ROOT, &name, &random.bytes(9000));
+        mounted.ns.checkpoint().unwrap();
+        mounted.act(|| mounted.ns.unlink(&CX, InodeId::ROOT, name.as_bytes()));
+    }
+    mounted.ns.checkpoint().unwrap();
+    assert!(!mounted.engine.history().unwrap().is_empty(), "nothing is retained");
+}
+
+fn ground(name: &'static str) -> Ground {
+    let is_closed = name != "left";
+    let device = device_of(name);
+    let block = device.geometry().logical_block_bytes;
     let before = device.image();
     let mounted = mount(&device);
     let mut random = Random(77);
+    if name == "cleaned" {
+        retain(&mounted, &mut random);
+    }
     mounted.file(InodeId::ROOT, "stored", &random.bytes(9000));
     mounted.ns.checkpoint().unwrap();
+    let published = device.image();
     let mut synced = device.image();
     for number in 0..3 {
         synced = device.image();
         mounted.file(InodeId::ROOT, &format!("logged {number}"), &random.bytes(5000));
         mounted.ns.sync().unwrap();
+        if name == "adopts" && number == 0 {
+            mounted.ns.checkpoint().unwrap();
+        }
     }
     let Shown { files: expected, errors } = contents(&mounted.ns);
     assert_eq!(errors, BTreeMap::new());
@@ -138,7 +183,18 @@ fn ground(is_closed: bool) -> Ground {
         mounted.engine.close().unwrap();
     }
     drop(mounted.engine);
-    let (image, sectors) = (device.image(), size(&device) / 512);
+    let (mut image, sectors) = (device.image(), size(&device) / 512);
+    if name == "adopts" {
+        // Power failed between the CHECKPOINT record and the superblocks.
+        let mut copy = [0; 4096];
+        for at in Superblock::positions(size(&device)) {
+            published.read(at, &mut copy);
+            image.write(at, &copy);
+        }
+        let adopted =
+            mount(&SimulatedDevice::from_image(image.clone(), block, 1)).engine.metrics().recovery.adopted.get();
+        assert_eq!(adopted, 1, "there is no checkpoint to adopt");
+    }
     let (mut now, mut then) = ([0; 512], [0; 512]);
     let is_new = |sector: &u64| {
         image.read(sector * 512, &mut now);
@@ -146,13 +202,7 @@ fn ground(is_closed: bool) -> Ground {
         now != then
     };
     let last_group = (0..sectors).filter(|_| !is_closed).filter(is_new).collect();
-    Ground { image, before, expected, sectors, last_group }
-}
-
-impl Ground {
-    fn is_left(&self) -> bool {
-        !self.last_group.is_empty()
-    }
+    Ground { name, block, image, before, expected, sectors, last_group }
 }
 
 #[derive(Debug, Default)]
@@ -184,8 +234,8 @@ impl Counts {
 }
 
 fn run(ground: &Ground, sector: u64, fault: usize, counts: &mut Counts) {
-    let left = if ground.is_left() { " SWEEP_LEFT=1" } else { "" };
-    let what = format!("SWEEP_SECTOR={sector} SWEEP_FAULT={fault}{left} ({})", FAULTS[fault]);
+    let store = ground.name;
+    let what = format!("SWEEP_SECTOR={sector} SWEEP_FAULT={fault} SWEEP_STORE={store} ({})", FAULTS[fault]);
     // Bytes that a crash may leave. An error of the device it does not.
     let excused = fault < 4 && ground.last_group.contains(&sector);
     let mut held = [0; 512];
@@ -207,7 +257,7 @@ fn run(ground: &Ground, sector: u64, fault: usize, counts: &mut Counts) {
     let damaged = || {
         let mut image = ground.image.clone();
         image.write(sector * 512, &bad);
-        let device = SimulatedDevice::from_image(image, 512, sector);
+        let device = SimulatedDevice::from_image(image, ground.block, sector);
         if fault == 4 {
             device.inject(Fault::ReadError { offset: sector * 512 });
         }
@@ -339,12 +389,14 @@ fn path_of(place: &str) -> String {
 
 #[test]
 fn any_single_sector() {
-    let grounds = [ground(true), ground(false)];
+    let wanted_store = std::env::var("SWEEP_STORE").ok();
+    let stores = STORES.into_iter().filter(|name| wanted_store.as_deref().is_none_or(|wanted| wanted == *name));
+    let grounds: Vec<Ground> = stores.map(ground).collect();
+    assert!(!grounds.is_empty(), "SWEEP_STORE is one of {STORES:?}");
     let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
     let mut counts = Counts::default();
     if let (Some(sector), Some(fault)) = (number("SWEEP_SECTOR"), number("SWEEP_FAULT")) {
-        let ground = &grounds[usize::from(number("SWEEP_LEFT").is_some())];
-        run(ground, sector, fault as usize, &mut counts);
+        run(&grounds[0], sector, fault as usize, &mut counts);
         println!("{counts:?}");
         return;
     }
@@ -366,7 +418,7 @@ fn any_single_sector() {
         let every = |sector: u64| (0..FAULTS.len()).map(move |fault| (ground, sector, fault));
         let (last, others): (Vec<u64>, Vec<u64>) = sectors
             .into_iter()
-            .filter(|sector| (all && !ground.is_left()) || is_used(sector))
+            .filter(|sector| (all && ground.name == "closed") || is_used(sector))
             .partition(|sector| ground.last_group.contains(sector));
         exceptions += last.len() as u64;
         let mut others: Vec<_> = others.into_iter().flat_map(every).collect();
@@ -376,11 +428,16 @@ fn any_single_sector() {
                 others.swap(index, other);
             }
             let wanted = number("SWEEP_CASES").unwrap_or(200) as usize;
-            others.truncate(if ground.is_left() { wanted / 3 } else { wanted });
+            others.truncate(match ground.name {
+                "closed" => wanted,
+                "cleaned" => wanted / 6,
+                _ => wanted / 3,
+            });
         }
         cases.extend(last.into_iter().flat_map(every).chain(others));
     }
-    println!("{} cases; two stores of {} sectors, {used} of them hold something", cases.len(), grounds[0].sectors);
+    let sectors: u64 = grounds.iter().map(|ground| ground.sectors).sum();
+    println!("{} cases; {} stores of {sectors} sectors, {used} of which hold something", cases.len(), grounds.len());
     let threads = number("SWEEP_THREADS").unwrap_or(1).max(1) as usize;
     let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let work = || {
@@ -389,8 +446,7 @@ fn any_single_sector() {
             // A panic is told where it happens; the other cases are tried all the same.
             let one = std::panic::AssertUnwindSafe(|| run(ground, *sector, *fault, &mut counts));
             if std::panic::catch_unwind(one).is_err() {
-                let left = if ground.is_left() { " SWEEP_LEFT=1" } else { "" };
-                println!("FAILED: SWEEP_SECTOR={sector} SWEEP_FAULT={fault}{left}");
+                println!("FAILED: SWEEP_SECTOR={sector} SWEEP_FAULT={fault} SWEEP_STORE={}", ground.name);
                 failed.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -407,5 +463,5 @@ fn any_single_sector() {
     // Whatever a single sector holds, there is no need to look for an older checkpoint.
     assert_eq!(counts.rebuilt, 0, "{counts:?}");
     println!("cut without a word: {} cases, all in the {exceptions} sectors of the last group", counts.last_group);
-    assert!(counts.last_group > 0 || !is_whole, "the exception was not exercised");
+    assert!(counts.last_group > 0 || !is_whole || wanted_store.is_some(), "the exception was not exercised");
 }

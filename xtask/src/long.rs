@@ -26,6 +26,13 @@ enum What {
         #[arg(long, value_delimiter = ',', default_values_t = [24, 40, 200])]
         sizes: Vec<u64>,
     },
+    /// The engine's proofs, whole: failures at every call of a nearly full store and of a recovery, exhaustion, liars, misbehaving devices, and more histories of the log, of crashes and of a
+    /// full ring.
+    Failures {
+        /// Seeds of the liars, of the log and of crashes.
+        #[arg(long, default_value_t = 1000)]
+        seeds: u64,
+    },
     /// Measurements: on images in /dev/shm and on simulated devices, so that only the product's own work counts.
     Measure {
         /// Which; all of them if not said.
@@ -73,6 +80,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
             let sizes: Vec<String> = sizes.iter().map(u64::to_string).collect();
             test(&[("FULL_MIB", sizes.join(","))], "envoyfs-bound-tests", &["--test", "full_store"], &[])
         }
+        What::Failures { seeds } => failures(*seeds),
         What::Measure { only } => {
             let all = Group::value_variants().iter().filter(|group| only.is_none_or(|only| only == **group));
             all.copied().try_for_each(|group| {
@@ -81,6 +89,16 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
             })
         }
     }
+}
+
+fn failures(seeds: u64) -> anyhow::Result<()> {
+    let seeds = seeds.to_string();
+    let whole = [("WORN_STEP", "1".to_owned()), ("LIARS_SEEDS", seeds.clone())];
+    let targets = ["failures", "worn", "exhaustion", "liars", "misbehaving"].map(|name| ["--test", name]);
+    test(&whole, "envoyfs-store-tests", &targets.concat(), &[])?;
+    let whole = [("WAL_SEEDS", seeds.clone()), ("CRASH_ROUNDS", seeds), ("FULL_RING_STEP", "1".to_owned())];
+    let filters = ["wal::tests::crashes", "tests::crash::", "tests::full_ring::"];
+    test(&whole, "envoyfs-engine", &["--lib"], &filters)
 }
 
 fn test(variables: &[(&str, String)], package: &str, targets: &[&str], options: &[&str]) -> anyhow::Result<()> {
@@ -108,5 +126,20 @@ mod tests {
         }
         let engine = include_str!("../../engine/src/tests/mark.rs");
         assert!(engine.contains("counts_are_exact") && engine.contains("CLONES"));
+    }
+
+    /// A variable that nobody reads makes nothing longer.
+    #[test]
+    fn every_variable_of_the_long_failures_is_read_by_a_test() {
+        let sources = [
+            ("WORN_STEP", include_str!("../../tests/store/tests/worn.rs")),
+            ("LIARS_SEEDS", include_str!("../../tests/store/tests/liars.rs")),
+            ("WAL_SEEDS", include_str!("../../engine/src/wal/tests/crashes.rs")),
+            ("CRASH_ROUNDS", include_str!("../../engine/src/tests/crash.rs")),
+            ("FULL_RING_STEP", include_str!("../../engine/src/tests/full_ring.rs")),
+        ];
+        for (variable, source) in sources {
+            assert!(source.contains(&format!("\"{variable}\"")), "{variable}");
+        }
     }
 }

@@ -37,7 +37,12 @@ pub struct Mounted {
 
 /// An empty store of so many MiB, with segments of 256 KiB.
 pub fn empty(mib: u64, wal_kib: u64) -> SimulatedDevice {
-    let device = SimulatedDevice::new(mib << 20, 512, 1);
+    empty_with_blocks(mib, wal_kib, 512)
+}
+
+/// The same on a device with blocks of so many bytes.
+pub fn empty_with_blocks(mib: u64, wal_kib: u64, block: u32) -> SimulatedDevice {
+    let device = SimulatedDevice::new(mib << 20, block, 1);
     let options = FormatOptions {
         label: "bench".into(),
         uuid: [7; 16],
