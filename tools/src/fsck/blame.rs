@@ -7,6 +7,7 @@
 use super::data::BadBlocks;
 use super::disk::Disk;
 use super::findings::{self, Kind};
+use super::interrupt;
 use super::report::Report;
 use super::space::Space;
 use super::units::Units;
@@ -320,7 +321,11 @@ impl<'a> Blame<'a> {
         let mut out = Vec::new();
         let Some(realm) = step.realm.as_ref().filter(|realm| realm.root.flags & flags::LINKS != 0) else { return out };
         let mut stack = vec![(realm.root, Rc::clone(&step.realm_at))];
+        let mut seen = HashSet::new();
         while let Some((reference, at)) = stack.pop() {
+            if interrupt::requested() || !seen.insert(reference.oid) {
+                continue;
+            }
             let Some(bytes) = self.read(&reference) else { continue };
             let Ok(view) = NodeView::parse(&bytes) else { continue };
             for item in view.items() {

@@ -2,8 +2,8 @@
 //!
 //! Runs after the walk, for each realm: follows only references with the flag LINKS (which the walk has checked), so a realm without hard links costs nothing.
 
-use super::findings;
 use super::walk::{At, Walk, interior};
+use super::{findings, interrupt};
 use envoyfs_layout::key::LinkKey;
 use envoyfs_layout::node::{NodeView, TreeKind};
 use envoyfs_layout::{Entry, Inode, LinkEntry, Oid, RealmEntry, Reference, flags};
@@ -71,7 +71,12 @@ pub fn check(walk: &mut Walk<'_>) -> HashMap<RealmRoots, Disagreement> {
 
 fn count_names(walk: &mut Walk<'_>, cache: &mut Cache, realm: &RealmEntry, at: &At, names: &mut HashMap<LinkKey, u32>) {
     let mut stack = vec![realm.root];
+    // A realm leads to a node once; where it is damaged, or made to be, each is still looked at once.
+    let mut seen = HashSet::new();
     while let Some(reference) = stack.pop() {
+        if interrupt::requested() || !seen.insert(reference.oid) {
+            continue;
+        }
         let Some(bytes) = cache.read(walk, &reference, at) else { continue };
         let Ok(view) = NodeView::parse(&bytes) else { continue };
         for item in view.items() {

@@ -15,8 +15,8 @@ use envoyfs_engine::superblock::{self, OpenError, Opened};
 use envoyfs_layout::directory_page::{ContainerRow, ContainerState, DirectoryPage, Place, VolumeDirectory};
 use envoyfs_layout::superblock::{BYTES, Superblock};
 use envoyfs_layout::system_page::{ListPage, OrphanedSegment, SegmentPage};
-use envoyfs_layout::{LayoutError, Reference, checksum};
-use std::collections::BTreeMap;
+use envoyfs_layout::{LayoutError, Reference, UNIT, checksum};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Pages of which the system is told ahead.
 const AHEAD: usize = 64;
@@ -171,13 +171,12 @@ fn page(
         report.add(findings::SYSTEM_PAGE, shown, "outside the store");
         return None;
     };
-    let bytes_max = u64::from(u32::MAX).min(disk.size_bytes().saturating_sub(position));
-    if u64::from(place.stored_bytes) > bytes_max {
-        report.add(
-            findings::SYSTEM_PAGE,
-            shown,
-            format_args!("{} bytes pass the end of the store", place.stored_bytes),
-        );
+    // No page passes the end of its container.
+    let within = u64::from(place.units) * u64::from(UNIT);
+    let bytes_max = space.segment_bytes().saturating_sub(within);
+    if u64::from(place.stored_bytes) > bytes_max.min(disk.size_bytes().saturating_sub(position)) {
+        let detail = format_args!("{} bytes pass the end of its container", place.stored_bytes);
+        report.add(findings::SYSTEM_PAGE, shown, detail);
         return None;
     }
     let mut bytes = vec![0; place.stored_bytes as usize];
@@ -334,10 +333,14 @@ pub fn list<T>(
 ) -> (Vec<T>, bool) {
     let mut rows = Vec::new();
     let mut next = first;
-    // A chain that never ends would be a circle.
-    for _ in 0..1_u32 << 20 {
+    let mut seen = BTreeSet::new();
+    loop {
         if next.is_none() {
             return (rows, true);
+        }
+        if !seen.insert((next.container, next.units)) {
+            report.add(findings::SYSTEM_PAGE, what, "it is a circle");
+            break;
         }
         let Some(bytes) = page(disk, space, directory, &next, report, what) else { break };
         match ListPage::decode(&bytes) {

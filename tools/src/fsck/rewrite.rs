@@ -60,6 +60,8 @@ pub struct Rewriter<'a, 'w> {
     same: BTreeMap<u32, Units>,
     /// Nodes above the one that is being written.
     depth: usize,
+    /// The same: one that contains itself, which only somebody who wants to makes, is lost.
+    above: HashSet<Oid>,
     /// The tree being written must be sorted again.
     disorder: bool,
     /// End of the last slice of the extents tree being written; none while items are gathered in any order.
@@ -106,6 +108,7 @@ impl<'a, 'w> Rewriter<'a, 'w> {
             share: examined.directory.entry.checkpoint_hlc,
             same: BTreeMap::new(),
             depth: 0,
+            above: HashSet::new(),
             disorder: false,
             slices_end: Some(0),
         }
@@ -212,10 +215,15 @@ impl<'a, 'w> Rewriter<'a, 'w> {
         let stays =
             down.context == 0 && self.same.get(&reference.oid.segment()).is_some_and(|units| units.contains(slot));
         let outside = std::mem::take(&mut self.disorder);
-        let built = match self.read_or_copy(reference) {
+        let built = match self.read_or_copy(reference).filter(|_| !self.above.contains(&reference.oid)) {
             Some((bytes, is_copy)) => match NodeView::parse(&bytes) {
                 Ok(view) if stays => self.known(reference, &view, down),
-                Ok(view) => self.deeper(|this| this.parsed(reference, &view, down, is_copy))?,
+                Ok(view) => {
+                    self.above.insert(reference.oid);
+                    let built = self.deeper(|this| this.parsed(reference, &view, down, is_copy));
+                    self.above.remove(&reference.oid);
+                    built?
+                }
                 Err(_) => None,
             },
             None => None,

@@ -279,6 +279,11 @@ impl Space {
         Ok(bytes)
     }
 
+    /// Bytes of a container.
+    pub const fn segment_bytes(&self) -> u64 {
+        self.segment_bytes
+    }
+
     /// An edge to an object.
     pub fn edge(&mut self, reference: &Reference) {
         self.edge_in(reference, |segment| &mut segment.used);
