@@ -139,6 +139,8 @@ pub struct Wal {
     staging: Staging,
     /// Held while room is compared with a wish, and while what waits turns into blocks.
     admission: Mutex<()>,
+    /// With `admission`: promises of memory were given back, and somebody waits for them.
+    given_back: Condvar,
     /// Which clock is believed. No other lock is taken with it.
     belief: Mutex<Belief>,
     levels: Levels,
@@ -176,6 +178,8 @@ struct Levels {
     durable: AtomicU64,
     /// Committers that wait for the next group, in seats or with functions; changed with `inner` held.
     joined: AtomicUsize,
+    /// Who waits in [`Wal::try_reserve`] for promises that others have.
+    promise_waiters: AtomicUsize,
     /// Nanoseconds that the last group took.
     group_ns: AtomicU64,
     /// The mount has ended: nothing is appended, nor acknowledged, any more.
@@ -247,6 +251,7 @@ impl Wal {
             config,
             staging: Staging::new(resume.next_lsn, resume.hlc.last, usize::try_from(staging_bytes).unwrap_or(4096)),
             admission: Mutex::new(()),
+            given_back: Condvar::new(),
             belief: Mutex::new(Belief::new(wall_ns, now, hlc::is_behind(wall_ns, resume.hlc.last))),
             levels: Levels {
                 used_blocks: AtomicU64::new(used_blocks),
@@ -259,6 +264,7 @@ impl Wal {
                 hlc_bound: AtomicU64::new(resume.hlc.bound.0),
                 clock_ahead_ns: AtomicU64::new(0),
                 durable: AtomicU64::new(resume.next_lsn.0),
+                promise_waiters: AtomicUsize::new(0),
                 joined: AtomicUsize::new(0),
                 group_ns: AtomicU64::new(0),
                 closed: AtomicBool::new(false),

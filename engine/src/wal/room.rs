@@ -16,6 +16,10 @@ use crate::StoreError;
 use crate::store::Result;
 use crate::sync::atomic::Ordering;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Between two looks at promises that others have: who gives one back wakes one who waits, for whom it may be too little.
+const PROMISES_LOOK: Duration = Duration::from_millis(10);
 
 /// Header, origin, result and the head of a data table, padded: what a record takes beside its body and objects.
 const RECORD_OVERHEAD_BYTES: u64 = 32 + 24 + 24 + 8 + 8;
@@ -37,6 +41,9 @@ impl LogRoom {
 impl Drop for LogRoom {
     fn drop(&mut self) {
         self.wal.staging.withdraw(self.blocks);
+        if self.wal.levels.promise_waiters.load(Ordering::SeqCst) > 0 {
+            self.wal.given_back.notify_one();
+        }
     }
 }
 
@@ -163,13 +170,13 @@ impl Wal {
     }
 
     /// Promises room for so many records with so many bytes of bodies and data objects (24 bytes and 4 per 4 KiB each) in all; `None` when the ring is too full
-    /// now. Waits for nobody, except that it writes blocks itself while the memory for records is full.
+    /// now. While the memory for records is full it writes blocks itself; if others have been promised all of it, it waits for one of them to end.
     #[must_use]
     pub fn try_reserve(self: &Arc<Self>, records: u64, bytes: u64) -> Option<LogRoom> {
         let blocks = self.worst_case_blocks(records, bytes);
         loop {
             {
-                let _admission = self.admission.lock();
+                let mut admission = self.admission.lock();
                 if self.room().free_blocks() < blocks {
                     return None;
                 }
@@ -177,8 +184,18 @@ impl Wal {
                     self.staging.promise(blocks);
                     return Some(LogRoom { wal: Arc::clone(self), blocks });
                 }
+                if blocks > self.promisable_blocks() || self.check().is_err() {
+                    return None;
+                }
+                if self.staging.end() == self.staging.consumed() {
+                    // Nothing to write: hundreds of clients would run empty groups, and hold up those who have what they wait for.
+                    self.levels.promise_waiters.fetch_add(1, Ordering::SeqCst);
+                    self.given_back.wait_for(&mut admission, PROMISES_LOOK);
+                    self.levels.promise_waiters.fetch_sub(1, Ordering::SeqCst);
+                    continue;
+                }
             }
-            if blocks > self.promisable_blocks() || self.relieve().is_err() {
+            if self.relieve().is_err() {
                 return None;
             }
         }

@@ -581,6 +581,24 @@ fn room_is_given_back_and_an_overdraft_is_refused_before_it_hurts() {
     drop((room, rooms));
 }
 
+/// The memory for records is promised to others, none of whom has appended yet: there is nothing to write that would make room.
+#[test]
+fn who_waits_for_the_promises_of_others_runs_no_empty_groups() {
+    let (mounted, _) = store(40_000);
+    let half = 4 << 20;
+    let others = mounted.wal.try_reserve(1, half).unwrap();
+    let groups = || mounted.wal.metrics.log.groups.get();
+    let before = groups();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| mounted.wal.try_reserve(1, half).is_some());
+        parking_lot::Condvar::new().wait_for(&mut Mutex::new(()).lock(), Duration::from_millis(60));
+        assert!(!waiting.is_finished());
+        assert_eq!(groups(), before);
+        drop(others);
+        assert!(waiting.join().unwrap());
+    });
+}
+
 #[test]
 fn threads_commit_together_and_callbacks_come_without_anybody_waiting() {
     let (mounted, _) = store(4096);
