@@ -250,7 +250,9 @@ fn read_copies(device: &dyn Device) -> Result<(Copies, Damage), OpenError> {
 fn explain(device: &dyn Device, damage: Damage) -> OpenError {
     let name = device.label();
     let is_store = |error: &&LayoutError| !matches!(error, LayoutError::Magic { .. } | LayoutError::Short { .. });
-    if let Some(first) = damage.iter().find(is_store) {
+    // A copy that a power cut tore says less than a whole one of a newer version.
+    let newer = damage.iter().find(|error| matches!(error, LayoutError::Unknown { .. }));
+    if let Some(first) = newer.or_else(|| damage.iter().find(is_store)) {
         return match first {
             LayoutError::Unknown { .. } => OpenError::Version { device: name, source: first.clone() },
             _ => OpenError::AllDamaged { device: name, first: first.clone() },

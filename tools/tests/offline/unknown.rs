@@ -3,10 +3,11 @@ use crate::foreign::open;
 use crate::fsck_bench::*;
 use envoyfs_engine::device::SimulatedDevice;
 use envoyfs_engine::store::{Draft, Need, Store as _, Tier};
-use envoyfs_layout::checksum::crc32c;
+use envoyfs_layout::checksum::{crc32c, seeded};
 use envoyfs_layout::node::TreeKind;
 use envoyfs_layout::roots::RootsObject;
 use envoyfs_layout::segment::TablePart;
+use envoyfs_layout::superblock::Superblock;
 use envoyfs_layout::{ClientTag, Reference};
 use envoyfs_tools::fsck::disk::Disk;
 use envoyfs_tools::fsck::findings::{self, Kind};
@@ -164,7 +165,7 @@ fn a_store_with_features_that_allow_to_read_is_not_written() {
     surgeon.superblock.read_only_compatible = 1 << 40;
     surgeon.directory.table.iter_mut().find(|row| row.segment != 0).unwrap().live_units += 1;
     surgeon.publish();
-    let second = envoyfs_layout::superblock::Superblock::positions(surgeon.superblock.size)[1];
+    let second = Superblock::positions(surgeon.superblock.size)[1];
     surgeon.flip(second + 100);
     let device = surgeon.device();
     is_found(&device, findings::TABLE_LIVE);
@@ -172,6 +173,28 @@ fn a_store_with_features_that_allow_to_read_is_not_written() {
     let before = device.image().to_bytes();
     for all in [false, true] {
         assert_eq!(repair(&device, all).exit_code(), 4);
+    }
+    assert!(rebuild_disk(&disk(&device), &settings(true)).is_err());
+    assert!(device.image().to_bytes() == before, "something was written");
+}
+
+/// As a power cut leaves the publication of a newer version: the first copy torn, and what is whole is newer.
+#[test]
+fn superblocks_of_a_newer_format_are_left_to_it_if_one_is_torn() {
+    let mut surgeon = Surgeon::new(&populated(12));
+    for at in Superblock::positions(surgeon.superblock.size) {
+        let mut bytes = surgeon.superblock.encode(at);
+        bytes[8..16].copy_from_slice(&[0, 0, 0, 0, 2, 0, 0, 0]);
+        let crc = seeded(&surgeon.superblock.seed, at, &bytes);
+        bytes[8..12].copy_from_slice(&crc.to_le_bytes());
+        surgeon.image.write(at, &bytes);
+    }
+    surgeon.flip(100);
+    let device = surgeon.device();
+    is_found(&device, findings::FEATURES);
+    let before = device.image().to_bytes();
+    for all in [false, true] {
+        assert_eq!(repair(&device, all).exit_code(), 8);
     }
     assert!(rebuild_disk(&disk(&device), &settings(true)).is_err());
     assert!(device.image().to_bytes() == before, "something was written");
