@@ -31,7 +31,7 @@ use envoyfs_layout::directory_page::{
 };
 use envoyfs_layout::roots::{BLOB_BYTES_MAX, RootsObject};
 use envoyfs_layout::wal::{CheckpointBody, kind};
-use envoyfs_layout::{Encoding, Hlc, Oid, Reference, ReferenceKind, UNIT};
+use envoyfs_layout::{BLOCK, Encoding, Hlc, Oid, Reference, ReferenceKind, UNIT};
 pub(crate) use reuse::HeldBack;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -165,8 +165,9 @@ impl Engine {
         let roots_object = roots_object.with_copies(|node| self.reader.top_node(node));
         let bytes: Arc<[u8]> = roots_object.encode().into();
         let copies = [
-            self.append_own(writer, ReferenceKind::Roots, frozen.hlc, &bytes)?,
-            self.append_own(writer, ReferenceKind::Roots, frozen.hlc, &bytes)?,
+            self.append_own(writer, ReferenceKind::Roots, frozen.hlc, &bytes, 1)?,
+            // In blocks of its own: one that cannot be read takes whatever lies in it along.
+            self.append_own(writer, ReferenceKind::Roots, frozen.hlc, &bytes, BLOCK / UNIT)?,
         ];
         let mut batch = Batch {
             checkpoint: frozen.number,
@@ -198,7 +199,7 @@ impl Engine {
         let part_max = PART_BYTES_MAX.min(self.shape.segment_bytes as usize / 4);
         let mut parts = Vec::new();
         for part in batch.encode(part_max) {
-            parts.push(self.append_own(writer, ReferenceKind::Batch, frozen.hlc, &part.into())?);
+            parts.push(self.append_own(writer, ReferenceKind::Batch, frozen.hlc, &part.into(), 1)?);
         }
 
         stage.next(&stages.settle);
@@ -410,11 +411,18 @@ impl Engine {
     }
 
     /// An object of the engine's own: nothing references it but the record.
-    fn append_own(&self, writer: &Writer, kind: ReferenceKind, birth: Hlc, bytes: &Arc<[u8]>) -> Result<Reference> {
+    fn append_own(
+        &self,
+        writer: &Writer,
+        kind: ReferenceKind,
+        birth: Hlc,
+        bytes: &Arc<[u8]>,
+        align: u32,
+    ) -> Result<Reference> {
         let crc = crc32c(bytes);
         let stored_bytes = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let row = RowOf { kind, birth, crc, owner: 0 };
-        let (segment, slot) = self.append_buffered(writer, StreamKind::Nodes, Arc::clone(bytes), 1, row)?;
+        let (segment, slot) = self.append_buffered(writer, StreamKind::Nodes, Arc::clone(bytes), align, row)?;
         self.metrics.streams.own_bytes.add(stored_bytes.into());
         // Its container stays: it is open, or sealed after the candidates of this checkpoint were chosen or holds it as live.
         writer.space.unpin(segment, 1);

@@ -130,6 +130,26 @@ fn one_superblock_left_whose_log_head_is_damaged_mounts_read_only_at_its_checkpo
     }
 }
 
+/// A device gives and fails whole blocks, whatever the store's own are.
+#[test]
+fn the_copies_of_the_roots_share_no_block() {
+    for block in [512, 4096] {
+        let (_, mut client) = fresh(16, block, 3);
+        for round in 0..12 {
+            client.run(&Op::Small { tree: round, key: round, seed: 1, len: 100 + 90 * round }).unwrap();
+            client.checkpoint().unwrap();
+            let published = client.engine.writer().unwrap().published.lock();
+            let copies = [published.entry.roots.unwrap(), published.entry.roots_twin.unwrap()];
+            let blocks = copies.map(|copy| {
+                let first = u32::from(copy.oid.slot());
+                (copy.oid.segment(), first / 8..(first + copy.units()).div_ceil(8))
+            });
+            let [(segment, first), (other, twin)] = blocks;
+            assert!(segment != other || first.end <= twin.start || twin.end <= first.start, "{first:?} {twin:?}");
+        }
+    }
+}
+
 #[test]
 fn what_breaks_the_rules_is_refused() {
     let (_, mut client) = filled();
