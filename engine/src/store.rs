@@ -288,7 +288,8 @@ pub trait Store: Send + Sync + 'static {
     /// reserved by the last checkpoint are used up; a checkpoint is due then, and the next one reserves more.
     fn number(&self, counter: Counter) -> Result<u64>;
 
-    /// Reserves the worst case; blocks while a checkpoint can free space or ring, else `NoSpace`. Never called under the freeze lock (INV-24).
+    /// Reserves the worst case; blocks while a checkpoint can free space or ring, or others have been promised all memory for records, else `NoSpace`. Never called under the freeze lock (INV-24), nor by
+    /// who holds another permit: many of those would wait for each other for ever.
     fn reserve(&self, need: Need) -> Result<Permit>;
     /// Starts writing a data object and returns at once (waits only while too much is in flight, by default 12 MiB). `data` is at most `extent_bytes_max`; the tail is padded to 512.
     /// `after`: place it right behind that object's end if the stream still ends there.

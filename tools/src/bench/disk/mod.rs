@@ -332,7 +332,9 @@ impl Shared {
             let needed = self.charge(index, &held, gate.epoch);
             if needed > charge {
                 // A checkpoint froze meanwhile: the leaf is clean again. Nothing may be waited for in here (INV-24).
+                // Nor with a promise in hand: when there are many, everybody would wait for what another has.
                 drop((held, gate));
+                drop(permit);
                 charge = needed;
                 permit = self.engine.reserve(need(charge, 0))?;
                 continue;
