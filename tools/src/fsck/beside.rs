@@ -1,8 +1,9 @@
 //! Checkpoints beside the published one: those retained as history (INV-31), and one that the log holds and no superblock names yet, which a mount would start from.
 //!
-//! Neither counts edges. Of a retained one everything must be readable and its units must not be reused; of an unpublished one the nodes must be readable, else a
+//! Neither counts edges. Of a retained one everything must be readable and its units must not be reused; of an unpublished one nodes and data must be readable, else a
 //! repair has to go on from the published one, from which the records in the log lead to the same state. Nodes that the published checkpoint shares were looked at before.
 
+use super::data::BadBlocks;
 use super::disk::Disk;
 use super::findings::{self, Finding, Severity};
 use super::regions;
@@ -11,9 +12,10 @@ use super::roots::{self, Roots};
 use super::space::Space;
 use super::walk::{At, Purpose, Visit, Walk};
 use envoyfs_engine::wal::recovery::Found;
-use envoyfs_layout::checksum;
 use envoyfs_layout::directory_page::VolumeDirectory;
 use envoyfs_layout::system_page::{DeferredRange, HistoryRow, HistoryState, ListPage};
+use envoyfs_layout::{Oid, UNIT, checksum};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// A retained checkpoint.
@@ -72,9 +74,50 @@ pub fn walk_retained(walk: &mut Walk<'_>, all: &[Retained]) -> Vec<Finding> {
     out
 }
 
-/// Looks at the checkpoint that the log holds and that a mount would start from: its batch, roots and nodes. Returns what of it is wrong.
-pub fn walk_unpublished(walk: &mut Walk<'_>, log: &Found) -> Vec<Finding> {
-    let Some(adopted) = &log.adopted else { return Vec::new() };
+/// What is wrong with the checkpoint that the log holds.
+#[derive(Default)]
+pub struct Unpublished {
+    /// Its batch, roots and nodes.
+    pub findings: Vec<Finding>,
+    /// Blocks of file data that its own nodes name.
+    bad: BadBlocks,
+    /// Bytes verified.
+    pub bytes: u64,
+}
+
+impl Unpublished {
+    /// Bad blocks that neither the published checkpoint nor a record names: these have findings of their own, and no other checkpoint to start from helps against them.
+    pub fn bad_data(&self, log: &Found, published: &BadBlocks) -> Vec<Finding> {
+        let Some(adopted) = &log.adopted else { return Vec::new() };
+        let objects = log.records.iter().flat_map(|record| &record.data);
+        let recorded: BTreeMap<Oid, u32> = objects.map(|object| (object.oid, object.stored_bytes / UNIT)).collect();
+        let is_recorded = |oid: Oid| {
+            recorded.range(..=oid).next_back().is_some_and(|(object, units)| {
+                let end = u32::from(object.slot()).saturating_add(*units);
+                object.segment() == oid.segment() && u32::from(oid.slot()) < end
+            })
+        };
+        let own = self.bad.keys().filter(|key| published.get(key).is_none() && !is_recorded(key.0));
+        own.filter_map(|key| {
+            let bad = self.bad.get(&key)?;
+            let (kind, why) = match &bad.found {
+                Ok(found) => {
+                    let why = format!("{found:#010x}, expected {:#010x}, at device offset {}", key.1, bad.offset);
+                    (findings::DATA_CHECKSUM, why)
+                }
+                Err(why) => (findings::DATA_UNREADABLE, why.clone()),
+            };
+            let place = format!("(checkpoint {}) (object {})", adopted.body.number, key.0);
+            let detail = format!("F{:03}: {}; {why}", kind.number, kind.what);
+            Some(Finding { kind: findings::LOG_CHECKPOINT, place, detail })
+        })
+        .collect()
+    }
+}
+
+/// Looks at the checkpoint that the log holds and that a mount would start from: its batch, roots and nodes, and what the walk's data gathers.
+pub fn walk_unpublished(walk: &mut Walk<'_>, log: &Found, volume: u16) -> Unpublished {
+    let Some(adopted) = &log.adopted else { return Unpublished::default() };
     let from_log = walk.space.with_log(&log.placed, &log.relocated);
     let body = &adopted.body;
     let name = format!("(checkpoint {})", body.number);
@@ -101,8 +144,11 @@ pub fn walk_unpublished(walk: &mut Walk<'_>, log: &Found) -> Vec<Finding> {
         }
         Err(why) => out.push(lost("roots", why)),
     }
+    let progress = walk.progress.clone();
+    let verified = walk.data.take().map(|mut data| data.verify(volume, walk.space, walk.disk, &progress));
     walk.space.without_log(from_log);
-    out
+    let (bad, bytes) = verified.unwrap_or_default();
+    Unpublished { findings: out, bad, bytes }
 }
 
 fn walk_beside(walk: &mut Walk<'_>, purpose: Purpose, name: String, roots: &Roots) -> Vec<Finding> {

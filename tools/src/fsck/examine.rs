@@ -1,6 +1,6 @@
 //! One whole check of the published checkpoint: everything that repair must know comes out of it.
 
-use super::beside::{self, Retained};
+use super::beside::{self, Retained, Unpublished};
 use super::blame::{Blame, BrokenNodes};
 use super::data::{BadBlocks, Expectations};
 use super::disk::Disk;
@@ -140,9 +140,17 @@ pub fn examine(disk: &Disk, superblock: &Superblock, options: Options, report: &
                 out.realm_items = walk.realm_records();
             }
             let mut others = beside::walk_retained(&mut walk, &retained);
-            let expectations = walk.data.take();
-            if let Some(log) = out.log.as_ref().filter(|_| first) {
-                others.extend(beside::walk_unpublished(&mut walk, log));
+            let mut expectations = walk.data.take();
+            let mut unpublished = Unpublished::default();
+            if let Some(log) = out.log.as_ref().filter(|log| first || log.adopted.is_some()) {
+                walk.data = options.data.then(Expectations::default);
+                let held = expectations.as_ref().map_or(0, Expectations::bytes);
+                walk.memory_bytes = options.memory_bytes.saturating_sub(held);
+                unpublished = beside::walk_unpublished(&mut walk, log, volume);
+                // It may have made the pass shorter.
+                let end = walk.space.pass().end;
+                expectations.iter_mut().for_each(|data| data.forget_from(end));
+                others.append(&mut unpublished.findings);
                 walk.space.set_copies(out.roots.as_ref().map_or(&[][..], |roots| &roots.copies));
             }
             if first {
@@ -151,7 +159,13 @@ pub fn examine(disk: &Disk, superblock: &Superblock, options: Options, report: &
                 others.into_iter().for_each(|finding| walk.report.add(finding.kind, finding.place, finding.detail));
             }
             drop(walk);
-            expectations.map(|mut all| all.verify(volume, &out.space, disk, &progress))
+            let verified = expectations.map(|mut all| all.verify(volume, &out.space, disk, &progress));
+            if let (Some((bad, _)), Some(log)) = (&verified, &out.log) {
+                let found = unpublished.bad_data(log, bad);
+                found.into_iter().for_each(|finding| report.add(finding.kind, finding.place, finding.detail));
+                report.statistics.data_bytes += unpublished.bytes;
+            }
+            verified
         };
         out.space.compare(volume, out.complete, &|oid| dropped.contains(&oid), &mut sums);
         report.absorb(sums);
