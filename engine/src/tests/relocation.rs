@@ -350,7 +350,9 @@ fn the_container_of_relocated_data_is_kept_if_the_log_is_cut_before_it_was_opene
             let (recovery, tree) = (&client.engine.metrics().recovery, &client.logical()[&0]);
             assert!(tree.contains_key(&99) && !tree.contains_key(&98), "after {before}, mount {mount}");
             // Pinned by the mount that found it in the log, until a publication: the cleaner does not take it for empty.
-            let candidates = client.engine.candidates(&client.engine.writer().unwrap().space);
+            let space = &client.engine.writer().unwrap().space;
+            assert_eq!(space.has_relocations(), mount == 0, "after {before}, mount {mount}");
+            let candidates = client.engine.candidates(space);
             let is_candidate = candidates.iter().any(|(closed, _)| *closed == container);
             assert!(!is_candidate || mount > 0, "after {before}");
             let (moved, behind) = (recovery.moved.get(), recovery.placed_behind.get());

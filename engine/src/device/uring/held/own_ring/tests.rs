@@ -11,7 +11,7 @@ use std::process::Command;
 const BLOCK: usize = 4096;
 
 thread_local! {
-    /// Enters of this thread that fail from now on, and whether they hand over to the kernel what is in the ring.
+    /// Enters of this thread that fail from now on, and whether the last of them hands over to the kernel what is in the ring: sooner, all of it could complete before.
     static BROKEN: std::cell::Cell<(u32, bool)> = const { std::cell::Cell::new((0, false)) };
 }
 
@@ -21,7 +21,7 @@ pub(super) fn broken(ring: &mut Ring) -> std::io::Result<()> {
         return Ok(());
     }
     BROKEN.set((left - 1, hands_over));
-    if hands_over {
+    if hands_over && left == 1 {
         ring.uring.submit().unwrap();
     }
     Err(std::io::Error::from_raw_os_error(libc::EBADF))
