@@ -1,23 +1,30 @@
 //! Waiting awake for a completion before sleeping for it.
 //!
-//! To be woken costs a thread some 5 us, and 20 to 50 us when its processor has halted in a virtual machine: as much as a fast device needs for the request. So a thread that
-//! waits looks for its completion for about as long first, and gives its processor to whoever wants it meanwhile. Where that does not pay (a slow device, many readers), it is
-//! tried ever more rarely: at most once in 64 waits, so that it costs a slow device under 1 us a request.
+//! To be woken costs a thread some 5 us, and 20 to 50 us when its processor has halted in a virtual machine: as much as a fast device needs for the request. So a thread that waits looks
+//! for its completion for about as long first, and gives its processor to whoever wants it meanwhile. Where most waits take longer it sleeps at once: to stay awake would gain little, and
+//! costs the kernel's threads the processor, or the half of one that it is, which they need for the request (a disk below a loop device: a fifth of the reads), and a virtual
+//! machine the habit of keeping processors ready that will soon be wanted. It is tried ever more rarely then.
 
 use std::time::{Duration, Instant};
 
-/// As long as being woken takes at worst, so that a wait costs at most about twice what the better choice would have cost.
+/// Longest watch. As long as being woken takes at worst, so that a wait costs at most about twice what the better choice would have cost.
 const AWAKE_MAX: Duration = Duration::from_micros(50);
-/// Waits that are slept through after a watch that found nothing, at most.
-const SKIP_MAX: u32 = 64;
+/// A watch that took no longer was worth it. What is there later would be no later by much if the thread slept.
+const SOON: Duration = Duration::from_micros(20);
+/// Watches that are judged together.
+const TRIAL: u32 = 8;
+/// Waits that are slept through after a trial in which less than half of the watches were worth it: after the first, and most.
+const SKIPS: (u32, u32) = (64, 4096);
 
 /// Whether it pays to stay awake.
 #[derive(Debug, Default)]
 pub(super) struct Patience {
-    /// Waits to be slept through before the next try.
+    /// Waits to be slept through before the next trial.
     skip: u32,
-    /// How many after the next failure.
-    penalty: u32,
+    /// How many there were before this trial; 0: none, the trial before went well.
+    skipped: u32,
+    watches: u32,
+    worth_it: u32,
 }
 
 impl Patience {
@@ -33,26 +40,85 @@ impl Patience {
     /// Asks `arrived` until it says yes, or the time is over.
     pub(super) fn watch(&mut self, mut arrived: impl FnMut() -> std::io::Result<bool>) -> std::io::Result<bool> {
         let began = now();
-        loop {
+        let has_arrived = 'watch: loop {
             for _ in 0..8 {
                 if arrived()? {
-                    self.penalty = 0;
-                    return Ok(true);
+                    break 'watch true;
                 }
                 (0..8).for_each(|_| std::hint::spin_loop());
             }
             if began.elapsed() >= AWAKE_MAX {
-                self.penalty = (self.penalty * 2).clamp(1, SKIP_MAX);
-                self.skip = self.penalty;
-                return Ok(false);
+                break false;
             }
             // What the completion waits for may want this processor.
             std::thread::yield_now();
+        };
+        self.learn(has_arrived && began.elapsed() <= SOON);
+        Ok(has_arrived)
+    }
+
+    fn learn(&mut self, was_worth_it: bool) {
+        self.watches += 1;
+        self.worth_it += u32::from(was_worth_it);
+        if self.watches < TRIAL {
+            return;
         }
+        let (least, most) = SKIPS;
+        self.skip = if self.worth_it * 2 >= TRIAL { 0 } else { (self.skipped * 2).clamp(least, most) };
+        (self.skipped, self.watches, self.worth_it) = (self.skip, 0, 0);
     }
 }
 
 #[expect(clippy::disallowed_methods, reason = "how long a real device takes; nothing that is stored depends on it")]
 fn now() -> Instant {
     Instant::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many of so many waits are awake, if one in `rare` does not end as most do.
+    fn awake(patience: &mut Patience, waits: u32, is_fast: bool, rare: u32) -> u32 {
+        let wait = |turn: u32| {
+            let is_awake = patience.is_worth_it();
+            if is_awake {
+                patience.learn(is_fast != turn.is_multiple_of(rare));
+            }
+            u32::from(is_awake)
+        };
+        (0..waits).map(wait).sum()
+    }
+
+    #[test]
+    fn fast_devices_are_watched_and_slow_ones_slept_for() {
+        let mut patience = Patience::default();
+        assert_eq!(awake(&mut patience, 20_000, true, 5), 20_000);
+        assert!(awake(&mut patience, 20_000, false, 5) < 120);
+        assert!(awake(&mut patience, 100_000, false, 5) < 250);
+    }
+
+    #[test]
+    fn a_device_that_became_fast_is_noticed() {
+        let mut patience = Patience::default();
+        awake(&mut patience, 100_000, false, 5);
+        assert!(awake(&mut patience, 20_000, true, 5) > 15_000);
+        // Once more, it is tried as often as at first.
+        assert!(awake(&mut patience, 64 + 2 * TRIAL, false, 64) >= 2 * TRIAL - 1);
+    }
+
+    #[test]
+    fn a_watch_ends_when_it_arrives_and_when_it_takes_too_long() {
+        let (mut asked, mut patience) = (0, Patience::default());
+        let third = || {
+            asked += 1;
+            Ok(asked == 3)
+        };
+        assert!(patience.watch(third).unwrap());
+        assert_eq!(asked, 3);
+        let began = now();
+        assert!(!patience.watch(|| Ok(false)).unwrap());
+        assert!(began.elapsed() >= AWAKE_MAX);
+        assert_eq!((patience.watches, patience.worth_it), (2, 1));
+    }
 }
