@@ -317,7 +317,7 @@ fn check_own(ns: &Namespace, own: &[Own]) {
 fn watchdog(seed: u64) -> mpsc::Sender<()> {
     let (done, wait) = mpsc::channel();
     std::thread::spawn(move || {
-        if wait.recv_timeout(Duration::from_secs(60)) == Err(mpsc::RecvTimeoutError::Timeout) {
+        if wait.recv_timeout(Duration::from_secs(300)) == Err(mpsc::RecvTimeoutError::Timeout) {
             eprintln!("CONCURRENT_SEED={seed} hangs: deadlock");
             std::process::abort();
         }

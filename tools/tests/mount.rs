@@ -11,6 +11,7 @@ mod common;
 use common::mounted::{Bench, envoyfs, limited, text};
 use common::{Answer, run};
 use rustix::fs::{CWD, RenameFlags, SeekFrom, XattrFlags, renameat_with};
+use rustix::process::Signal;
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Write as _};
@@ -21,10 +22,6 @@ use std::process::Command;
 
 /// Somebody who owns nothing.
 const STRANGER: u32 = 65534;
-
-fn kill(signal: &str, pid: &str) {
-    assert_eq!(run("kill", &[signal, pid]).code, 0);
-}
 
 /// A shell as a user who owns nothing; `$0` is the directory.
 fn stranger(script: &str, directory: &Path) -> Answer {
@@ -163,7 +160,7 @@ fn what_was_synced_survives_a_killed_daemon() {
     fs::write(bench.path("directory/file"), b"by the barrier").unwrap();
     let answer = envoyfs(&["sync", text(&bench.at)]);
     assert_eq!(answer.code, 0, "{answer:?}");
-    kill("-KILL", &bench.status()["daemon_pid"].to_string());
+    bench.end_daemon(Signal::KILL);
     drop(file);
     // The mount of a dead daemon can be taken away too.
     bench.umount();
@@ -280,12 +277,8 @@ fn sigterm_closes_the_store_even_while_files_are_open() {
     let Some(bench) = Bench::new("sigterm") else { return };
     let mut file = File::create(bench.path("open")).unwrap();
     file.write_all(b"written before").unwrap();
-    kill("-TERM", &bench.status()["daemon_pid"].to_string());
-    let closed = (0..100).any(|_| {
-        std::thread::park_timeout(std::time::Duration::from_millis(100));
-        bench.log().contains("closed clean=true")
-    });
-    assert!(closed, "the daemon did not end");
+    bench.end_daemon(Signal::TERM);
+    assert!(bench.log().contains("closed clean=true"), "{}", bench.log());
     assert!(file.write_all(b"after").is_err());
     drop(file);
     assert!(!bench.is_mounted());
@@ -346,7 +339,7 @@ fn direct_io_of_any_alignment_and_synchronous_writes_work() {
     assert_eq!(read, expected);
     assert_eq!(fs::read(bench.path("direct")).unwrap(), expected, "through the page cache");
     // Synchronous writes are durable when they return: nothing of the file may be missing after a kill.
-    kill("-KILL", &bench.status()["daemon_pid"].to_string());
+    bench.end_daemon(Signal::KILL);
     drop(file);
     bench.umount();
     bench.mount(&[]);
@@ -535,8 +528,7 @@ fn a_read_only_mount_replays_forks_and_snapshots_and_writes_nothing() {
     assert_eq!(envoyfs(&["snapshot", text(&bench.path("tree")), "s"]).code, 0);
     fs::write(bench.path("fork/inner/small"), b"after").unwrap();
     assert_eq!(envoyfs(&["sync", text(&bench.at)]).code, 0);
-    let daemon = bench.status().get("daemon_pid").and_then(serde_json::Value::as_u64).unwrap();
-    kill("-KILL", &daemon.to_string());
+    bench.end_daemon(Signal::KILL);
     drop(run("umount", &["-l", text(&bench.at)]));
     let image = fs::read(&bench.store).unwrap();
 

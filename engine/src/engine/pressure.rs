@@ -55,6 +55,11 @@ impl Pressure {
         last.max(self.frozen_ns.map_or(0, |since| now_ns.saturating_sub(since)))
     }
 
+    #[cfg(test)]
+    pub(crate) const fn is_slot_taken(&self) -> bool {
+        self.slot_ns > 0
+    }
+
     /// Takes the next slot for a record of so many bytes, and says when it is; no later than now if there is nothing to wait for.
     pub(super) fn take(&mut self, room: &Room, bytes: u64, now_ns: u64) -> u64 {
         let (over, left) = (room.over_half_blocks(), room.left_blocks().max(1));

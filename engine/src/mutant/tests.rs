@@ -6,7 +6,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 /// Longest that a model may take, in steps of 20 ms.
-const STEPS_MAX: u32 = 3000;
+const STEPS_MAX: u32 = 9000;
 
 /// Seeds with which a mistake is looked for: some show in three of four runs of random schedules.
 const SEEDS: u32 = 6;

@@ -51,6 +51,10 @@ fn writers_are_delayed_until_a_publication_and_the_last_tier_is_not() {
             append(engine, &mut engine.reserve(need(Tier::Writer)).unwrap());
             tell.send(()).unwrap();
         });
+        let is_slowed = || writer.admission.ledger.lock().pressure.is_slot_taken();
+        while !is_slowed() {
+            assert!(told.recv_timeout(Duration::from_millis(1)).is_err(), "he was not delayed");
+        }
         assert!(told.recv_timeout(Duration::from_millis(300)).is_err(), "he was not delayed");
         append(engine, &mut engine.reserve(need(Tier::Last)).unwrap());
         let frozen = engine.freeze().unwrap();

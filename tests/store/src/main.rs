@@ -77,10 +77,10 @@ fn run(scenario: &str, rule: &str) -> End {
     ended
 }
 
-/// At most 30 seconds: a scenario takes less than one.
+/// At most two minutes: a scenario takes seconds.
 fn wait(child: &mut Child) -> End {
     let (_never, timer) = channel::<()>();
-    for _ in 0..1500 {
+    for _ in 0..6000 {
         match child.try_wait().expect("a child") {
             Some(status) if status.success() => return End::Passed,
             Some(_) => return End::Failed,

@@ -1,6 +1,8 @@
 //! A store with a mount, for tests of what users see.
 
 use super::{Answer, Images, run};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -81,6 +83,17 @@ impl Bench {
         let answer = envoyfs(&["status", "--json", text(&self.at)]);
         assert_eq!(answer.code, 0, "{answer:?}");
         serde_json::from_str(&answer.stdout).unwrap()
+    }
+
+    /// Sends the daemon a signal that ends it, and waits until all of it is gone: its threads, what it holds, what it logged.
+    pub fn end_daemon(&self, signal: Signal) {
+        let pid = self.status().get("daemon_pid").and_then(serde_json::Value::as_i64).unwrap();
+        let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        let process = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        pidfd_send_signal(&process, signal).unwrap();
+        let patience = Timespec { tv_sec: 180, tv_nsec: 0 };
+        let ended = poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&patience)).unwrap();
+        assert_eq!(ended, 1, "the daemon {pid:?} does not end\n{}", self.log());
     }
 
     /// Live bytes as of the last checkpoint.

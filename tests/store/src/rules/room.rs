@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Far longer than anything takes that does not wait for the device.
-const LONG: Duration = Duration::from_secs(5);
+const LONG: Duration = Duration::from_secs(15);
 
 /// Reads, appends and looks.
 fn go_on(mini: &Mini, key: u64) {
