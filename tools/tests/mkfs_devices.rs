@@ -5,6 +5,9 @@
 mod common;
 
 use common::{Answer, Images, fsck, mkfs, noise, run};
+use envoyfs_layout::Hlc;
+use envoyfs_layout::segment::{SegmentFooter, SegmentHeader};
+use envoyfs_layout::superblock::Superblock;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
@@ -90,10 +93,12 @@ fn a_device_is_taken_whole_with_its_own_blocks_and_discarded() {
         assert_eq!(checked.code, 0, "{checked:?}");
         assert!(checked.stdout.ends_with("clean\n"));
 
-        device.write(100 << 20, &noise(9, 4096));
+        // Not at a border between containers, where an older store is cleared.
+        let inside = (100 << 20) + (300 << 10);
+        device.write(inside, &noise(9, 4096));
         let answer = mkfs(&["--json", "--force", "--no-discard", &device.path]);
         assert_eq!(json(&answer)["discarded_bytes"], 0);
-        assert_eq!(device.read(100 << 20, 4096), noise(9, 4096), "discarded all the same");
+        assert_eq!(device.read(inside, 4096), noise(9, 4096), "discarded all the same");
     }
 }
 
@@ -187,6 +192,58 @@ fn every_copy_of_an_older_smaller_store_is_destroyed() {
     for position in [old_end - 8192, old_end - 4096] {
         assert!(device.read(position, 4096).iter().all(|byte| *byte == 0), "a copy stayed at {position}");
     }
+}
+
+/// Of segments that say which store they belong to a rebuild would take the older one's for it.
+#[test]
+fn no_segment_of_an_older_store_tells_of_it_on_a_device_that_discards_nothing() {
+    let images = Images::new();
+    let Some(device) = Loop::new(&images, "remade", 512) else { return };
+    assert_eq!(mkfs(&["--label", "older", &device.path]).code, 0);
+    let older = Superblock::decode(&device.read(0, 4096), 0).unwrap();
+    let segment = u64::from(older.segment_bytes);
+    let begins = |container: u32| older.segments_offset + u64::from(container) * segment;
+    // As if it had been filled.
+    for container in 0..older.containers {
+        let (number, seed) = (container + 100, older.seed);
+        let header = SegmentHeader {
+            seed,
+            volume: 1,
+            container,
+            segment: number,
+            stream: 1,
+            flags: 0,
+            birth_low: Hlc::ZERO,
+            opening: 1,
+        };
+        let footer = SegmentFooter {
+            segment: number,
+            last_part: 0,
+            objects: 0,
+            used_units: 8,
+            digest: 0,
+            birth_low: Hlc::ZERO,
+            birth_high: Hlc::ZERO,
+            opening: 1,
+        };
+        let end = begins(container) + segment - 512;
+        device.write(begins(container), &header.encode(begins(container)));
+        device.write(end, &footer.encode(&seed, end));
+    }
+    assert_eq!(mkfs(&["--force", "--no-discard", &device.path]).code, 0);
+    let newer = Superblock::decode(&device.read(0, 4096), 0).unwrap();
+    for container in 0..older.containers {
+        let header = SegmentHeader::decode(&device.read(begins(container), 512), &older.seed, begins(container));
+        let end = begins(container) + segment - 512;
+        let footer = SegmentFooter::decode(&device.read(end, 512), &older.seed, end);
+        assert!(header.is_err() && footer.is_err(), "container {container}: {header:?} {footer:?}");
+    }
+    for at in Superblock::positions(newer.size) {
+        device.write(at, &[0; 4096]);
+    }
+    // Nothing was written to the new one yet.
+    let answer = fsck(&["--rebuild", &device.path]);
+    assert!(answer.code == 8 && answer.stderr.contains("holds no segments"), "{answer:?}");
 }
 
 #[test]

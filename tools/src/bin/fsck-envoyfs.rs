@@ -12,6 +12,7 @@ use std::ffi::OsString;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use uuid::Uuid;
 
 /// Check an envoyfs store that is not mounted, and repair it.
 ///
@@ -44,6 +45,9 @@ struct Arguments {
     /// Repair also where something else has put its signature over a superblock, or over all of them (with --rebuild): what it holds is lost.
     #[arg(long, conflicts_with = "no_changes")]
     overwrite: bool,
+    /// The store to rebuild, if the device holds segments of several: one of those that --rebuild then lists.
+    #[arg(long, value_name = "UUID", requires = "rebuild")]
+    seed: Option<Uuid>,
     /// Show progress also if standard error is no terminal: lines `1 BYTES TOTAL`, on this descriptor if one is given (0: standard error), as fsck(8) does.
     #[arg(short = 'C', value_name = "FD", num_args = 0..=1, require_equals = true, default_missing_value = "0")]
     progress: Option<i32>,
@@ -73,7 +77,8 @@ fn examine(arguments: &Arguments) -> Result<Report> {
         _ => Progress::Bar,
     };
     let options = Options { data: !arguments.no_data, progress, memory_bytes: arguments.memory.0 };
-    let settings = |all| Settings { overwrite: arguments.overwrite, ..Settings::new(all, options) };
+    let store = arguments.seed.map(Uuid::into_bytes);
+    let settings = |all| Settings { overwrite: arguments.overwrite, store, ..Settings::new(all, options) };
     if arguments.rebuild {
         return rebuild(&arguments.path, &settings(true));
     }

@@ -6,7 +6,8 @@
 //!   -> pages, directory, superblocks (written to free space, published last) -> an ordinary repair
 //! ```
 //! Lost are: the label and the identity when no superblock is left, retained checkpoints, and whatever was acknowledged after the newest roots object if the log's blocks
-//! are not there. Memory: as a repair, and 48 bytes for every piece of what the cleaner moved. Nothing that a segment names is overwritten, so a rebuild that power cuts short is begun again; a store
+//! are not there. Where several stores have left segments, only the one that is named is made again.
+//! Memory: as a repair, and 48 bytes for every piece of what the cleaner moved. Nothing that a segment names is overwritten, so a rebuild that power cuts short is begun again; a store
 //! that still opens does so until then.
 
 use super::account::{NewState, free_containers, publish};
@@ -24,6 +25,8 @@ use super::source::Source;
 use super::space::Space;
 use super::walk::Walk;
 use super::{data, interrupt, log, regions};
+use crate::inspect::tree::clock;
+use crate::output::count;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use envoyfs_engine::format::{FormatOptions, blank};
 use envoyfs_engine::hlc::next_bound;
@@ -40,6 +43,7 @@ use envoyfs_layout::{ClientRoots, ClientTag, Hlc, LayoutError, Lsn, ReferenceKin
 use indicatif::ProgressBar;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
+use uuid::Uuid;
 
 /// Makes the indexes of the store at a path again, then repairs it.
 ///
@@ -186,7 +190,6 @@ fn shape(disk: &Disk, settings: &Settings) -> Result<Shape> {
         force: true,
         small: true,
     };
-    let geometry = disk.device().geometry();
     let name = disk.device().label();
     let opened = match superblock::open(disk.device()) {
         Ok(opened) => Some(opened),
@@ -214,6 +217,14 @@ fn shape(disk: &Disk, settings: &Settings) -> Result<Shape> {
             opened.refuse_foreign(disk.device())?;
         }
         let known = opened.superblock;
+        let shown = |seed: [u8; 16]| Uuid::from_bytes(seed);
+        if let Some(wanted) = settings.store.filter(|wanted| *wanted != known.seed) {
+            bail!(
+                "the superblock of {name} is that of a store with the seed {}, not {}",
+                shown(known.seed),
+                shown(wanted)
+            );
+        }
         let options = FormatOptions {
             uuid: known.store,
             seed: known.seed,
@@ -238,18 +249,56 @@ fn shape(disk: &Disk, settings: &Settings) -> Result<Shape> {
     }
     let all = headers(disk);
     ensure!(!interrupt::requested(), "stopped by the user; nothing was changed");
-    let mut seeds: HashMap<[u8; 16], usize> = HashMap::new();
+    let mut seeds: BTreeMap<[u8; 16], usize> = BTreeMap::new();
     all.iter().for_each(|found| *seeds.entry(found.header.seed).or_default() += 1);
-    let Some(seed) = seeds.into_iter().max_by_key(|(_, count)| *count).map(|(seed, _)| seed) else {
-        bail!("{} holds no segments of envoyfs; there is nothing to rebuild from", disk.device().label());
+    let seed = match (settings.store, seeds.keys().next()) {
+        (Some(seed), _) => seed,
+        (None, Some(seed)) if seeds.len() == 1 => *seed,
+        (None, None) => bail!("{name} holds no segments of envoyfs; there is nothing to rebuild from"),
+        (None, Some(_)) => {
+            let stores = several(disk, &all, &seeds, &options);
+            ensure!(!interrupt::requested(), "stopped by the user; nothing was changed");
+            bail!(stores)
+        }
     };
+    ensure!(seeds.contains_key(&seed), "{name} holds no segments of a store with the seed {}", Uuid::from_bytes(seed));
+    shape_of_segments(disk, &all, seed, &options).with_context(|| {
+        format!("the segments of {name} do not lie as in any store of this size; is it the whole device?")
+    })
+}
+
+/// A store was made over an older one, whose segments stay until they are written over. Which of them is wanted only the user knows: clocks are set back, and a new store may hold less.
+fn several(disk: &Disk, all: &[FoundHeader], seeds: &BTreeMap<[u8; 16], usize>, options: &FormatOptions) -> String {
+    let name = disk.device().label();
+    let mut out =
+        format!("{name} holds segments of several stores; choose one with --seed, what the others hold is lost:");
+    for (seed, headers) in seeds {
+        let last = match shape_of_segments(disk, all, *seed, options) {
+            Some(shape) => last_birth(disk, &shape.superblock)
+                .map_or_else(|| "no table is whole".into(), |hlc| format!("last written {}", clock(hlc))),
+            None => "they lie as in no store of this size".into(),
+        };
+        out += &format!("\n  {}: {}, {last}", Uuid::from_bytes(*seed), count(*headers as u64, "segment"));
+    }
+    out
+}
+
+/// When the last of what the tables of containers list was born.
+fn last_birth(disk: &Disk, superblock: &Superblock) -> Option<Hlc> {
+    let containers = (0..superblock.containers).take_while(|_| !interrupt::requested());
+    containers.filter_map(|number| Some(container(disk, superblock, number)?.births?.1)).max()
+}
+
+/// The shape of the store with this seed, as its segments lie.
+fn shape_of_segments(disk: &Disk, all: &[FoundHeader], seed: [u8; 16], options: &FormatOptions) -> Option<Shape> {
+    let geometry = disk.device().geometry();
     let own: Vec<&FoundHeader> = all.iter().filter(|found| found.header.seed == seed).collect();
     let distances = own.windows(2).filter_map(|pair| match pair {
         [a, b] => (b.offset - a.offset).checked_div(u64::from(b.header.container.checked_sub(a.header.container)?)),
         _ => None,
     });
     let segment_bytes = distances.min().and_then(|bytes| u32::try_from(bytes).ok());
-    let options = FormatOptions { uuid: seed, seed, segment_bytes, ..options };
+    let options = FormatOptions { uuid: seed, seed, segment_bytes, ..options.clone() };
     let fits = |superblock: &Superblock| {
         own.iter().all(|found| {
             let inside = u64::from(found.header.container) * u64::from(superblock.segment_bytes);
@@ -279,10 +328,7 @@ fn shape(disk: &Disk, settings: &Settings) -> Result<Shape> {
             }
         }
     }
-    if let Some((_, superblock, directory)) = best {
-        return Ok(Shape { superblock, directory, pages: BTreeSet::new() });
-    }
-    bail!("the segments of {} do not lie as in any store of this size; is it the whole device?", disk.device().label())
+    best.map(|(_, superblock, directory)| Shape { superblock, directory, pages: BTreeSet::new() })
 }
 
 /// Bytes of a block of the log, as its newest lap was written; none if there are no blocks.

@@ -39,6 +39,8 @@ pub struct Settings {
     pub all: bool,
     /// Also where something else has put its signature over a superblock (`--overwrite`).
     pub overwrite: bool,
+    /// Which store a rebuild is for, by the seed of its segments, where several have left some (`--seed`).
+    pub store: Option<[u8; 16]>,
     /// What to check.
     pub options: Options,
     /// For the replay of the log.
@@ -54,6 +56,7 @@ impl Settings {
         Self {
             all,
             overwrite: false,
+            store: None,
             options,
             clock: Arc::new(SystemClock::new()),
             seed: uuid::Uuid::new_v4().into_bytes(),

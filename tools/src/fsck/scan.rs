@@ -119,7 +119,10 @@ pub fn with_all_rows(disk: &Disk, superblock: &Superblock, container: u32) -> Op
         let length = u32::try_from(TablePart::units_of(&read(unit, 1)?).ok()?).ok()?;
         let bytes = read(unit, length.min(units.checked_sub(unit)?))?;
         let found = TablePart::decode(&bytes).ok()?;
-        (found.opening == opening && found.segment == segment).then_some((found, length))
+        // A store that was here before counted openings and segments from the same numbers on.
+        let is_own = |row: &TableRow| header.is_none_or(|header| row.oid.volume() == header.volume);
+        let same = found.opening == opening && found.segment == segment && found.rows.iter().all(is_own);
+        same.then_some((found, length))
     };
     // Parts chain backwards from the footer.
     let (mut unit, mut whole) = (out.last_part, out.sealed);

@@ -16,7 +16,7 @@ mod object;
 mod regions;
 mod segment;
 mod store;
-mod tree;
+pub(crate) mod tree;
 
 use crate::cli::EXIT_FAILED;
 use crate::output;

@@ -5,7 +5,7 @@ use envoyfs_engine::device::Device;
 use indicatif::ProgressBar;
 
 /// A device may take long for one request, and the bar should move.
-const STEP_BYTES: u64 = 1 << 30;
+pub const STEP_BYTES: u64 = 1 << 30;
 
 /// Discards the whole device; returns the bytes discarded: 0 where it is not supported, which is no error.
 pub fn discard(device: &dyn Device, bar: &ProgressBar) -> Result<u64> {

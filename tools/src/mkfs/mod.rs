@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! parse -> in use? -> claim (O_EXCL, flock) -> size -> signatures -> regions                       | nothing changed so far
-//! clear old signatures, or create the image without a name -> flush -> discard -> format -> name   | writes
+//! clear old signatures, or create the image without a name -> flush -> discard, or clear old segments -> format -> name   | writes
 //! ```
 
 mod clear;
@@ -23,6 +23,7 @@ use envoyfs_engine::device::{Device as _, OpenMode, UringDevice};
 use envoyfs_engine::format::{FormatOptions, Regions};
 use envoyfs_engine::hlc::{Clock as _, SystemClock};
 use envoyfs_engine::signature::{self, Found};
+use envoyfs_layout::superblock::Superblock;
 pub use made::Made;
 use size::Size;
 use std::fs::{File, OpenOptions};
@@ -113,6 +114,8 @@ pub struct Plan {
     old_bytes: u64,
     bytes: u64,
     found: Vec<Found>,
+    /// Stores that are overwritten.
+    old: Vec<Superblock>,
     options: FormatOptions,
     regions: Regions,
     /// Keeps other programs away while the checks run.
@@ -191,7 +194,8 @@ impl Plan {
                 );
             }
         }
-        Ok(Self { request, kind, old_bytes, bytes, found, options, regions, claim })
+        let old = claim.as_ref().map(|file| clear::stores(file, &found)).unwrap_or_default();
+        Ok(Self { request, kind, old_bytes, bytes, found, old, options, regions, claim })
     }
 
     /// Bytes of the store to be.

@@ -1,6 +1,6 @@
 //! The writing half of making a store: everything here runs after all checks have passed.
 
-use super::clear::clear_old;
+use super::clear::{clear_old, clear_segments};
 use super::discard::discard;
 use super::made::Made;
 use super::size::Size;
@@ -70,7 +70,7 @@ impl Plan {
         let shown = path.display();
         let target = match (self.kind, self.claim.take()) {
             (Kind::BlockDevice, Some(file)) => {
-                clear_old(&file, self.old_bytes, &self.found)
+                clear_old(&file, self.old_bytes, &self.found, &self.old)
                     .with_context(|| format!("cannot clear the old contents of {shown}"))?;
                 Target::Existing(file)
             }
@@ -100,6 +100,7 @@ impl Plan {
             Kind::BlockDevice if self.request.discard => discard(&device, &self.bar("discarding"))?,
             _ => 0,
         };
+        self.clear_segments(target.file(), discarded)?;
         let bar = self.bar("formatting");
         let clock = SystemClock::new();
         let made = format_calibrated(&device, &self.options, Some(&clock), &mut |done, total| {
@@ -121,6 +122,20 @@ impl Plan {
             discarded,
             false,
         ))
+    }
+
+    /// Of older stores on a device, behind what was discarded.
+    fn clear_segments(&self, file: &File, discarded: u64) -> Result<()> {
+        if self.kind != Kind::BlockDevice || discarded >= self.old_bytes {
+            return Ok(());
+        }
+        let clear = || {
+            for old in &self.old {
+                clear_segments(file, old, discarded, self.old_bytes, &self.bar("clearing"))?;
+            }
+            file.sync_data()
+        };
+        clear().with_context(|| format!("cannot clear the old contents of {}", self.request.path.display()))
     }
 
     fn bar(&self, what: &'static str) -> ProgressBar {

@@ -2,6 +2,7 @@
 use crate::common::{CX, Random};
 use crate::fsck_bench::*;
 use envoyfs_engine::device::{DeviceImage, SimulatedDevice};
+use envoyfs_engine::format::{FormatOptions, format};
 use envoyfs_layout::directory_page::ContainerState;
 use envoyfs_layout::node::TreeKind;
 use envoyfs_layout::superblock::Superblock;
@@ -10,6 +11,7 @@ use envoyfs_namespace::api::*;
 use envoyfs_tools::fsck::disk::Disk;
 use envoyfs_tools::fsck::findings;
 use envoyfs_tools::fsck::rebuild::rebuild_disk;
+use envoyfs_tools::fsck::repair::Settings;
 use envoyfs_tools::fsck::report::Report;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -300,4 +302,46 @@ fn a_checkpoint_that_power_cut_short_is_not_what_is_rebuilt() {
         assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{what}");
         assert_same(&found, &expected);
     }
+}
+
+/// What `mkfs` leaves on a device that discards nothing: the segments of the older store, where the new one has not written yet.
+#[test]
+fn of_two_stores_on_a_device_only_the_one_that_is_named_is_rebuilt() {
+    let device = populated(12);
+    let mounted = mount(&device);
+    mounted.file(InodeId::ROOT, "much", &Random(2).bytes(2 << 20));
+    mounted.close();
+    let older = Surgeon::new(&device).directory.table.iter().filter(|row| row.segment != 0).count();
+    let options = FormatOptions {
+        label: "second".into(),
+        uuid: [8; 16],
+        seed: [5; 16],
+        now_ns: START_NS + 10_000_000_000,
+        wal_bytes: Some(512 << 10),
+        segment_bytes: Some(256 << 10),
+        force: true,
+        small: true,
+    };
+    format(&device, &options).unwrap();
+    let mounted = mount(&device);
+    mounted.file(InodeId::ROOT, "new", &[8; 9000]);
+    mounted.ns.checkpoint().unwrap();
+    mounted.close();
+    let newer = Surgeon::new(&device).directory.table.iter().filter(|row| row.segment != 0).count();
+    assert!(newer < older, "{newer} segments over {older}");
+    let device = wiped(&device, false);
+    let before = device.image().to_bytes();
+    let disk = || Disk::new(Arc::new(device.clone()));
+    let why = rebuild_disk(&disk(), &settings(true)).unwrap_err().to_string();
+    for told in ["05050505-0505-0505-0505-050505050505: ", "09090909-0909-0909-0909-090909090909: ", "last written 2"] {
+        assert!(why.contains(told), "{why}");
+    }
+    let neither = Settings { store: Some([6; 16]), ..settings(true) };
+    assert!(rebuild_disk(&disk(), &neither).is_err());
+    assert!(device.image().to_bytes() == before, "something was written");
+    let named = Settings { store: Some([5; 16]), ..settings(true) };
+    let report = rebuild_disk(&disk(), &named).unwrap();
+    assert!(report.is_clean(), "{report}");
+    let tree = tree_of(&device);
+    assert!(tree.contains_key("/new") && !tree.contains_key("/top"), "{:?}", tree.keys());
 }
