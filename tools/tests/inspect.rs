@@ -7,6 +7,7 @@ mod common;
 use common::mounted::{Bench, envoyfs};
 use common::{Answer, Images, noise, unchanged};
 use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::FileExt as _;
 use std::process::{Command, Stdio};
@@ -119,6 +120,39 @@ fn names_of_json_fields_do_not_change() {
     assert_eq!((&container["state"], &container["segment"]), (&"free".into(), &Value::Null));
 }
 
+/// A snapshot's root is nearer to the roots than the directory that it was made of, and is met later.
+fn every_node_is_followed_as_deep_as_it_is_told(store: &str) {
+    let edges = |depth: usize| {
+        let graph = json(store, &["graph", "--depth", &depth.to_string()]);
+        let objects = graph["objects"].as_array().unwrap();
+        let oids: BTreeSet<&str> = objects.iter().map(|object| object["oid"].as_str().unwrap()).collect();
+        assert_eq!(oids.len(), objects.len(), "an object is listed once");
+        let edges = graph["edges"].as_array().unwrap().iter();
+        let edges =
+            edges.map(|edge| (edge["from"].as_str().map(String::from), edge["to"].as_str().unwrap().to_string()));
+        edges.collect::<BTreeSet<(Option<String>, String)>>()
+    };
+    let all = edges(20);
+    let mut near: BTreeMap<String, usize> = BTreeMap::new();
+    for depth in 0..20 {
+        let from_near =
+            |from: &Option<String>| from.as_ref().map_or(depth == 0, |from| near.get(from) == Some(&(depth - 1)));
+        let new: Vec<String> = all
+            .iter()
+            .filter(|(from, _)| (depth > 0 || from.is_none()) && from_near(from))
+            .map(|(_, to)| to.clone())
+            .collect();
+        for to in new {
+            near.entry(to).or_insert(depth);
+        }
+    }
+    for depth in 1..8 {
+        let shown = edges(depth);
+        let wanted = all.iter().filter(|(from, _)| from.as_ref().is_none_or(|from| near[from] < depth));
+        wanted.for_each(|edge| assert!(shown.contains(edge), "depth {depth}: {edge:?}"));
+    }
+}
+
 #[test]
 fn a_mounted_store_is_shown_from_roots_to_data_and_back() {
     let Some(bench) = populated("a_mounted_store_is_shown") else { return };
@@ -151,6 +185,7 @@ fn a_mounted_store_is_shown_from_roots_to_data_and_back() {
     assert_eq!(segment["home_container"].to_string(), container);
     assert!(segment["liveness"].as_str().unwrap().contains('#'));
 
+    every_node_is_followed_as_deep_as_it_is_told(store);
     let dot = text(store, &["graph", "--dot", "--depth", "3"]);
     assert!(dot.starts_with("digraph envoyfs {") && dot.ends_with("}\n") && dot.contains("[label=\"a\"]"));
     let shown = text(store, &["graph", "--depth", "9"]);

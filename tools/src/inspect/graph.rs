@@ -10,7 +10,7 @@ use super::tree::{Tree, clock};
 use anyhow::{Result, ensure};
 use envoyfs_layout::node::NodeView;
 use envoyfs_layout::{Oid, Reference, ReferenceKind, checksum};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::io::Write as _;
 
@@ -81,13 +81,17 @@ struct Step<'a> {
     again: bool,
 }
 
-/// Walks depth first, as long as it is told to go on; every node is read once.
+/// Walks depth first, as long as it is told to go on. A node is read once, or where the depth ends, once more for every smaller depth at which it is met: then there is more below it to show.
 fn walk(store: &Store, roots: Vec<Edge>, depth: u32, each: &mut dyn FnMut(&Step<'_>) -> Result<bool>) -> Result<()> {
-    let mut seen: HashSet<Oid> = HashSet::new();
+    let mut seen: HashMap<Oid, u32> = HashMap::new();
     let mut stack: Vec<(u32, Option<Oid>, Edge)> = roots.into_iter().rev().map(|edge| (0, None, edge)).collect();
     while let Some((at, from, edge)) = stack.pop() {
         let is_node = edge.to.kind == ReferenceKind::Node;
-        let again = is_node && !seen.insert(edge.to.oid);
+        let before = seen.get(&edge.to.oid).copied();
+        let again = is_node && before.is_some_and(|before| before <= at || depth == u32::MAX);
+        if is_node && !again {
+            seen.insert(edge.to.oid, at);
+        }
         let node = if is_node && !again && at < depth {
             read(store, &edge.to, from.is_some() || edge.to.crc != 0)
                 .map_err(|why| store.problem(format!("node {}: {why}", edge.to.oid)))
@@ -160,9 +164,18 @@ pub fn show(store: &Store, options: &Options, json: bool) -> Result<()> {
     }
     if json {
         let (mut nodes, mut edges) = (Vec::new(), Vec::new());
+        let (mut places, mut known) = (HashMap::new(), HashSet::new());
         walk(store, roots, options.depth, &mut |step| {
             if !step.again {
-                nodes.push(object_fields(store, step));
+                // Met at a smaller depth there may be more to say of it.
+                let place = *places.entry(step.reference.oid).or_insert(nodes.len());
+                match nodes.get_mut(place) {
+                    Some(node) => *node = object_fields(store, step),
+                    None => nodes.push(object_fields(store, step)),
+                }
+            }
+            if !known.insert((step.from, step.reference.oid)) {
+                return Ok(true);
             }
             edges.push(Tree::Map(vec![
                 ("from", step.from.map_or(Tree::None, Into::into)),
