@@ -5,6 +5,7 @@ use crate::fsck::items::{self, name_hash};
 use crate::fsck::lost::Lost;
 use crate::fsck::tree::{Built, Item};
 use anyhow::Result;
+use envoyfs_layout::inode::NAME_BYTES_MAX;
 use envoyfs_layout::key::{DirectoryKey, LinkKey};
 use envoyfs_layout::node::{NodeView, Owner, TreeKind};
 use envoyfs_layout::{DirectoryAttributes, DirectoryEntry, Entry, Hlc, LinkEntry, RealmEntry, Reference};
@@ -12,6 +13,16 @@ use std::collections::{BTreeMap, HashSet};
 
 /// The directory that what was found is put into.
 const NAME: &str = "lost+found";
+
+/// A name with a number behind it, no longer than names may be.
+fn numbered(name: &[u8], copy: u32) -> Vec<u8> {
+    let number = format!(" {copy}");
+    let room = NAME_BYTES_MAX - number.len();
+    // Not amid a character.
+    let is_border = |end: &usize| name.get(*end).is_none_or(|byte| byte & 0xc0 != 0x80);
+    let end = (room - 3..=room).rev().find(is_border).unwrap_or(room);
+    [name.get(..end).unwrap_or(name), number.as_bytes()].concat()
+}
 
 impl Rewriter<'_, '_> {
     /// A directory's tree; an empty one in its place if its root is lost.
@@ -162,7 +173,7 @@ impl Rewriter<'_, '_> {
                 if names.insert(key.name.clone()) {
                     break;
                 }
-                key.name = [name.as_slice(), format!(" {copy}").as_bytes()].concat();
+                key.name = numbered(&name, copy);
             }
             if key.name != name {
                 item.key = key.encode();
@@ -172,5 +183,24 @@ impl Rewriter<'_, '_> {
         all.sort_by(|a, b| a.key.cmp(&b.key));
         let birth = all.iter().flat_map(|item| &item.references).map(|r| r.birth).fold(birth, Hlc::max);
         self.packer.tree(TreeKind::Directory, owner, birth, blob, all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_numbered_name_is_no_longer_than_names_may_be_and_ends_with_a_whole_character() {
+        assert_eq!(numbered(b"short", 2), b"short 2");
+        let long = "x".repeat(NAME_BYTES_MAX);
+        assert_eq!(numbered(long.as_bytes(), 10), format!("{} 10", "x".repeat(NAME_BYTES_MAX - 3)).into_bytes());
+        for before in 0..4 {
+            let wide = format!("{}{}", "x".repeat(before), "\u{1f333}".repeat(70));
+            let name = numbered(&wide.as_bytes()[..before + 4 * 63], 2);
+            assert!(name.len() <= NAME_BYTES_MAX && String::from_utf8(name).unwrap().ends_with("\u{1f333} 2"));
+        }
+        let bytes = numbered(&[0x80; NAME_BYTES_MAX], 2);
+        assert_eq!(bytes.len(), NAME_BYTES_MAX);
     }
 }
