@@ -3,6 +3,7 @@
 //! Neither counts edges. Of a retained one everything must be readable and its units must not be reused; of an unpublished one nodes and data must be readable, else a
 //! repair has to go on from the published one, from which the records in the log lead to the same state. Nodes that the published checkpoint shares were looked at before.
 
+use super::blame::{Blame, BrokenNodes};
 use super::data::BadBlocks;
 use super::disk::Disk;
 use super::findings::{self, Finding, Severity};
@@ -14,7 +15,7 @@ use super::walk::{At, Purpose, Visit, Walk};
 use envoyfs_engine::wal::recovery::Found;
 use envoyfs_layout::directory_page::VolumeDirectory;
 use envoyfs_layout::system_page::{DeferredRange, HistoryRow, HistoryState, ListPage};
-use envoyfs_layout::{Oid, UNIT, checksum};
+use envoyfs_layout::{Oid, Reference, UNIT, checksum};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -79,6 +80,8 @@ pub fn walk_retained(walk: &mut Walk<'_>, all: &[Retained]) -> Vec<Finding> {
 pub struct Unpublished {
     /// Its batch, roots and nodes.
     pub findings: Vec<Finding>,
+    /// None if they cannot be read.
+    roots: Option<Roots>,
     /// Blocks of file data that its own nodes name.
     bad: BadBlocks,
     /// Bytes verified.
@@ -87,8 +90,9 @@ pub struct Unpublished {
 
 impl Unpublished {
     /// Bad blocks that neither the published checkpoint nor a record names: these have findings of their own, and no other checkpoint to start from helps against them.
-    pub fn bad_data(&self, log: &Found, published: &BadBlocks) -> Vec<Finding> {
-        let Some(adopted) = &log.adopted else { return Vec::new() };
+    /// Leaves `space` with the copies of this checkpoint's roots.
+    pub fn bad_data(&self, disk: &Disk, space: &mut Space, log: &Found, published: &BadBlocks) -> Vec<Finding> {
+        let (Some(adopted), Some(roots)) = (&log.adopted, &self.roots) else { return Vec::new() };
         let objects = log.records.iter().flat_map(|record| &record.data);
         let recorded: BTreeMap<Oid, u32> = objects.map(|object| (object.oid, object.stored_bytes / UNIT)).collect();
         let is_recorded = |oid: Oid| {
@@ -97,21 +101,33 @@ impl Unpublished {
                 object.segment() == oid.segment() && u32::from(oid.slot()) < end
             })
         };
-        let own = self.bad.keys().filter(|key| published.get(key).is_none() && !is_recorded(key.0));
-        own.filter_map(|key| {
-            let bad = self.bad.get(&key)?;
-            let (kind, why) = match &bad.found {
-                Ok(found) => {
-                    let why = format!("{found:#010x}, expected {:#010x}, at device offset {}", key.1, bad.offset);
-                    (findings::DATA_CHECKSUM, why)
-                }
-                Err(why) => (findings::DATA_UNREADABLE, why.clone()),
+        let own = self.bad.only(|key| published.get(key).is_none() && !is_recorded(key.0));
+        if own.is_empty() {
+            return Vec::new();
+        }
+        let from_log = space.with_log(&log.placed, &log.relocated);
+        space.set_copies(&roots.copies);
+        let nodes = BrokenNodes::new();
+        let mut named = Report::new(String::new());
+        let mut blame = Blame::new(disk, space, &nodes, &own);
+        let starts: Vec<(Reference, Rc<At>)> =
+            roots.trees.iter().map(|(root, _, name)| (*root, Rc::new(At::Root((*name).into())))).collect();
+        blame.name(&starts, &mut named);
+        for key in blame.rest(&mut named) {
+            let Some(bad) = own.get(&key) else { continue };
+            let why = match &bad.found {
+                Ok(found) => format!("{found:#010x}, expected {:#010x}, at device offset {}", key.1, bad.offset),
+                Err(why) => why.clone(),
             };
-            let place = format!("(checkpoint {}) (object {})", adopted.body.number, key.0);
-            let detail = format!("F{:03}: {}; {why}", kind.number, kind.what);
-            Some(Finding { kind: findings::LOG_CHECKPOINT, place, detail })
-        })
-        .collect()
+            named.add(findings::DATA_CHECKSUM, format_args!(" object {}", key.0), why);
+        }
+        space.without_log(from_log);
+        let here = |finding: Finding| Finding {
+            kind: findings::LOG_CHECKPOINT,
+            place: format!("(checkpoint {}){}", adopted.body.number, finding.place),
+            detail: format!("F{:03}: {}; {}", finding.kind.number, finding.kind.what, finding.detail),
+        };
+        named.findings.into_iter().map(here).collect()
     }
 }
 
@@ -136,19 +152,18 @@ pub fn walk_unpublished(walk: &mut Walk<'_>, log: &Found, volume: u16) -> Unpubl
         });
         out.extend(read.err().map(|why| lost("batch", why)));
     }
-    match roots::read_pair(walk.disk, walk.space, &[body.roots, body.roots_twin]).and_then(|found| roots::of(&found)) {
-        Ok(roots) => {
-            walk.space.set_copies(&roots.copies);
-            let found = walk_beside(walk, Purpose::Unpublished, name.clone(), &roots);
-            out.extend(found.into_iter().map(|finding| Finding { kind: findings::LOG_CHECKPOINT, ..finding }));
-        }
-        Err(why) => out.push(lost("roots", why)),
+    let read = roots::read_pair(walk.disk, walk.space, &[body.roots, body.roots_twin]);
+    let roots = read.and_then(|found| roots::of(&found)).map_err(|why| out.push(lost("roots", why))).ok();
+    if let Some(roots) = &roots {
+        walk.space.set_copies(&roots.copies);
+        let found = walk_beside(walk, Purpose::Unpublished, name.clone(), roots);
+        out.extend(found.into_iter().map(|finding| Finding { kind: findings::LOG_CHECKPOINT, ..finding }));
     }
     let progress = walk.progress.clone();
     let verified = walk.data.take().map(|mut data| data.verify(volume, walk.space, walk.disk, &progress));
     walk.space.without_log(from_log);
     let (bad, bytes) = verified.unwrap_or_default();
-    Unpublished { findings: out, bad, bytes }
+    Unpublished { findings: out, roots, bad, bytes }
 }
 
 fn walk_beside(walk: &mut Walk<'_>, purpose: Purpose, name: String, roots: &Roots) -> Vec<Finding> {

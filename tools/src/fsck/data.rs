@@ -100,6 +100,12 @@ impl BadBlocks {
         let key = (Oid::new(extent.oid.volume(), extent.oid.segment(), slot), *slice.crcs.get(index)?);
         self.blocks.get(&key).map(|bad| (key, bad))
     }
+    /// Those of these keys.
+    #[must_use]
+    pub fn only(&self, wanted: impl Fn(&(Oid, u32)) -> bool) -> Self {
+        let blocks = self.blocks.iter().filter(|(key, _)| wanted(key)).map(|(key, bad)| (*key, bad.clone()));
+        Self { blocks: blocks.collect(), more: 0 }
+    }
     /// Is any block of an extent bad, whoever uses it?
     #[must_use]
     pub fn any_in(&self, extent: &Reference) -> bool {

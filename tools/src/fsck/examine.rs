@@ -161,7 +161,8 @@ pub fn examine(disk: &Disk, superblock: &Superblock, options: Options, report: &
             drop(walk);
             let verified = expectations.map(|mut all| all.verify(volume, &out.space, disk, &progress));
             if let (Some((bad, _)), Some(log)) = (&verified, &out.log) {
-                let found = unpublished.bad_data(log, bad);
+                let found = unpublished.bad_data(disk, &mut out.space, log, bad);
+                out.space.set_copies(out.roots.as_ref().map_or(&[][..], |roots| &roots.copies));
                 found.into_iter().for_each(|finding| report.add(finding.kind, finding.place, finding.detail));
                 report.statistics.data_bytes += unpublished.bytes;
             }

@@ -290,3 +290,44 @@ fn what_a_retained_checkpoint_needs_must_be_kept_and_be_in_its_list() {
     surgeon.publish();
     repaired_without_loss(&surgeon.device(), findings::DEFERRED.number, &expected, "a wrong sum");
 }
+
+/// A write of 6000 bytes is a block that the record names, and an end that the log carries inside the record: what only the checkpoint names.
+#[test]
+fn file_data_that_only_a_checkpoint_of_the_log_names_is_looked_at_and_named_by_its_path() {
+    let device = populated(48);
+    let mounted = mount(&device);
+    let before = device.image();
+    let made = mounted.directory(InodeId::ROOT, "made");
+    for number in 0..6 {
+        mounted.file(made, &format!("{number}"), &Random(number).bytes(6000));
+    }
+    mounted.ns.checkpoint().unwrap();
+    let expected = mounted.tree();
+    drop(mounted.ns);
+    mounted.engine.close().unwrap();
+    let whole = Surgeon::new(&device);
+    let mut cut = Surgeon::new(&device);
+    for at in Superblock::positions(cut.superblock.size) {
+        let mut bytes = vec![0; 4096];
+        before.read(at, &mut bytes);
+        cut.image.write(at, &bytes);
+    }
+    let mut named = 0;
+    for (path, seen) in expected.iter().filter(|(path, _)| path.starts_with("/made/")) {
+        let end = whole.find(&seen.contents[4096..]);
+        let Some(at) = end.first() else { continue };
+        let damaged = cut.device();
+        damaged.inject(Fault::FlipBits { offset: at + 9, mask: 1 });
+        let report = check(&damaged);
+        if report.count(findings::LOG_DATA) > 0 {
+            continue;
+        }
+        named += 1;
+        let finding = report.findings.iter().find(|finding| finding.kind == findings::LOG_CHECKPOINT);
+        let finding = finding.unwrap_or_else(|| panic!("{path}:\n{report}"));
+        assert!(finding.place.ends_with(&format!("){path} at byte 4096")), "{finding}");
+        assert!(finding.detail.contains("F500"), "{finding}");
+        repaired_without_loss(&damaged, findings::LOG_CHECKPOINT.number, &expected, path);
+    }
+    assert!(named > 0);
+}
