@@ -290,3 +290,33 @@ fn a_store_that_may_only_be_read_keeps_its_identity() {
     assert!(matches!(error, OpenError::OnlyRead { .. }), "{error}");
     assert_eq!(open(&device).unwrap().superblock, superblock);
 }
+
+/// The image of a smaller store was copied over the start of a device that held a larger one, whose last copies are still there.
+#[test]
+fn a_store_at_the_end_of_a_device_that_starts_with_another_is_not_taken_for_the_one_that_is_wanted() {
+    let (device, superblock) = store();
+    let mut image = device.image();
+    for position in [0, 4096] {
+        image.zero(position, 4096);
+    }
+    let alone = SimulatedDevice::from_image(image.clone(), 4096, 1);
+    let opened = open(&alone).unwrap();
+    assert_eq!((opened.foreign.as_str(), opened.superblock.sequence), ("", superblock.sequence));
+    for (seed, is_another) in [([7; 16], true), (superblock.seed, false)] {
+        let header = SegmentHeader {
+            seed,
+            volume: 1,
+            segment: 5,
+            container: 1,
+            stream: 0,
+            flags: 0,
+            birth_low: Hlc(0),
+            opening: 1 << 20,
+        };
+        let position = (2 << 20) + (192 << 10);
+        let mut image = image.clone();
+        image.write(position, &header.encode(position));
+        let opened = open(&SimulatedDevice::from_image(image, 4096, 1)).unwrap();
+        assert_eq!(opened.foreign.contains("another envoyfs store"), is_another, "{}", opened.foreign);
+    }
+}
