@@ -420,7 +420,9 @@ fn roots_objects(
     let mut all: Vec<(u64, RootsObject)> = Vec::new();
     let mut others = Vec::new();
     for found in scanned.values() {
-        for row in found.rows.iter().filter(|row| row.kind == ReferenceKind::Roots) {
+        // Where files' bytes are written, nothing else is.
+        let of_data = found.stream != 0 && found.flags & 1 == 0;
+        for row in found.rows.iter().filter(|row| row.kind == ReferenceKind::Roots && !of_data) {
             let Ok(bytes) = space.read_whole(disk, row.oid, row.stored_bytes) else { continue };
             if checksum::crc32c(&bytes) != row.crc {
                 continue;

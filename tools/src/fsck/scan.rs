@@ -4,7 +4,8 @@ use super::disk::Disk;
 use super::interrupt;
 use envoyfs_layout::segment::{SegmentFooter, SegmentHeader, TablePart, TableRow};
 use envoyfs_layout::superblock::Superblock;
-use envoyfs_layout::{Hlc, ReferenceKind, UNIT};
+use envoyfs_layout::{Hlc, ReferenceKind, UNIT, checksum};
+use std::collections::BTreeMap;
 
 /// Headers lie at multiples of this, at least: segments are powers of two and not smaller.
 const STEP: u64 = 64 << 10;
@@ -67,6 +68,22 @@ pub struct Scanned {
     pub births: Option<(Hlc, Hlc)>,
     /// Largest segment that something in it was born in.
     pub segment_max: u32,
+}
+
+/// Parts that lie in what another part lists, as it was written: a file or name that holds what looks like a part. (That one may list the other in turn, but what its checksum will
+/// be nobody knows before it is written.)
+fn planted(parts: &BTreeMap<u32, (TablePart, u32)>, as_written: impl Fn(&TableRow) -> bool) -> Vec<u32> {
+    let mut out = Vec::new();
+    for (own, (part, _)) in parts {
+        for row in &part.rows {
+            let inside = row.offset_units..row.offset_units.saturating_add(row.units());
+            let mut others = parts.range(inside).map(|(unit, _)| *unit).filter(|unit| unit != own).peekable();
+            if others.peek().is_some() && as_written(row) {
+                out.extend(others);
+            }
+        }
+    }
+    out
 }
 
 /// Reads a container's header, footer and table. None if neither header nor footer verify.
@@ -137,16 +154,29 @@ pub fn with_all_rows(disk: &Disk, superblock: &Superblock, container: u32) -> Op
     if !whole {
         // It was open, or a part is damaged: every unit may begin one.
         out.rows.clear();
+        let mut parts: BTreeMap<u32, (TablePart, u32)> = BTreeMap::new();
         let mut unit = 8;
         while unit < units {
-            if let Some((found, length)) = part(unit) {
-                out.used_units = out.used_units.max((unit + length).next_multiple_of(8));
-                out.last_part = out.last_part.max(unit);
-                out.rows.extend(&found.rows);
-                unit += length.max(1);
-            } else {
-                unit += 1;
+            match part(unit) {
+                Some(found) => {
+                    let length = found.1.max(1);
+                    parts.insert(unit, found);
+                    unit += length;
+                }
+                None => unit += 1,
             }
+        }
+        let as_written = |row: &TableRow| {
+            let fits = row.offset_units.checked_add(row.units()).is_some_and(|end| end <= units);
+            fits && read(row.offset_units, row.units()).is_some_and(|bytes| checksum::crc32c(&bytes) == row.crc)
+        };
+        for unit in planted(&parts, as_written) {
+            parts.remove(&unit);
+        }
+        for (unit, (found, length)) in parts {
+            out.used_units = out.used_units.max((unit + length).next_multiple_of(8));
+            out.last_part = out.last_part.max(unit);
+            out.rows.extend(&found.rows);
         }
     }
     out.rows.retain(|row| row.offset_units.checked_add(row.units()).is_some_and(|end| end <= units));
@@ -158,4 +188,34 @@ pub fn with_all_rows(disk: &Disk, superblock: &Superblock, container: u32) -> Op
         }
     }
     Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use envoyfs_layout::Oid;
+
+    /// A part that lists `units` from `offset` on.
+    fn part(offset_units: u32, units: u32) -> (TablePart, u32) {
+        let row = TableRow {
+            oid: Oid::new(1, 5, 8),
+            birth: Hlc(1),
+            stored_bytes: units * UNIT,
+            crc: offset_units,
+            offset_units,
+            kind: ReferenceKind::Extent,
+            owner: 0,
+        };
+        (TablePart { segment: 5, previous: 0, opening: 7, rows: vec![row] }, 1)
+    }
+
+    #[test]
+    fn a_part_within_what_another_part_lists_counts_only_if_that_is_not_as_it_was_written() {
+        // Units 8 to 24, in which there is one at 16, are listed at 24; that at 16 says the same of 20 to 40.
+        let parts = BTreeMap::from([(16, part(20, 20)), (24, part(8, 16)), (48, part(25, 23))]);
+        let written = |offsets: &'static [u32]| move |row: &TableRow| offsets.contains(&row.offset_units);
+        assert_eq!(planted(&parts, written(&[8, 25])), [16]);
+        assert_eq!(planted(&parts, written(&[20])), [24]);
+        assert!(planted(&parts, written(&[])).is_empty());
+    }
 }

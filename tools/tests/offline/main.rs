@@ -20,6 +20,7 @@ mod kept;
 mod lost;
 mod mark;
 mod numbers;
+mod planted;
 mod rebuild;
 mod repair;
 mod unknown;
