@@ -14,7 +14,7 @@ mod identity;
 mod rule;
 
 pub use directory::{PublishedTable, read_directory, read_published, write_directory};
-pub use identity::{set_errors, set_identity};
+pub use identity::{renew_directory, set_errors, set_identity};
 pub use rule::{Copies, choose, repairs};
 
 use crate::device::{AlignedBuf, Device, DeviceError, Write};

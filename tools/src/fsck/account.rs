@@ -7,6 +7,7 @@ use super::disk::Disk;
 use super::examine::{Examined, start};
 use super::report::Report;
 use super::roots::Roots;
+use super::space::Known;
 use super::walk::Walk;
 use super::{Options, interrupt};
 use anyhow::{Result, bail};
@@ -184,6 +185,8 @@ fn account(
     let mut published: BTreeMap<u32, Place> =
         examined.directory.table.iter().map(|row| (row.segment, row.metadata)).collect();
     published.extend(examined.orphans.iter().map(|row| (row.segment, row.page)));
+    let mut waiting: BTreeMap<u32, Vec<u16>> = BTreeMap::new();
+    queue.iter().for_each(|r| waiting.entry(r.oid.segment()).or_default().push(r.oid.slot()));
     let logged_in = |number: u32| logged.get(&number).map_or(&[][..], Vec::as_slice);
     let mut from = 0;
     while from < u32::MAX {
@@ -194,13 +197,13 @@ fn account(
         start(&mut walk, &examined.directory, roots, queue);
         walk.run();
         let complete = walk.is_complete() && roots.is_some_and(|roots| roots.trees.len() == roots.references.len());
+        let known = if complete { Known::All } else { Known::Part { deferred: examined.deferred_agrees } };
         let range = examined.space.pass();
         from = range.end;
         let numbers: Vec<u32> = examined.space.segments().range(range).map(|(number, _)| *number).collect();
         for number in numbers {
-            let waiting: Vec<u16> =
-                queue.iter().filter(|r| r.oid.segment() == number).map(|reference| reference.oid.slot()).collect();
-            let Some(page) = examined.space.exact(number, complete, &waiting, logged_in(number)) else { continue };
+            let waiting = waiting.get(&number).map_or(&[][..], Vec::as_slice);
+            let Some(page) = examined.space.exact(number, known, waiting, logged_in(number)) else { continue };
             let Some(segment) = examined.space.segments().get(&number) else { continue };
             let place = published.get(&number).copied().unwrap_or_default();
             let row = examined.directory.table.get(place.container as usize);

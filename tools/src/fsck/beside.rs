@@ -26,6 +26,13 @@ pub struct Retained {
     roots: Option<Roots>,
 }
 
+impl Retained {
+    /// It is not being dropped.
+    pub fn is_kept(&self) -> bool {
+        self.row.state == HistoryState::Retained
+    }
+}
+
 /// Reads the list of retained checkpoints and what each keeps from reuse. The findings about pages are added; a checkpoint whose roots are lost is one too.
 pub fn retained(disk: &Disk, directory: &VolumeDirectory, space: &Space, report: &mut Report) -> Vec<Retained> {
     let rows_of = |page| if let ListPage::History(rows) = page { Some(rows) } else { None };

@@ -41,6 +41,12 @@ pub struct Examined {
     pub orphans: Vec<OrphanedSegment>,
     /// Every node and page was read, so that what was not met is unreachable.
     pub complete: bool,
+    /// Every node of the published trees was read.
+    pub walked: bool,
+    /// The lists of what retained checkpoints keep agree with the pages of segments.
+    pub deferred_agrees: bool,
+    /// Retained checkpoints; at least one where their list cannot be read.
+    pub retained: u64,
     /// Blocks of file data that do not verify.
     pub bad: BadBlocks,
     /// Realms whose names and link table disagree.
@@ -86,6 +92,9 @@ pub fn examine(disk: &Disk, superblock: &Superblock, options: Options, report: &
         log,
         roots,
         complete: pages_complete && queue_complete && unreadable_complete,
+        walked: true,
+        deferred_agrees: false,
+        retained: kept(&directory, &retained),
         bad: BadBlocks::default(),
         links: HashMap::new(),
         twice: HashSet::new(),
@@ -123,6 +132,7 @@ pub fn examine(disk: &Disk, superblock: &Superblock, options: Options, report: &
             walk.data = options.data.then(Expectations::default);
             start(&mut walk, &out.directory, out.roots.as_ref(), &waiting);
             walk.run();
+            out.walked &= walk.is_complete();
             out.complete &= walk.is_complete();
             // Of a store that has trees: nothing below is unreachable because nobody knows the way.
             if first
@@ -183,6 +193,7 @@ pub fn examine(disk: &Disk, superblock: &Superblock, options: Options, report: &
         out.used.by_records(log);
     }
     numbers::check(&out, report);
+    out.deferred_agrees = report.count(findings::DEFERRED) == 0 && report.count(findings::NOT_LIVE) == 0;
     if report.statistics.reclaimable_bytes > 0 {
         report.add(findings::RECLAIMABLE, "store", Size(report.statistics.reclaimable_bytes));
     }
@@ -193,6 +204,11 @@ pub fn examine(disk: &Disk, superblock: &Superblock, options: Options, report: &
         out.blame(disk, &broken, &retained, report);
     }
     Some(out)
+}
+
+fn kept(directory: &VolumeDirectory, retained: &[Retained]) -> u64 {
+    let kept = retained.iter().filter(|retained| retained.is_kept()).count() as u64;
+    kept.max(u64::from(retained.is_empty() && !directory.entry.history.is_none()))
 }
 
 impl Examined {

@@ -205,6 +205,10 @@ fn data(walk: &mut Walk<'_>, slice: &Slice, extent: &Reference, at: &At) {
     if extent.kind != ReferenceKind::Extent || units.end > extent.units() {
         let detail = format!("units {units:?} of object {} of {} units", extent.oid, extent.units());
         walk.report.add(findings::SLICES, at, detail);
+        if walk.purpose != Purpose::Waiting {
+            // Whether it is given up is not for the books to decide.
+            walk.reached(extent.oid, 0..extent.units());
+        }
         return;
     }
     if walk.purpose == Purpose::Waiting {

@@ -16,7 +16,7 @@ use super::examine::{Examined, start};
 use super::findings::{self, Finding};
 use super::fragments::Fragments;
 use super::numbers::{Used, told_by_log};
-use super::repair::{Settings, repair_disk};
+use super::repair::{Settings, SomeRepaired, repair_disk};
 use super::report::Report;
 use super::ring::Ring;
 use super::roots::{self, Roots};
@@ -77,6 +77,7 @@ pub fn rebuild_disk(disk: &Disk, settings: &Settings) -> Result<Report> {
     let raised = |least: u64| known.max(least + ((least ^ known) & 1));
     superblock.sequence = raised((openings >> 20) + 2);
     let ring = Ring::read(disk, &superblock, volume);
+    ensure!(!interrupt::requested(), "stopped by the user; nothing was changed");
     let (others, candidates) = roots_objects(disk, &space, &scanned)?;
     let mut newer = None;
     let log_from = |roots: &RootsObject| {
@@ -123,6 +124,9 @@ pub fn rebuild_disk(disk: &Disk, settings: &Settings) -> Result<Report> {
         unreadable: Vec::new(),
         orphans: Vec::new(),
         complete: false,
+        walked: false,
+        deferred_agrees: false,
+        retained: 0,
         bad: data::BadBlocks::default(),
         links: HashMap::new(),
         twice: HashSet::new(),
@@ -145,7 +149,9 @@ pub fn rebuild_disk(disk: &Disk, settings: &Settings) -> Result<Report> {
     }
     let detail = format!("from checkpoint {}; given up: {}", found.checkpoint, given_up.join("; "));
     publish(disk, &mut examined, writer, state, settings.options)?;
-    let mut report = repair_disk(disk, settings)?;
+    let repaired = repair_disk(disk, settings);
+    let mut report =
+        repaired.map_err(|error| if error.is::<SomeRepaired>() { error } else { error.context(SomeRepaired) })?;
     let done = Finding { kind: findings::REBUILT, place: "store".into(), detail };
     report.rebuilt(before, done);
     Ok(report)

@@ -4,7 +4,8 @@
 //! superblock copies                       invalid ones first, then stale ones (INV-23)
 //! then, until a check finds nothing more that may be repaired:
 //!   headers and footers                   of containers, in place: nothing is found by them
-//!   the store's own books                 pages, counts, liveness, table, copies of the directory: from a walk; the log stays as it is
+//!   the store's own books                 pages, counts, liveness, table, copies of the roots: from a walk; the log stays as it is
+//!   copies of the directory               what is published, written once more
 //!   the log                               mounted without a mount point, replayed, checkpointed; with -y up to where it is damaged
 //!   the trees                             nodes above what is damaged are written anew without it; an empty log begins
 //! ```
@@ -78,13 +79,17 @@ pub fn repair(path: &Path, settings: &Settings) -> Result<Report> {
 /// # Errors
 /// It is not a store, or cannot be read or written.
 pub fn repair_disk(disk: &Disk, settings: &Settings) -> Result<Report> {
-    let mut found = None;
-    let mut report = steps(disk, settings, &mut found).inspect_err(|_| {
-        // What ended the repair may end this too, and is what the user is told.
-        if let Some(found) = found.as_mut().filter(|found| !found.is_clean()) {
-            let _marked = note_errors(disk, settings, found);
+    let mut course = Course::default();
+    let mut report = match steps(disk, settings, &mut course) {
+        Ok(report) => report,
+        Err(error) => {
+            // What ended the repair may end this too, and is what the user is told.
+            if let Some(found) = course.before.as_mut().filter(|found| !found.is_clean()) {
+                let _marked = note_errors(disk, settings, found);
+            }
+            return Err(if course.corrected { error.context(SomeRepaired) } else { error });
         }
-    })?;
+    };
     if interrupt::requested() {
         report.interrupt();
     }
@@ -108,10 +113,41 @@ fn note_errors(disk: &Disk, settings: &Settings, report: &mut Report) -> Result<
     Ok(())
 }
 
-fn steps(disk: &Disk, settings: &Settings, before: &mut Option<Report>) -> Result<Report> {
+/// Told with the error of a repair that failed after it had published something.
+#[derive(Clone, Copy, Debug)]
+pub struct SomeRepaired;
+
+impl std::fmt::Display for SomeRepaired {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("what was repaired before stays so")
+    }
+}
+
+/// What a repair has done so far.
+#[derive(Default)]
+struct Course {
+    /// What was found.
+    before: Option<Report>,
+    /// What the repair itself had to give up.
+    lost: Vec<Finding>,
+    /// Retained checkpoints, at first and now.
+    retained: Option<(u64, u64)>,
+    /// Something was put right.
+    corrected: bool,
+}
+
+impl Course {
+    fn end(&mut self, mut report: Report) -> Report {
+        report.after(self.before.take().unwrap_or_default(), std::mem::take(&mut self.lost));
+        let (before, left) = self.retained.unwrap_or_default();
+        report.history(before, left);
+        report
+    }
+}
+
+fn steps(disk: &Disk, settings: &Settings, course: &mut Course) -> Result<Report> {
     // The newest copies may still be in a cache (INV-20).
     disk.device().flush().context("the device does not flush")?;
-    let mut lost = Vec::new();
     let mut plan = Plan::Replay;
     let mut failures = 0;
     let mut step = 0;
@@ -123,8 +159,10 @@ fn steps(disk: &Disk, settings: &Settings, before: &mut Option<Report>) -> Resul
             examine(disk, &opened.superblock, settings.options, &mut report)
         });
         // What a step brings to light, a path for instance, is told too.
-        let first = before.get_or_insert_with(|| report.clone());
-        first.remember(&report);
+        course.before.get_or_insert_with(|| report.clone()).remember(&report);
+        if let Some(examined) = &examined {
+            course.retained.get_or_insert((examined.retained, 0)).1 = examined.retained;
+        }
         // With more damage than is remembered a step leaves the rest to the next one.
         step += usize::from(examined.as_ref().is_none_or(|examined| examined.bad.more() == 0));
         let done = !report.repairable(settings.all) || report.is_fatal() || step > STEPS_MAX || interrupt::requested();
@@ -132,16 +170,14 @@ fn steps(disk: &Disk, settings: &Settings, before: &mut Option<Report>) -> Resul
             .as_ref()
             .is_some_and(|opened| !opened.foreign.is_empty() && !settings.overwrite || opened.read_only.is_some());
         let (Some(opened), Some(mut examined), false) = (opened, examined, done || kept) else {
-            report.after(first.clone(), lost);
-            return Ok(report);
+            return Ok(course.end(report));
         };
         superblock::repair(disk.device(), &opened)?;
+        course.corrected |= report.count(findings::SUPERBLOCK_COPY) > 0;
         match next(&report, &examined, settings.all, plan) {
             Step::Superblocks => {}
-            Step::Nothing => {
-                report.after(first.clone(), lost);
-                return Ok(report);
-            }
+            Step::Nothing => return Ok(course.end(report)),
+            Step::Directory => drop(superblock::renew_directory(disk.device())?),
             Step::Containers => containers::mend(disk, &examined.superblock, &examined.directory)?,
             Step::Books => {
                 books(disk, &mut examined, settings)?;
@@ -161,8 +197,7 @@ fn steps(disk: &Disk, settings: &Settings, before: &mut Option<Report>) -> Resul
                     };
                     if !settings.all {
                         report.add(findings::LOG_DROPPED, "log", why);
-                        report.after(first.clone(), lost);
-                        return Ok(report);
+                        return Ok(course.end(report));
                     }
                     failures += 1;
                     let broken = report.findings.iter().any(|finding| of_trees(finding.kind));
@@ -175,7 +210,7 @@ fn steps(disk: &Disk, settings: &Settings, before: &mut Option<Report>) -> Resul
                     } else {
                         let records = examined.log.as_ref().map_or(0, log::client_records);
                         let detail = format!("{records} records; {why}");
-                        lost.push(Finding { kind: findings::LOG_DROPPED, place: "log".into(), detail });
+                        course.lost.push(Finding { kind: findings::LOG_DROPPED, place: "log".into(), detail });
                         plan = Plan::Drop;
                     }
                 }
@@ -188,6 +223,7 @@ fn steps(disk: &Disk, settings: &Settings, before: &mut Option<Report>) -> Resul
                 failures += 1;
             }
         }
+        course.corrected = true;
     }
 }
 
@@ -205,6 +241,7 @@ enum Plan {
 enum Step {
     Nothing,
     Superblocks,
+    Directory,
     Containers,
     Books,
     Replay,
@@ -220,12 +257,18 @@ fn next(report: &Report, examined: &Examined, all: bool, plan: Plan) -> Step {
     let worth = |kind: &Kind| kind.severity > Severity::Note;
     let foreign = !roots::is_of_files(&examined.directory.entry);
     let any = |of: &dyn Fn(&Kind) -> bool| report.findings.iter().any(|f| worth(f.kind) && of(f.kind));
-    let books = |kind: &Kind| matches!(kind.number, 100..=104 | 109 | 300..=399 | 406 | 409 | 600..=605 | 607);
+    let books = |kind: &Kind| matches!(kind.number, 102..=104 | 109 | 300..=399 | 406 | 409 | 600..=605 | 607);
     // Records behind the damage may name what counts as free: as long as they are not given up, nothing may be written there.
     let is_whole = examined.log.as_ref().is_some_and(|log| log.corrupt.is_none());
     let writes = !foreign && (is_whole || all);
-    if any(&books) && writes {
+    // What only lost nodes lead to is known by its page alone: where both are lost, it would become free.
+    let is_blind = !examined.walked && examined.space.segments().values().any(|segment| segment.unknown);
+    if any(&books) && writes && (all || !is_blind) {
         return Step::Books;
+    }
+    // What is published is written once more, elsewhere: so it costs no retained checkpoint, and whatever the log holds.
+    if any(&|kind| kind == findings::DIRECTORY_COPY) && !foreign {
+        return Step::Directory;
     }
     if any(&|kind| kind == findings::CONTAINER_HEADER || kind == findings::CONTAINER_FOOTER) {
         return Step::Containers;

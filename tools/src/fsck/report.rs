@@ -66,6 +66,8 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// What was found and put right.
     pub repaired: Vec<Finding>,
+    /// What a repair gave up besides what findings name.
+    pub given_up: Vec<String>,
     /// Findings that were counted but not listed, by number.
     pub not_listed: BTreeMap<u16, u64>,
     /// The same of those put right.
@@ -157,6 +159,12 @@ impl Report {
         self.repaired_not_listed = before.not_listed;
         self.repaired_not_listed.retain(|number, _| !self.counts.contains_key(number));
         (self.clean, self.exit_status) = (self.is_clean(), self.exit_code());
+    }
+    /// There were so many retained checkpoints before the repair, and so many are left.
+    pub fn history(&mut self, before: u64, left: u64) {
+        if left < before {
+            self.given_up.push(format!("{} (history)", count(before - left, "retained checkpoint")));
+        }
     }
     /// A rebuild was made: of what was wrong with the indexes, `before`.
     pub fn rebuilt(&mut self, before: Self, done: Finding) {
@@ -256,6 +264,9 @@ impl fmt::Display for Report {
         if !self.repaired.is_empty() {
             let repaired = self.repaired.len() as u64 + self.repaired_not_listed.values().sum::<u64>();
             writeln!(f, "{}: {} repaired", self.path, count(repaired, "finding"))?;
+        }
+        for what in &self.given_up {
+            writeln!(f, "{}: given up: {what}", self.path)?;
         }
         if self.interrupted {
             return write!(f, "{}: stopped by the user; the check is not complete", self.path);

@@ -46,6 +46,18 @@ pub struct FromLog {
     moved: BTreeMap<u32, Vec<Moved>>,
 }
 
+/// How much of what the trees refer to is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// Every node was read.
+    All,
+    /// Not every one.
+    Part {
+        /// What pages say of retained checkpoints agrees with the lists of these.
+        deferred: bool,
+    },
+}
+
 /// Why an object cannot be read.
 #[derive(Debug)]
 pub enum ReadError {
@@ -408,19 +420,24 @@ impl Space {
         out
     }
 
-    /// What a page must say, as far as this pass knows. `complete`: every node was read; else nothing is freed and no count is lowered.
+    /// What a page must say, as far as this pass knows. `Known::Part`: nothing is freed and no count is lowered, but for what only retained checkpoints need.
     /// Objects that wait to be freed (`waiting`, in this segment) have a count of their own. Retained checkpoints are given up. `logged`: units that records of the log name;
     /// where they lie must be known although nothing of it lives yet.
     #[must_use]
-    pub fn exact(&self, number: u32, complete: bool, waiting: &[u16], logged: &[Range<u32>]) -> Option<SegmentPage> {
+    pub fn exact(&self, number: u32, known: Known, waiting: &[u16], logged: &[Range<u32>]) -> Option<SegmentPage> {
         let segment = self.segments.get(&number)?;
         let mut live = segment.reached.clone();
         live.union(&segment.waiting_of(&segment.page.live));
         let mut extra: BTreeMap<u16, i32> =
             segment.more.iter().map(|(slot, more)| (*slot, i32::try_from(*more).unwrap_or(i32::MAX))).collect();
-        if !complete {
+        if let Known::Part { deferred } = known {
+            let mut kept = Units::of(&segment.page.live);
+            if deferred {
+                // Or a later look for what lost its name would take all of history for it.
+                kept.subtract(&Units::of(&segment.page.deferred));
+            }
             live.union(&segment.used);
-            live.union(&Units::of(&segment.page.live));
+            live.union(&kept);
             for (slot, stored) in &segment.page.extra {
                 let found = extra.entry(*slot).or_default();
                 *found = (*found).max(*stored);

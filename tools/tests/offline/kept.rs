@@ -2,10 +2,12 @@
 use crate::common::CX;
 use crate::fsck_bench::*;
 use envoyfs_engine::device::{Fault, SimulatedDevice};
+use envoyfs_layout::node::TreeKind;
+use envoyfs_layout::{Body, Entry, UNIT};
 use envoyfs_namespace::api::*;
 use envoyfs_tools::fsck::disk::Disk;
 use envoyfs_tools::fsck::findings;
-use envoyfs_tools::fsck::repair::{Settings, repair_disk};
+use envoyfs_tools::fsck::repair::{Settings, SomeRepaired, repair_disk};
 use envoyfs_tools::fsck::{Options, report::Report};
 use std::sync::Arc;
 
@@ -105,4 +107,102 @@ fn a_look_without_file_data_does_not_forget_errors_that_were_left() {
     assert!(report.count(findings::ERRORS_LEFT) == 1 && Surgeon::new(&damaged).superblock.errors, "{report}");
     assert_eq!(repair(&damaged, true).exit_code(), 1);
     assert!(!Surgeon::new(&damaged).superblock.errors);
+}
+
+/// A row of the table that says a unit too many lives.
+fn with_wrong_row(mut surgeon: Surgeon) -> SimulatedDevice {
+    let row = surgeon.directory.table.iter_mut().find(|row| row.segment != 0 && row.live_units > 0).unwrap();
+    row.live_units += 1;
+    surgeon.publish();
+    surgeon.device()
+}
+
+/// The root of `/top`.
+fn root_of_top(surgeon: &mut Surgeon) -> u64 {
+    let mut root = None;
+    surgeon.nodes(&mut |header, items| {
+        for item in items.iter().filter(|item| header.tree == TreeKind::Directory && item.key.ends_with(b"top")) {
+            if let Ok(Entry::Directory(directory)) = Entry::decode(&item.value, &item.references) {
+                root = Some(directory.root.oid);
+            }
+        }
+    });
+    surgeon.position(root.unwrap())
+}
+
+/// Both may be read again: by another computer, or when the cable is put right.
+#[test]
+fn what_hangs_below_a_lost_node_is_not_freed_by_p_if_its_page_is_lost_too() {
+    let device = populated(16);
+    let mut surgeon = Surgeon::new(&device);
+    surgeon.without_copies();
+    let node = root_of_top(&mut surgeon);
+    let pages = surgeon.directory.table.iter().filter(|row| row.segment != 0 && !row.metadata.is_none());
+    let pages = pages.map(|row| surgeon.offset(row.metadata.container, row.metadata.units) + 20);
+    let damaged: Vec<u64> = pages.chain([node + 70]).collect();
+    let device = surgeon.device();
+    let flip = |device: &SimulatedDevice| {
+        damaged.iter().for_each(|offset| device.inject(Fault::FlipBits { offset: *offset, mask: 2 }));
+    };
+    flip(&device);
+    is_found(&device, findings::SYSTEM_PAGE);
+    is_found(&device, findings::NODE_CHECKSUM);
+    let report = repair(&device, false);
+    assert_eq!(report.exit_code() & 4, 4, "{report}");
+    flip(&device);
+    let report = check(&device);
+    assert_eq!(report.count(findings::NOT_LIVE), 0, "{report}");
+    assert!(report.is_clean(), "{report}");
+}
+
+#[test]
+fn what_a_slice_names_that_only_y_may_cut_is_not_freed_by_the_books() {
+    let device = populated(16);
+    let mut surgeon = Surgeon::new(&device);
+    let expected = surgeon.directory.entry.totals.live_units;
+    let mut cut = 0;
+    surgeon.nodes(&mut |header, items| {
+        for item in items.iter_mut().filter(|item| header.tree == TreeKind::Directory && item.key.ends_with(b"file 3"))
+        {
+            let Ok(Entry::File(mut inode)) = Entry::decode(&item.value, &item.references) else { continue };
+            let Body::Slices(slices) = &mut inode.body else { panic!("slices") };
+            // It seems to begin further on in its extent than there is of it.
+            slices[0].0.extent_block += slices[0].1.stored_bytes / (8 * UNIT);
+            (item.value, item.references) = Entry::File(inode).encode().unwrap();
+            cut += 1;
+        }
+    });
+    assert!(cut > 0);
+    let device = with_wrong_row(surgeon);
+    is_found(&device, findings::SLICES);
+    let report = repair(&device, false);
+    assert!(report.repaired.iter().any(|finding| finding.kind == findings::TABLE_LIVE), "{report}");
+    assert_eq!((report.exit_code(), report.count(findings::SLICES) > 0), (5, true), "{report}");
+    assert_eq!(Surgeon::new(&device).directory.entry.totals.live_units, expected);
+}
+
+#[test]
+fn a_repair_that_fails_says_so_if_it_had_put_something_right() {
+    let device = populated(16);
+    let mut surgeon = Surgeon::new(&device);
+    surgeon.nodes(&mut |header, items| {
+        for item in items.iter_mut().filter(|item| header.tree == TreeKind::Directory && item.key.ends_with(b"other")) {
+            let Ok(Entry::Directory(mut directory)) = Entry::decode(&item.value, &item.references) else { continue };
+            directory.totals.files += 1;
+            (item.value, item.references) = Entry::Directory(directory).encode().unwrap();
+        }
+    });
+    let device = with_wrong_row(surgeon);
+    is_found(&device, findings::TOTALS);
+    let superblock = Surgeon::new(&device).superblock;
+    let fails = |slot: u64| {
+        let device = SimulatedDevice::from_image(device.image(), 512, 1);
+        device.inject(Fault::WriteError { offset: slot });
+        let error = repair_disk(&Disk::new(Arc::new(device.clone())), &settings(false)).unwrap_err();
+        let wrong = check(&device).count(findings::TABLE_LIVE);
+        (error.is::<SomeRepaired>(), wrong)
+    };
+    // The first step publishes in the other slot, the second in this one.
+    assert_eq!(fails(superblock.next().slot_positions()[0]), (false, 1));
+    assert_eq!(fails(superblock.slot_positions()[0]), (true, 0));
 }

@@ -15,6 +15,7 @@ mod findings;
 mod foreign;
 #[path = "../fsck_bench/mod.rs"]
 mod fsck_bench;
+mod history;
 mod hostile;
 mod kept;
 mod lost;

@@ -199,3 +199,33 @@ fn superblocks_of_a_newer_format_are_left_to_it_if_one_is_torn() {
     assert!(rebuild_disk(&disk(&device), &settings(true)).is_err());
     assert!(device.image().to_bytes() == before, "something was written");
 }
+
+#[test]
+fn a_table_of_territories_that_is_no_node_is_fatal() {
+    let mut surgeon = Surgeon::new(&populated(12));
+    let expected = surgeon.directory.entry.totals;
+    let [first, second] = [surgeon.directory.entry.roots.unwrap(), surgeon.directory.entry.roots_twin.unwrap()];
+    let mut roots = RootsObject::decode(&surgeon.read(&first)).unwrap();
+    let table = roots.references[0];
+    let nothing = vec![0x5a; table.stored_bytes as usize];
+    surgeon.image.write(surgeon.position(table.oid), &nothing);
+    roots.references[0].crc = crc32c(&nothing);
+    roots.copies.clear();
+    let bytes = roots.encode();
+    for copy in [first, second] {
+        surgeon.image.write(surgeon.position(copy.oid), &bytes);
+    }
+    let entry = &mut surgeon.directory.entry;
+    for copy in [&mut entry.roots, &mut entry.roots_twin].into_iter().flatten() {
+        (copy.crc, copy.stored_bytes) = (crc32c(&bytes), u32::try_from(bytes.len()).unwrap());
+        copy.logical_bytes = copy.stored_bytes;
+    }
+    surgeon.publish();
+    let device = surgeon.device();
+    is_found(&device, findings::NO_TOP);
+    for all in [false, true] {
+        let report = repair(&device, all);
+        assert!(report.exit_code() & 8 == 8 && report.to_string().contains("--rebuild"), "{report}");
+    }
+    assert_eq!(Surgeon::new(&device).directory.entry.totals, expected);
+}
