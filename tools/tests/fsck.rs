@@ -237,45 +237,64 @@ fn what_cannot_be_printed_is_an_error_and_no_panic() {
     assert!(answer.code == 1 && answer.stderr.contains("nothing was made"), "{answer:?}");
 }
 
+/// A check that waits for somebody to read its progress.
+fn stuck(path: &str, options: &[&str]) -> (std::process::Child, std::io::PipeReader) {
+    use std::io::Write as _;
+    let (reader, writer) = std::io::pipe().unwrap();
+    rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::NONBLOCK).unwrap();
+    while (&writer).write(&[b'\n'; 4096]).is_ok() {}
+    rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::empty()).unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_fsck-envoyfs"));
+    command.args(options).args(["-fnC", path]);
+    (command.stdout(std::process::Stdio::piped()).stderr(writer).spawn().unwrap(), reader)
+}
+
+/// Until it has so many threads of this name.
+fn wait_for(child: &std::process::Child, name: &str, count: usize) {
+    for _ in 0..1000 {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap().flatten();
+        let is_it = |comm: String| comm.trim_end() == name;
+        let found = tasks.filter(|task| std::fs::read_to_string(task.path().join("comm")).is_ok_and(is_it)).count();
+        if found == count {
+            return;
+        }
+        drop(common::run("sleep", &["0.01"]));
+    }
+    panic!("the signal was not taken");
+}
+
+#[test]
+fn a_second_signal_ends_a_check_that_does_not_stop_at_the_first() {
+    let images = Images::new();
+    let path = images.store("store.img");
+    let (mut child, _reader) = stuck(&path, &[]);
+    for thread in ["fsck-signals", "fsck-signal-two"] {
+        wait_for(&child, thread, 1);
+        assert!(child.try_wait().unwrap().is_none(), "it is stuck");
+        assert_eq!(common::run("kill", &["-INT", &child.id().to_string()]).code, 0);
+    }
+    for _ in 0..1000 {
+        if let Some(status) = child.try_wait().unwrap() {
+            return assert_eq!(status.code(), Some(32));
+        }
+        drop(common::run("sleep", &["0.01"]));
+    }
+    child.kill().unwrap();
+    panic!("it goes on");
+}
+
 /// The check waits for a reader of its progress, whose pipe is full, until the signal is taken: it comes in the middle, however fast the machine is.
 #[test]
 fn an_interrupted_check_never_says_clean() {
-    use std::io::{Read as _, Write as _};
+    use std::io::Read as _;
     let images = Images::new();
     let path = images.store("store.img");
     for json in [&[][..], &["--json"]] {
-        let (mut reader, writer) = std::io::pipe().unwrap();
-        rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::NONBLOCK).unwrap();
-        while (&writer).write(&[b'\n'; 4096]).is_ok() {}
-        rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::empty()).unwrap();
-        let child = std::process::Command::new(env!("CARGO_BIN_EXE_fsck-envoyfs"))
-            .args(json)
-            .args(["-fnC", &path])
-            .stdout(std::process::Stdio::piped())
-            .stderr(writer)
-            .spawn()
-            .unwrap();
+        let (child, mut reader) = stuck(&path, json);
         // The thread that waits for signals is there, takes one, and has gone when the wish to stop is known.
-        let threads = || {
-            let tasks = std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap().flatten();
-            tasks
-                .filter(|task| {
-                    std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name == "fsck-signals\n")
-                })
-                .count()
-        };
-        let wait_for = |count| {
-            for _ in 0..1000 {
-                if threads() == count {
-                    return;
-                }
-                drop(common::run("sleep", &["0.01"]));
-            }
-            panic!("the signal was not taken");
-        };
-        wait_for(1);
+        wait_for(&child, "fsck-signals", 1);
         assert_eq!(common::run("kill", &["-INT", &child.id().to_string()]).code, 0);
-        wait_for(0);
+        wait_for(&child, "fsck-signals", 0);
         let drain = move || {
             let mut said = String::new();
             reader.read_to_string(&mut said).unwrap();

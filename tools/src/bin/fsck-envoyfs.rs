@@ -3,8 +3,8 @@
 use anyhow::Result;
 use clap::Parser;
 use envoyfs_tools::fsck::rebuild::rebuild;
-use envoyfs_tools::fsck::repair::{Settings, repair};
-use envoyfs_tools::fsck::report::{EXIT_CANCELED, EXIT_OPERATIONAL, EXIT_USAGE, Report};
+use envoyfs_tools::fsck::repair::{Settings, SomeRepaired, repair};
+use envoyfs_tools::fsck::report::{EXIT_CANCELED, EXIT_CORRECTED, EXIT_OPERATIONAL, EXIT_USAGE, Report};
 use envoyfs_tools::fsck::{Options, Progress, check, interrupt, looks_clean};
 use envoyfs_tools::mkfs::size::Size;
 use envoyfs_tools::output;
@@ -103,6 +103,7 @@ fn run(arguments: &Arguments) -> u8 {
         Err(error) => {
             output::error(format_args!("fsck.envoyfs: {error:#}"));
             let code = if interrupt::requested() { EXIT_CANCELED } else { EXIT_OPERATIONAL };
+            let code = code | if error.is::<SomeRepaired>() { EXIT_CORRECTED } else { 0 };
             return if arguments.json { output::json_error(&error, code) } else { code };
         }
     };

@@ -61,6 +61,10 @@ pub fn check(walk: &mut Walk<'_>) -> HashMap<RealmRoots, Disagreement> {
         if has_names {
             count_names(walk, &mut cache, &realm, &at, &mut names);
         }
+        // With a part of the names anything disagrees.
+        if interrupt::requested() {
+            break;
+        }
         let disagreement = compare(walk, &mut cache, &realm, &at, names);
         if !(disagreement.counts.is_empty() && disagreement.missing.is_empty()) {
             found.insert((realm.root.oid, realm.links.map(|links| links.oid)), disagreement);
@@ -109,6 +113,9 @@ fn compare(
     let mut found = Disagreement::default();
     let mut stack: Vec<Reference> = realm.links.into_iter().collect();
     while let Some(reference) = stack.pop() {
+        if interrupt::requested() {
+            return Disagreement::default();
+        }
         let Some(bytes) = cache.read(walk, &reference, at) else { return Disagreement::default() };
         let Ok(view) = NodeView::parse(&bytes) else { return Disagreement::default() };
         if view.header().tree != TreeKind::Links {

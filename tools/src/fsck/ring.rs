@@ -1,6 +1,7 @@
 //! The log without the directory that says where it starts: its blocks name seed, place, sequence and generation themselves.
 
 use super::disk::Disk;
+use super::interrupt;
 use envoyfs_layout::directory_page::{CUTS_MAX, Cut, StartPosition, VolumeEntry};
 use envoyfs_layout::superblock::Superblock;
 use envoyfs_layout::wal::Block;
@@ -30,13 +31,13 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Reads every block of the ring that the superblock describes.
+    /// Reads every block of the ring that the superblock describes, unless the user stops it.
     pub fn read(disk: &Disk, superblock: &Superblock, volume: u16) -> Self {
         let mut out = Self::default();
         let block = superblock.logical_block.max(UNIT) as usize;
         let count = superblock.ring_bytes / block as u64;
         let mut bytes = vec![0; block];
-        for index in 0..count {
+        for index in (0..count).take_while(|_| !interrupt::requested()) {
             let position = superblock.ring_offset + index * block as u64;
             if disk.read_at(position, &mut bytes).is_err() {
                 continue;
