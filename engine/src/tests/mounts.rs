@@ -225,3 +225,25 @@ fn mounts_that_are_killed_take_no_container_from_the_next_one() {
     client.quiesce_and_check();
     assert_eq!(client.engine.check_space(), Vec::<String>::new());
 }
+
+/// Each mount ends in order and appends nothing but that it did.
+#[test]
+fn mounts_that_only_open_and_close_leave_room_for_the_cuts_of_later_ones() {
+    let (mut device, client) = fresh(16, 512, 3);
+    let clock = client.clock.clone();
+    client.engine.close().unwrap();
+    drop(client);
+    for _ in 0..3 {
+        for _ in 0..8 {
+            open(&device, &clock).unwrap().close().unwrap();
+        }
+        let mut client = Client::start(open(&device, &clock).unwrap(), clock.clone());
+        client.checkpoint().unwrap();
+        client.run(&Op::Write { tree: 0, key: 0, seed: 1, len: 48 << 10 }).unwrap();
+        client.commit().unwrap();
+        drop(client);
+        device = device.process_crash();
+        let engine = open(&device, &clock).unwrap();
+        assert_eq!(engine.read_only(), "");
+    }
+}

@@ -450,7 +450,7 @@ impl Wal {
 }
 
 /// The position of an LSN in a chain of blocks that holds it. Where a block begins there, it is the end of the one before: that may hold local records that were appended at this LSN, as may blocks of
-/// nothing else, which end where they begin.
+/// nothing else, which end where they begin. Those of earlier mounts tell of what this one knew when it froze, and would keep their cuts.
 fn start_in<'a>(
     ring: &RingGeometry,
     chain: impl DoubleEndedIterator<Item = &'a ChainBlock>,
@@ -459,7 +459,7 @@ fn start_in<'a>(
     let mut before = chain.rev().skip_while(|block| block.first_lsn > lsn);
     let mut block = before.next()?;
     while block.first_lsn == lsn {
-        let Some(earlier) = before.next() else { break };
+        let Some(earlier) = before.next().filter(|earlier| earlier.generation == block.generation) else { break };
         block = earlier;
     }
     let within = u32::try_from(lsn.0.saturating_sub(block.first_lsn.0)).ok()?;
