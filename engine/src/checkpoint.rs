@@ -75,7 +75,7 @@ impl Engine {
         let mut batches = writer.batches.lock();
         let mut before = batches.frozen.take_if(|objects| objects.number == frozen.number).ok_or_else(misuse)?;
         // Nodes that were built for it may have them with the length that they have now.
-        before.unstored.values_mut().for_each(|object| object.referred = true);
+        before.unstored.values_mut().for_each(|object| object.referred |= !sabotage::on(Rule::GrowsAfterAbandon));
         let mut objects = std::mem::replace(&mut batches.current, before);
         for object in objects.unstored.values_mut() {
             object.batch = frozen.number;
@@ -209,7 +209,9 @@ impl Engine {
         }
         // What is resolved now no longer pins; what is written from here on lies in containers that are open, or pinned.
         for object in objects.unstored.values() {
-            space.unpin(object.reference.oid.segment(), object.pieces);
+            if !sabotage::on(Rule::ContainerPinKept) {
+                space.unpin(object.reference.oid.segment(), object.pieces);
+            }
         }
         stage.next(&stages.clean);
         let mut candidates = self.candidates(space);

@@ -211,11 +211,18 @@ impl Engine {
     }
 
     /// Ends the mount: everything appended is durable and a watermark says so. The client makes its last checkpoint before; afterwards nothing is appended or acknowledged.
+    ///
+    /// # Errors
+    /// What a last group commit or a write meets; the store is poisoned then, and the next mount replays.
     pub fn close(&self) -> Result<()> {
-        let Some(writer) = &self.writer else { return Ok(()) };
+        let Some(writer) = &self.writer else {
+            self.tell_what_is_kept();
+            return Ok(());
+        };
         let closed = writer.wal.commit(writer.wal.end());
         drop(writer.committer.lock().take());
         closed?;
+        self.tell_what_is_kept();
         // A header or a table may wait for company that does not come any more.
         writer.space.wait_writes()?;
         writer.wal.close(|| {
@@ -223,6 +230,12 @@ impl Engine {
             let segment = writer.space.numbers.segment.load(Ordering::SeqCst);
             (superblock, writer.counters.next(segment.into()))
         })
+    }
+
+    fn tell_what_is_kept(&self) {
+        for what in self.check_idle() {
+            tracing::error!(what, "at the end of the mount something was not given back");
+        }
     }
 
     /// Fills `into` from an object that only a read-only mount's memory holds; false if there is none.

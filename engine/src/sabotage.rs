@@ -131,6 +131,8 @@ rules! {
     RangesForgotten,
     /// An object may grow although a stored node refers to it (INV-14).
     GrowsWhenReferred,
+    /// An object may grow although a node of a freeze that was given up refers to it (INV-14).
+    GrowsAfterAbandon,
     /// What was worked off of the drop queue does not stand in the batch (INV-39).
     DropsNotInBatch,
     /// A digest depends on where a segment lies (INV-39).
@@ -173,6 +175,14 @@ rules! {
     EndedNotClosed,
     /// Pages stay in memory whatever the setting says (INV-35).
     PagesKept,
+    /// Slot maps stay in memory whatever the setting says (INV-35).
+    SlotMapsKept,
+    /// Who drops a pin does not give it back (INV-13).
+    PinKept,
+    /// The containers of objects stay pinned when they are published (INV-32).
+    ContainerPinKept,
+    /// What dies does not count as dead (INV-32).
+    DeathNotCounted,
     /// Retained checkpoints stay although the store is short of space (INV-26).
     HistoryKeptWhenShort,
     /// A node of the drop queue that cannot be read is forgotten (INV-12).

@@ -82,6 +82,39 @@ impl Engine {
         })
     }
 
+    /// What was taken and not given back, in words: pins of readers, and containers that are kept for objects which nobody holds. Right only between operations, while nobody
+    /// reads or writes; the end of a mount logs it. Waits for a checkpoint under way; costs a look at every object that no checkpoint contains.
+    #[must_use]
+    pub fn check_idle(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        if let Some(oldest) = self.reader.pins.oldest_of_all() {
+            let (held, age) =
+                (self.reader.pins.count(), self.options.clock.monotonic_ms().saturating_sub(oldest.since_ms));
+            found.push(format!("{held} pins of readers are held, the oldest for {age} ms"));
+        }
+        if let Some(writer) = &self.writer {
+            let _published = writer.published.lock();
+            let batches = writer.batches.lock();
+            let mut wanted: BTreeMap<u32, u32> = BTreeMap::new();
+            let objects = batches.frozen.iter().chain([&batches.current]).flat_map(|objects| objects.unstored.values());
+            let kept = objects.map(|object| (object.reference.oid.segment(), object.pieces));
+            let written = batches.written.keys().map(|oid| (oid.segment(), 1));
+            let relocated = writer.space.relocations().into_iter().map(|relocation| (relocation.pinned, 1));
+            for (segment, pieces) in kept.chain(written).chain(relocated) {
+                *wanted.entry(segment).or_default() += pieces;
+            }
+            let pins = writer.space.pins();
+            let segments: BTreeSet<u32> = wanted.keys().chain(pins.keys()).copied().collect();
+            for segment in segments {
+                let [is, wanted] = [pins.get(&segment), wanted.get(&segment)].map(|count| count.copied().unwrap_or(0));
+                if is != wanted {
+                    found.push(format!("segment {segment} is pinned {is} times for {wanted} objects"));
+                }
+            }
+        }
+        found
+    }
+
     /// Live units of the last checkpoint made, by segment, without those that only retained checkpoints need. For tests and `fsck`.
     #[must_use]
     pub fn liveness(&self) -> BTreeMap<u32, Vec<Range<u32>>> {

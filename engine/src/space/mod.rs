@@ -473,6 +473,11 @@ impl Space {
         }
     }
 
+    /// How many pins each segment has.
+    pub fn pins(&self) -> HashMap<u32, u32> {
+        self.pins.lock().clone()
+    }
+
     /// Segments with pins.
     pub fn pinned(&self) -> BTreeSet<u32> {
         self.pins.lock().keys().copied().collect()

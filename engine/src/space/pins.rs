@@ -11,6 +11,7 @@ use super::sync::atomic::{AtomicU64, Ordering};
 use super::sync::{Condvar, Mutex};
 use crate::StoreError;
 use crate::mutant::{self, Mutant};
+use crate::sabotage::{self, Rule};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,6 +86,13 @@ impl Pins {
             .map(|(version, (_, since_ms))| Oldest { version: *version, since_ms: *since_ms })
     }
 
+    /// The oldest that is held, broken or not.
+    pub fn oldest_of_all(&self) -> Option<Oldest> {
+        let held = self.held.lock();
+        let first = held.by_version.first_key_value();
+        first.map(|(version, (_, since_ms))| Oldest { version: *version, since_ms: *since_ms })
+    }
+
     /// How many are held, broken ones included.
     pub fn count(&self) -> u64 {
         self.held.lock().by_version.values().map(|(count, _)| count).sum()
@@ -145,7 +153,9 @@ impl Pin {
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        self.pins.leave(self.version);
+        if !sabotage::on(Rule::PinKept) {
+            self.pins.leave(self.version);
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use crate::StoreError;
 use crate::device::{Device, DeviceError};
 use crate::metrics::Metrics;
 use crate::mutant::{self, Mutant};
+use crate::sabotage::{self, Rule};
 use crate::state::pager::segment_page;
 use crate::state::{Fragment, SlotMap, locate, map_memory, slot_map};
 use crate::store::Result;
@@ -327,7 +328,7 @@ impl Reader {
     fn forget_oldest(&self, locations: &mut IdMap<u32, Location>, held: &mut Held) {
         let caches = &self.metrics.reads;
         caches.cache_bytes.set(held.bytes);
-        if held.bytes <= self.slot_map_bytes {
+        if held.bytes <= self.slot_map_bytes || sabotage::on(Rule::SlotMapsKept) {
             return;
         }
         let mut cached: Vec<(u64, u32)> = locations

@@ -332,6 +332,9 @@ impl State {
 
     pub(super) fn account_at(&mut self, number: u32, range: &Range<u32>, live: bool) {
         let units = u64::from(range.end - range.start);
+        if !live && sabotage::on(Rule::DeathNotCounted) {
+            return;
+        }
         if live {
             self.live_units += units;
         } else {

@@ -532,6 +532,8 @@ impl Client {
     /// Checkpoints until the drop queue is empty, then counts and liveness must be exactly what is reachable (INV-06, INV-12).
     pub fn quiesce_and_check(&mut self) {
         self.quiesce();
+        let kept: Vec<String> = self.engine.check_idle().into_iter().filter(|what| what.contains("segment")).collect();
+        assert_eq!(kept, Vec::<String>::new());
         let mut counts: BTreeMap<Oid, i64> = BTreeMap::new();
         let mut live: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
         let mut add = |reference: &Reference, skip: u32| {

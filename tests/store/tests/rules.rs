@@ -82,6 +82,7 @@ tests! {
     a_node_that_is_still_referred_to_is_not_gone
     what_is_freed_of_an_extent_is_what_the_client_says
     what_a_stored_node_refers_to_does_not_grow
+    what_a_node_of_a_freeze_given_up_refers_to_does_not_grow
     an_adopted_checkpoint_has_worked_off_what_the_published_one_had
     a_digest_does_not_tell_where_a_segment_lies
     nobody_waits_for_the_device_at_a_freeze_or_beside_a_publication
@@ -89,6 +90,9 @@ tests! {
     a_fork_and_its_deletion_work_when_writers_are_refused
     every_container_is_free_or_filled_or_closed
     pages_that_the_setting_has_no_room_for_are_forgotten
+    slot_maps_that_the_setting_has_no_room_for_are_forgotten
+    a_pin_that_is_dropped_is_given_back
+    a_container_is_kept_only_for_what_no_checkpoint_contains
     a_mounts_superblock_is_durable_only_after_what_it_names
     a_mount_calls_no_container_closed_whose_end_has_not_arrived
     an_adopted_checkpoint_is_published_before_anything_is_served

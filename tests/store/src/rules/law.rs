@@ -75,3 +75,17 @@ pub fn what_a_stored_node_refers_to_does_not_grow() {
     assert_eq!(pieces(&client), 2);
     client.quiesce_and_check();
 }
+
+/// INV-14: the node has the object with the length that it had then.
+pub fn what_a_node_of_a_freeze_given_up_refers_to_does_not_grow() {
+    let bench = Bench::new();
+    let mut client = client(&bench);
+    client.run(&Op::Write { tree: 0, key: 0, seed: 1, len: 8192 }).unwrap();
+    let building = client.build().unwrap();
+    client.abandon(building).unwrap();
+    // The fork keeps that node, and the other side goes on.
+    client.run(&Op::Fork { from: 0, to: 1 }).unwrap();
+    client.run(&Op::Grow { tree: 0, key: 0, seed: 2, len: 4096 }).unwrap();
+    assert_eq!(client.logical()[&0][&0].pieces.len(), 1);
+    client.quiesce_and_check();
+}

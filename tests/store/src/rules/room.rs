@@ -143,3 +143,78 @@ pub fn pages_that_the_setting_has_no_room_for_are_forgotten() {
         }
     }
 }
+
+/// Objects of which every other one lives: what remains was moved, so that segments have slot maps.
+fn cleaned(mini: &Mini) {
+    let put = |key, bytes| loop {
+        match mini.put(key, bytes) {
+            Ok(_) => return true,
+            Err(StoreError::WouldWait { .. }) => mini.checkpoint().unwrap(),
+            Err(StoreError::NoSpace { .. }) => return false,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    let last = (0..).find(|key| !put(*key, 24 << 10)).expect("it gets full");
+    for round in 0..3 {
+        for key in (0..last).filter(|key| key % 3 == round) {
+            mini.delete(key).unwrap();
+        }
+        mini.checkpoint().unwrap();
+        for key in (0..last).filter(|key| key % 3 == round) {
+            put(key, 20 << 10);
+        }
+        mini.checkpoint().unwrap();
+    }
+    assert!(mini.engine.metrics().cleaner.moved.get() > 20, "{:?}", mini.engine.metrics());
+}
+
+/// INV-35.
+pub fn slot_maps_that_the_setting_has_no_room_for_are_forgotten() {
+    let bench = Bench::of(16, false);
+    let mini = bench.mount();
+    cleaned(&mini);
+    mini.checkpoint().unwrap();
+    drop(mini);
+    let settings = Settings { slot_map_bytes: 0, ..Settings::default() };
+    let options = Options { settings, ..crate::mini::options(&bench.clock) };
+    let mini = Mini::open_with(Arc::new(bench.simulated.process_crash()), &bench.clock, options).unwrap();
+    mini.verify();
+    let reads = &mini.engine.metrics().reads;
+    assert!(reads.page_cache_misses.get() > 0, "no slot map was read");
+    assert_eq!(reads.cache_bytes.get(), 0);
+}
+
+/// INV-13: whoever forgets one is told of, too.
+pub fn a_pin_that_is_dropped_is_given_back() {
+    let bench = Bench::new();
+    let mini = bench.mount();
+    let pins = &mini.engine.metrics().pins;
+    let pin = mini.engine.pin();
+    mini.put(1, 8192).unwrap();
+    mini.checkpoint().unwrap();
+    assert_eq!(pins.held.get(), 1);
+    assert_eq!(mini.engine.check_idle(), ["1 pins of readers are held, the oldest for 0 ms"]);
+    drop(pin);
+    mini.checkpoint().unwrap();
+    assert_eq!(pins.held.get(), 0);
+    assert_eq!(mini.engine.check_idle(), Vec::<String>::new());
+}
+
+/// INV-32: what a checkpoint contains, was given up, or is moved, pins nothing.
+pub fn a_container_is_kept_only_for_what_no_checkpoint_contains() {
+    let bench = Bench::new();
+    let mini = bench.mount();
+    for round in 0..3 {
+        for key in 0..6 {
+            mini.put(key, 20 << 10).unwrap();
+        }
+        let (_permit, object) = mini.write(9, 8192).unwrap();
+        assert_eq!(mini.engine.check_idle(), Vec::<String>::new(), "round {round}, written");
+        mini.engine.abandon_data(&object);
+        let frozen = mini.engine.freeze().unwrap();
+        mini.engine.abandon(frozen).unwrap();
+        assert_eq!(mini.engine.check_idle(), Vec::<String>::new(), "round {round}, given up");
+        mini.checkpoint().unwrap();
+        assert_eq!(mini.engine.check_idle(), Vec::<String>::new(), "round {round}, published");
+    }
+}
