@@ -181,6 +181,7 @@ impl Engine {
             let releasing = state.history().iter().filter(|retained| retained.row.state == HistoryState::Releasing);
             releasing.map(|retained| retained.row.checkpoint).collect()
         };
+        let _timing = (!releasing.is_empty()).then(|| self.metrics.time(&self.metrics.state.release));
         for checkpoint in releasing {
             let mut rows = 0;
             while left > 0 && (pages > 0 || rows == 0) {

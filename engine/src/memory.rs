@@ -442,7 +442,7 @@ impl Store for MemoryStore {
     }
 
     fn pin(&self) -> Pin {
-        self.pins.pin(0)
+        self.pins.pin()
     }
 
     fn wait_checkpoint(&self, timeout_ms: u64) -> Option<Reason> {

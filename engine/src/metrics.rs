@@ -99,6 +99,7 @@ groups! {
         data_in_flight: Gauge = "Bytes of data with writes under way.",
         data_waits: Latency = "Time that a writer waited because too much data was in flight.",
         relocated: Counter = "Segment writes that failed and were written elsewhere.",
+        relocation: Latency = "Time from the failure of such a write until the log tells where its data is.",
     }
     /// Reads of objects.
     reads: ReadMetrics {
@@ -150,6 +151,7 @@ groups! {
         retained: Gauge = "Checkpoints retained or being dropped.",
         dropped: Counter = "Retained checkpoints dropped.",
         released: Counter = "Rows of deferred units freed.",
+        release: Latency = "Time that a publication took to free what dropped checkpoints had kept.",
         deferred_bytes: Gauge = "Bytes that only retained checkpoints need.",
         marks: Counter = "Marks finished.",
         marks_given_up: Counter = "Marks given up for lack of space.",
@@ -172,6 +174,7 @@ groups! {
     /// The cleaner.
     cleaner: CleanerMetrics {
         runs: Counter = "Runs that chose victims.",
+        ahead: Latency = "Time of a portion that was copied between checkpoints.",
         victims: Counter = "Containers cleaned.",
         read_bytes: Counter = "Bytes read from victims.",
         moved_bytes: Counter = "Bytes copied.",
@@ -190,6 +193,8 @@ groups! {
         damaged: Counter = "Objects that do not verify.",
         passes: Counter = "Passes over the whole store.",
         containers: Counter = "Containers verified.",
+        verify: Latency = "Time of reading and verifying an object.",
+        pass: Latency = "Time of a pass until the end of the store, from where it was begun or taken up, with the pauses of its pace.",
     }
     /// The mark: counts and liveness compared with the trees.
     mark: MarkMetrics {
@@ -216,6 +221,7 @@ groups! {
         taken: Counter = "Pins taken.",
         broken: Counter = "Pins broken because space was needed.",
         held: Gauge = "Pins held, at the last publication.",
+        hold: Latency = "Time that a pin was held.",
         oldest_ms: Gauge = "Age of the oldest pin that counts, at the last publication; milliseconds.",
         containers: Gauge = "Dead containers held back by pins.",
         places: Gauge = "Places of dead units remembered for pins.",

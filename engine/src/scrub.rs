@@ -107,6 +107,7 @@ impl Engine {
         let report =
             ScrubReport { position: options.from, containers: self.shape.containers, ..ScrubReport::default() };
         let pace = Pace::new(options.bytes_per_second);
+        let began_ns = self.metrics.now_ns();
         let mut pass = Scrubbing { report, pace, progress: &mut progress, pages: HashMap::new() };
         while pass.report.position < pass.report.containers {
             let container = pass.report.position;
@@ -123,6 +124,7 @@ impl Engine {
             }
         }
         self.metrics.scrub.passes.increment();
+        self.metrics.scrub.pass.record_ns(self.metrics.now_ns().saturating_sub(began_ns));
         Ok(pass.report)
     }
 
@@ -273,6 +275,7 @@ impl Engine {
     }
 
     fn verify_row(&self, container: u32, row: &TableRow) -> std::result::Result<(), String> {
+        let _timing = self.metrics.time(&self.metrics.scrub.verify);
         let _reading = self.reader.readers.enter();
         let end = row.offset_units.checked_add(row.units()).filter(|end| *end <= self.shape.units());
         if end.is_none() {

@@ -155,7 +155,14 @@ impl Engine {
             return Err(StoreError::Poisoned { why });
         }
         match writer.cleaning.progress.try_lock() {
-            Some(mut progress) => self.clean(writer, &mut progress, Pace::Paced, 0),
+            Some(mut progress) => {
+                let timing = self.metrics.time(&self.metrics.cleaner.ahead);
+                let worked = self.clean(writer, &mut progress, Pace::Paced, 0);
+                if !matches!(worked, Ok(true)) {
+                    timing.cancel();
+                }
+                worked
+            }
             None => Ok(false),
         }
     }

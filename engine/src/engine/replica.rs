@@ -73,7 +73,7 @@ impl Engine {
     pub fn digest(&self, segment: u32) -> Result<u64> {
         let (pin, live) = {
             let _published = self.writer.as_ref().map(|writer| writer.published.lock());
-            let pin = self.reader.pins.pin(self.options.clock.monotonic_ms());
+            let pin = self.reader.pins.pin();
             self.load_segments(&BTreeSet::from([segment]))?;
             (pin, self.state.lock().segment(segment).map(LiveObjects::of).unwrap_or_default().live)
         };

@@ -152,8 +152,7 @@ impl Store for Engine {
     }
 
     fn pin(&self) -> Pin {
-        self.metrics.pins.taken.increment();
-        self.reader.pins.pin(self.options.clock.monotonic_ms())
+        self.reader.pins.pin()
     }
 
     fn abandon(&self, frozen: Frozen) -> Result<()> {

@@ -10,6 +10,7 @@
 use super::sync::atomic::{AtomicU64, Ordering};
 use super::sync::{Condvar, Mutex};
 use crate::StoreError;
+use crate::metrics::Metrics;
 use crate::mutant::{self, Mutant};
 use crate::sabotage::{self, Rule};
 use std::collections::BTreeMap;
@@ -26,6 +27,8 @@ pub struct Pins {
     left: Condvar,
     /// Those of earlier versions are broken.
     broken: AtomicU64,
+    /// Where how long they were held is counted.
+    metrics: Option<Arc<Metrics>>,
 }
 
 #[derive(Default)]
@@ -48,17 +51,33 @@ pub struct Oldest {
 pub struct Pin {
     pins: Arc<Pins>,
     version: u64,
+    since_ns: u64,
 }
 
 impl Pins {
+    /// None is held; how long one was is counted there.
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self { metrics: Some(metrics), ..Self::default() }
+    }
+
     /// Takes one. Look up what you want to read after this call.
     #[must_use]
-    pub fn pin(self: &Arc<Self>, now_ms: u64) -> Pin {
+    pub fn pin(self: &Arc<Self>) -> Pin {
+        let since_ns = self.now_ns();
+        if let Some(metrics) = &self.metrics {
+            metrics.pins.taken.increment();
+        }
+        let now_ms = since_ns / 1_000_000;
         let mut held = self.held.lock();
         let version = held.version;
         held.by_version.entry(version).or_insert((0, now_ms)).0 += 1;
         drop(held);
-        Pin { pins: Arc::clone(self), version }
+        Pin { pins: Arc::clone(self), version, since_ns }
+    }
+
+    /// The store's monotonic clock.
+    fn now_ns(&self) -> u64 {
+        self.metrics.as_ref().map_or(0, |metrics| metrics.now_ns())
     }
 
     /// The client shows what was published: pins from now on cannot see what is dead in it. Returns the version that they are of.
@@ -142,7 +161,7 @@ impl Pin {
     /// For a store that never reuses anything.
     #[must_use]
     pub fn of_nothing() -> Self {
-        Arc::<Pins>::default().pin(0)
+        Arc::<Pins>::default().pin()
     }
     /// What a failed read of something pinned means.
     #[must_use]
@@ -153,6 +172,9 @@ impl Pin {
 
 impl Drop for Pin {
     fn drop(&mut self) {
+        if let Some(metrics) = &self.pins.metrics {
+            metrics.pins.hold.record_ns(self.pins.now_ns().saturating_sub(self.since_ns));
+        }
         if !sabotage::on(Rule::PinKept) {
             self.pins.leave(self.version);
         }

@@ -144,6 +144,7 @@ pub struct Reader {
 impl Reader {
     /// Nothing is known yet.
     pub fn new(device: Arc<dyn Device>, shape: Shape, metrics: Arc<Metrics>, slot_map_bytes: u64) -> Self {
+        let pins = Arc::new(Pins::new(Arc::clone(&metrics)));
         Self {
             device,
             metrics,
@@ -156,7 +157,7 @@ impl Reader {
             root_copies: RwLock::default(),
             in_flight: InFlight::default(),
             readers: Readers::default(),
-            pins: Arc::default(),
+            pins,
             kept: Kept::default(),
         }
     }

@@ -89,6 +89,7 @@ impl Space {
     }
 
     fn relocate(self: &Arc<Self>, at: &Placed, buffer: &Arc<AlignedBuf>, error: DeviceError, completion: Completion) {
+        let began_ns = self.metrics().now_ns();
         // Only the place may be at fault: a full host, a device that is gone or was poisoned is not helped by another one.
         let elsewhere = matches!(&error, DeviceError::Io { errno, .. } if *errno != libc::ENOSPC);
         if !elsewhere || self.wal.poisoned().is_some() {
@@ -129,7 +130,11 @@ impl Space {
                 space.relocated(relocation).map_err(|why| (error, why.to_string()))
             });
             match done {
-                Ok(()) => completion.complete(Ok(())),
+                Ok(()) => {
+                    let metrics = space.metrics();
+                    metrics.streams.relocation.record_ns(metrics.now_ns().saturating_sub(began_ns));
+                    completion.complete(Ok(()));
+                }
                 Err((error, why)) => {
                     space.wal.poison(&format!("a write to a segment failed twice: {why}"));
                     completion.complete(Err(error));

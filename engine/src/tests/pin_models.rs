@@ -174,7 +174,7 @@ fn what_was_moved_and_dies_is_found_at_any_moment_by_who_pinned_it() {
         let readers = [1, 2].map(|reads| {
             let (world, is_shown) = (Arc::clone(&world), Arc::clone(&is_shown));
             thread::spawn(move || {
-                let pin = world.reader.pins.pin(0);
+                let pin = world.reader.pins.pin();
                 if is_shown.load(Ordering::SeqCst) {
                     (0..reads).for_each(|_| world.read());
                 }

@@ -173,7 +173,7 @@ fn whoever_pins_before_the_new_roots_are_shown_reads_the_old_ones() {
         let building = client.build().unwrap();
         let late = RefCell::new(None);
         let pins = std::sync::Arc::clone(&client.engine.reader.pins);
-        client.finish_and_show(building, &mut || *late.borrow_mut() = Some(pins.pin(0))).unwrap();
+        client.finish_and_show(building, &mut || *late.borrow_mut() = Some(pins.pin())).unwrap();
         let late = late.into_inner().unwrap();
         let seen = Seen::of(late, trees, top);
         for _ in 0..3 {

@@ -104,10 +104,10 @@ impl Pinned {
     }
 
     fn read(&self) {
-        let pin = self.pins.pin(0);
+        let pin = self.pins.pin();
         let place = usize::try_from(self.root.load(Ordering::Acquire)).unwrap();
         // Another reader of the same version comes and goes.
-        drop(self.pins.pin(0));
+        drop(self.pins.pin());
         assert_eq!(self.places[place].load(Ordering::Acquire), RIGHT);
         assert!(!pin.is_broken());
     }
@@ -132,7 +132,7 @@ fn what_was_reachable_when_a_pin_was_taken_is_read_until_it_is_dropped() {
 fn a_publication_that_waits_for_brief_pins_is_told_when_they_are_dropped() {
     model(3, || {
         let pins = std::sync::Arc::<Pins>::default();
-        let pin = pins.pin(0);
+        let pin = pins.pin();
         let reader = thread::spawn(move || drop(pin));
         let version = pins.advance();
         // Without a timer here: whoever is not told waits for ever.
