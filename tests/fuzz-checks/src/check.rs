@@ -16,6 +16,7 @@ use envoyfs_layout::wal::{
 };
 use envoyfs_layout::{
     ClientRoots, DirectoryAttributes, Entry, Inode, RealmRecord, Reference, Slice, SnapshotItem, TerritoryRecord,
+    Totals,
 };
 
 /// Seed uuid and position that seeded structures are tried with.
@@ -75,6 +76,18 @@ pub fn volume_directory(bytes: &[u8]) {
     for sequence in [0, 1, found.entry.start.sequence, u64::MAX] {
         let _ = found.entry.generation_at(sequence);
     }
+    over_a_table(found, bytes);
+}
+
+/// The page over a table of the whole rows that there are.
+fn over_a_table(mut page: DirectoryPage, bytes: &[u8]) {
+    let rows = u32::try_from(bytes.len() / ROW_BYTES).unwrap_or(0);
+    let (table, _) = bytes.split_at(rows as usize * ROW_BYTES);
+    (page.base.rows, page.containers) = (rows, rows + 8);
+    page.changed.retain(|(container, _)| *container < rows + 8);
+    page.base.crc = seal::segment_table(table, &SEED, page.base.slot.into(), page.base.sequence);
+    let Ok(found) = page.over(table, &SEED, rows + 8) else { return };
+    assert_eq!(found.table.len(), rows as usize + 8);
 }
 
 /// The whole rows that there are, as a table.
@@ -268,7 +281,11 @@ fn with_references(bytes: &[u8]) -> Option<(Vec<Reference>, &[u8])> {
     Some((references, value))
 }
 
+/// And totals, which are as long as they are.
 pub fn directory_attributes(bytes: &[u8]) {
+    if let Ok(found) = Totals::decode(bytes) {
+        same(&found.encode(), bytes);
+    }
     let Ok(found) = DirectoryAttributes::decode(bytes) else { return };
     same(&found.encode().expect("what was decoded fits"), bytes);
 }
