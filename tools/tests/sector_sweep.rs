@@ -7,7 +7,7 @@
 //!
 //! The one exception: bytes of the log's last group, before a watermark covers it, that are others cannot be told from a write that a crash did not let happen, and that group is cut
 //! without a word. Stores that were closed show that it is the only one: there it must not occur (one with blocks of 4096 bytes, one whose last checkpoint stands in the log only, one that
-//! was cleaned and retains checkpoints among them); and one that is left as a crash leaves it, where it may for the sectors that
+//! was cleaned, retains checkpoints and is deleting a tree among them); and one that is left as a crash leaves it, where it may for the sectors that
 //! the last sync wrote, and no other; and not where the device gives an error, which no crash leaves. A budgeted sample runs by default; all: `cargo xtask sweep`. A case is replayed with `SWEEP_STORE=name SWEEP_SECTOR=n SWEEP_FAULT=f`.
 #![allow(
     clippy::unwrap_used,
@@ -24,7 +24,9 @@ mod fsck_bench;
 use common::{CX, Random};
 use envoyfs_engine::HistoryPolicy;
 use envoyfs_engine::device::{Device, DeviceImage, Fault, SimulatedDevice};
+use envoyfs_layout::directory_page::Place;
 use envoyfs_layout::superblock::Superblock;
+use envoyfs_layout::system_page::{ListPage, SegmentPage};
 use envoyfs_namespace::Namespace;
 use envoyfs_namespace::api::*;
 use envoyfs_tools::fsck::disk::Disk;
@@ -121,10 +123,24 @@ struct Ground {
     sectors: u64,
     /// What the last sync wrote, where no watermark covers it.
     last_group: BTreeSet<u64>,
+    /// First sectors of pages that only an old store has: always tried.
+    pages: BTreeSet<u64>,
 }
 
 /// Of each name. All but "left" are closed.
 const STORES: [&str; 5] = ["closed", "left", "blocks", "adopts", "cleaned"];
+
+/// What "cleaned" must have.
+const OLD_PAGES: [&str; 6] = [
+    "drop queue",
+    "slot maps",
+    "segments without a home",
+    "index of segments without a home",
+    "retained checkpoints",
+    "what only retained checkpoints need",
+];
+/// Directories in the one whose deletion takes several publications.
+const DOOMED: usize = 1000;
 
 fn device_of(name: &str) -> SimulatedDevice {
     match name {
@@ -154,6 +170,63 @@ fn retain(mounted: &Mounted, random: &mut Random) {
     assert!(!mounted.engine.history().unwrap().is_empty(), "nothing is retained");
 }
 
+/// A directory of so many others that no publication deletes it at once.
+fn doomed(mounted: &Mounted, random: &mut Random) {
+    let directory = mounted.directory(InodeId::ROOT, "doomed");
+    for number in 0..DOOMED {
+        let inner = mounted.directory(directory, &format!("{number}"));
+        mounted.file(inner, "one", &random.bytes(1000));
+        mounted.ns.forget(inner, 1);
+    }
+    mounted.ns.checkpoint().unwrap();
+}
+
+/// Places of the pages that only an old store has, by what they are.
+fn old_pages(device: &SimulatedDevice) -> BTreeMap<&'static str, Vec<u64>> {
+    let surgeon = Surgeon::new(device);
+    let offset = |place: &Place| surgeon.offset(place.container, place.units);
+    let read = |place: &Place| {
+        let mut bytes = vec![0; place.stored_bytes as usize];
+        surgeon.image.read(offset(place), &mut bytes);
+        bytes
+    };
+    let mut found: BTreeMap<&'static str, Vec<u64>> = BTreeMap::new();
+    let entry = &surgeon.directory.entry;
+    let (mut lists, mut segments) = (vec![entry.drop_queue, entry.orphaned_segments, entry.history], Vec::new());
+    while let Some(place) = lists.pop() {
+        if place.is_none() {
+            continue;
+        }
+        let (list, next) = ListPage::decode(&read(&place)).unwrap();
+        lists.push(next);
+        let what = match &list {
+            ListPage::DropQueue(_) => "drop queue",
+            ListPage::OrphanIndex(parts) => {
+                lists.extend(parts.iter().map(|part| part.page));
+                "index of segments without a home"
+            }
+            ListPage::OrphanedSegments(rows) => {
+                segments.extend(rows.iter().map(|row| row.page));
+                "segments without a home"
+            }
+            ListPage::History(rows) => {
+                lists.extend(rows.iter().map(|row| row.deferred));
+                "retained checkpoints"
+            }
+            ListPage::Deferred(_) => "what only retained checkpoints need",
+            ListPage::Unreadable(_) => "unreadable nodes",
+        };
+        found.entry(what).or_default().push(offset(&place));
+    }
+    segments.extend(surgeon.directory.table.iter().filter(|row| row.segment > 0).map(|row| row.metadata));
+    for place in segments.iter().filter(|place| !place.is_none()) {
+        if !SegmentPage::decode(&read(place)).unwrap().moved.is_empty() {
+            found.entry("slot maps").or_default().push(offset(place));
+        }
+    }
+    found
+}
+
 fn ground(name: &'static str) -> Ground {
     let is_closed = name != "left";
     let device = device_of(name);
@@ -162,7 +235,9 @@ fn ground(name: &'static str) -> Ground {
     let mounted = mount(&device);
     let mut random = Random(77);
     if name == "cleaned" {
+        doomed(&mounted, &mut random);
         retain(&mounted, &mut random);
+        mounted.act(|| mounted.ns.delete_tree(&CX, InodeId::ROOT, b"doomed"));
     }
     mounted.file(InodeId::ROOT, "stored", &random.bytes(9000));
     mounted.ns.checkpoint().unwrap();
@@ -184,6 +259,14 @@ fn ground(name: &'static str) -> Ground {
     }
     drop(mounted.engine);
     let (mut image, sectors) = (device.image(), size(&device) / 512);
+    let mut pages = BTreeSet::new();
+    if name == "cleaned" {
+        let old = old_pages(&device);
+        for what in OLD_PAGES {
+            let places = old.get(what).unwrap_or_else(|| panic!("no {what} in the store: {old:?}"));
+            pages.extend(places.iter().take(3).map(|at| at / 512));
+        }
+    }
     if name == "adopts" {
         // Power failed between the CHECKPOINT record and the superblocks.
         let mut copy = [0; 4096];
@@ -202,7 +285,7 @@ fn ground(name: &'static str) -> Ground {
         now != then
     };
     let last_group = (0..sectors).filter(|_| !is_closed).filter(is_new).collect();
-    Ground { name, block, image, before, expected, sectors, last_group }
+    Ground { name, block, image, before, expected, sectors, last_group, pages }
 }
 
 #[derive(Debug, Default)]
@@ -419,8 +502,8 @@ fn any_single_sector() {
         let (last, others): (Vec<u64>, Vec<u64>) = sectors
             .into_iter()
             .filter(|sector| (all && ground.name == "closed") || is_used(sector))
-            .partition(|sector| ground.last_group.contains(sector));
-        exceptions += last.len() as u64;
+            .partition(|sector| ground.last_group.contains(sector) || ground.pages.contains(sector));
+        exceptions += ground.last_group.iter().filter(|sector| part.contains(sector)).count();
         let mut others: Vec<_> = others.into_iter().flat_map(every).collect();
         if !all {
             for index in 0..others.len() {
