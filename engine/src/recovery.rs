@@ -104,7 +104,8 @@ impl Judge for Placements<'_> {
         let check = |bytes: &[u8]| check_blocks(&object.crcs, bytes);
         match self.reader.read(object.oid, &(start..start + units), &mut bytes, check) {
             Ok(()) => Verdict::Right,
-            Err(StoreError::Unreadable { .. }) => Verdict::Unreadable,
+            // Also one that has become shorter, or does not answer at all.
+            Err(StoreError::Unreadable { .. } | StoreError::Device(_)) => Verdict::Unreadable,
             Err(_) => Verdict::Wrong,
         }
     }

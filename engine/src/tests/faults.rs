@@ -101,6 +101,24 @@ fn a_damaged_log_below_the_watermark_mounts_read_only_and_says_so() {
     assert_eq!(engine.read_only(), "");
 }
 
+/// A device that has become shorter answers neither with bytes nor with an error of its medium.
+#[test]
+fn a_log_whose_next_record_names_data_behind_the_end_of_the_device_is_not_cut_without_a_word() {
+    let (device, mut client) = fresh(16, 512, 3);
+    client.run(&Op::Write { tree: 0, key: 0, seed: 1, len: 20_000 }).unwrap();
+    client.commit().unwrap();
+    let (oid, _) = client.extent_of(0, 0);
+    let container = client.engine.reader.home(oid.segment()).unwrap();
+    let at = client.engine.reader.shape().offset(container, oid.slot().into());
+    drop(client);
+    let device = device.process_crash();
+    device.end_at(at);
+    let clock = clock();
+    let options = Options { read_only: true, threads: false, accept_loss: false, clock, settings: tight() };
+    let engine = Engine::open(Arc::new(device), options).unwrap();
+    assert!(engine.read_only().contains(&format!("object {oid}")), "{:?}", engine.read_only());
+}
+
 /// With one superblock left and the head of its log damaged, what the checkpoint holds is shown, and what is lost is said: no older superblock is looked for (decision 0001).
 #[test]
 fn one_superblock_left_whose_log_head_is_damaged_mounts_read_only_at_its_checkpoint() {
