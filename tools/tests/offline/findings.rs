@@ -181,6 +181,29 @@ fn a_directory_with_more_rows_than_the_store_has_containers_is_damaged_and_takes
     is_found(&surgeon.device(), findings::NO_DIRECTORY);
 }
 
+/// A checkpoint saw it between the two, and power failed before its header was durable.
+#[test]
+fn a_container_that_was_taken_and_holds_nothing_yet_needs_no_header() {
+    let device = populated(12);
+    for state in [ContainerState::Open, ContainerState::Survivors] {
+        let mut surgeon = Surgeon::new(&device);
+        let number = u32::try_from(surgeon.directory.entry.bounds.segment).unwrap() - 1;
+        let row = surgeon.directory.table.iter_mut().rfind(|row| row.state == ContainerState::Free).unwrap();
+        (row.state, row.volume) = (state, surgeon.directory.entry.volume);
+        row.segment = if state == ContainerState::Open { number } else { 0 };
+        surgeon.directory.entry.totals.segments += u64::from(row.segment != 0);
+        surgeon.publish();
+        let begun = surgeon.device();
+        let report = check(&begun);
+        assert!(report.is_clean() && report.count(findings::CONTAINER_HEADER) == 0, "{state:?}:\n{report}");
+        let mounted = mount(&begun);
+        mounted.file(InodeId::ROOT, "since", &[7; 20_000]);
+        mounted.close();
+        let report = check(&begun);
+        assert!(report.is_clean(), "{state:?}, after a mount:\n{report}");
+    }
+}
+
 #[test]
 fn what_containers_say_of_themselves() {
     let device = populated(12);
