@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use envoyfs_engine::device::Device;
 use envoyfs_engine::store::{Draft, Need, Store as _, Tier};
 use envoyfs_engine::{metrics, superblock};
+use envoyfs_layout::ClientTag;
 use envoyfs_layout::directory_page::{ContainerRow, ContainerState};
 use envoyfs_namespace::api::{InodeId, SetAttributes};
 use envoyfs_tools::bench::disk::{self, Disk};
@@ -286,6 +287,35 @@ fn sectors_written(path: &Path) -> Result<u64> {
     let (major, minor) = (rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()));
     let text = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat"))?;
     text.split_ascii_whitespace().nth(6).and_then(|field| field.parse().ok()).context("the device's statistics")
+}
+
+/// A tree of so many MiB: seven eighths in files of 16 MiB, the others of 1 to 12 KiB, and a fork of all of it.
+///
+/// # Errors
+/// What the store reports.
+pub fn fill(path: &Path, mib: usize) -> Result<Value> {
+    const LARGE: usize = 16 << 20;
+    let device = scratch::on(path)?;
+    let tree = Tree::on(scratch::engine_of(ClientTag::FILES, &device)?, true)?;
+    let all = tree.directory(InodeId::ROOT, "all")?;
+    let large = (mib << 20) / 8 * 7 / LARGE;
+    for index in 0..large {
+        tree.file(all, &format!("large-{index}"), LARGE)?;
+    }
+    let (mut left, mut files, mut directory) = ((mib << 20) / 8, 0_usize, all);
+    while left > 0 {
+        if files.is_multiple_of(500) {
+            directory = tree.directory(all, &format!("directory-{files}"))?;
+        }
+        let bytes = (1 << 10) * (1 + files % 12);
+        tree.file(directory, &format!("small-{files}"), bytes)?;
+        (left, files) = (left.saturating_sub(bytes), files + 1);
+    }
+    tree.fork(all, InodeId::ROOT, "fork")?;
+    tree.namespace.close()?;
+    let live = tree.engine.usage().live;
+    tree.engine.close()?;
+    Ok(json!({ "large": large, "small": files, "live_bytes": live }))
 }
 
 /// Resident bytes of this process.

@@ -1,10 +1,11 @@
 //! `cargo xtask bench-store`: every bar of the object store beside its peer, in one run on the same kind of device, with the spread of the rounds.
 //!
-//! Throughput against fio on a loop device over shared memory (the processor is the limit) and over a file on disk (the device is); durable appends against ext4; forks, drops, recovery,
+//! Throughput, also that of a check, against fio on a loop device over shared memory (the processor is the limit) and over a file on disk (the device is); durable appends against ext4; forks, drops, recovery,
 //! mounts, bytes written and memory from `store-probe`. Rounds alternate between the two sides, and who is first changes. Write amplification and tail latency while cleaning are measured in virtual
 //! time by `cargo xtask clean`.
 
 mod against_fio;
+mod check;
 mod probes;
 mod stage;
 mod table;
@@ -59,6 +60,7 @@ const BARS: &[(&str, Measure)] = &[
     ("recovery", probes::recovery),
     ("mount", probes::mount),
     ("memory", probes::memory),
+    ("check", check::check),
 ];
 
 /// Measures, and prints a table.

@@ -51,6 +51,12 @@ enum Probe {
         #[arg(long, default_value_t = 2000)]
         operations: u32,
     },
+    /// Makes a tree of so many MiB, for others to read.
+    Fill {
+        device: PathBuf,
+        #[arg(long)]
+        mib: usize,
+    },
     /// Resident memory under load.
     Memory {
         device: PathBuf,
@@ -67,6 +73,7 @@ fn main() -> anyhow::Result<()> {
         Probe::Recovery { device, engine: false } => probe::recovery(&device)?,
         Probe::Mount { device, objects, rounds, full } => probe::mount(&device, objects, rounds, full)?,
         Probe::Written { device, operations } => probe::written(&device, operations)?,
+        Probe::Fill { device, mib } => probe::fill(&device, mib)?,
         Probe::Memory { device, seconds } => probe::memory(&device, seconds)?,
     };
     println!("{value}");

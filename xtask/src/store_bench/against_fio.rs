@@ -14,7 +14,7 @@ const STORE_MIB: u64 = 2304;
 const REGION: &str = "--size=1g";
 
 /// A number of the first job.
-fn number(report: &Value, direction: &str, key: &str) -> anyhow::Result<f64> {
+pub fn number(report: &Value, direction: &str, key: &str) -> anyhow::Result<f64> {
     let job = report.get("jobs").and_then(|jobs| jobs.get(0)).context("no job in the report")?;
     job.get(direction)
         .and_then(|flow| flow.get(key))
@@ -22,13 +22,13 @@ fn number(report: &Value, direction: &str, key: &str) -> anyhow::Result<f64> {
         .with_context(|| format!("no {key} in the report"))
 }
 
-struct Sides {
-    ours: Vec<f64>,
-    theirs: Vec<f64>,
+pub struct Sides {
+    pub ours: Vec<f64>,
+    pub theirs: Vec<f64>,
 }
 
 /// Runs both in turns.
-fn in_turns(
+pub fn in_turns(
     sizes: &Sizes,
     ours: impl Fn() -> anyhow::Result<f64>,
     theirs: impl Fn() -> anyhow::Result<f64>,
@@ -47,7 +47,7 @@ fn in_turns(
 }
 
 impl Sides {
-    fn row(&self, name: &str, conditions: String, bar: Bar, unit: &str) -> Row {
+    pub fn row(&self, name: &str, conditions: String, bar: Bar, unit: &str) -> Row {
         let values: Vec<f64> = self.ours.iter().zip(&self.theirs).map(|(own, peer)| own / peer).collect();
         let median = |values: &[f64]| short(median(values).unwrap_or(f64::NAN));
         let detail = format!("{} {unit} beside {}", median(&self.ours), median(&self.theirs));

@@ -1,7 +1,7 @@
 //! Loop devices over shared memory and over files on disk, and their end.
 
 use crate::stage::{Cleaner, call, require};
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use serde_json::Value;
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -72,7 +72,10 @@ impl Drop for Loop {
 
 impl Stage {
     pub fn build(parent: &Path, binaries: &Path) -> anyhow::Result<Self> {
-        require(&["fio", "losetup", "mkfs.ext4", "mount", "umount", "truncate", "dd"], "fio e2fsprogs mount")?;
+        require(
+            &["fio", "losetup", "mkfs.ext4", "mount", "umount", "truncate", "dd", "blockdev"],
+            "fio e2fsprogs mount util-linux",
+        )?;
         let name = format!("envoyfs-bench-store-{}", std::process::id());
         let (disk, memory) = (parent.join(&name), Path::new("/dev/shm").join(&name));
         for directory in [&disk, &memory] {
@@ -145,6 +148,21 @@ impl Stage {
         let own = ["bench", "--output-format=json", "--ioengine=envoyfs"];
         let all: Vec<&str> = own.into_iter().chain(options.iter().copied()).collect();
         report(&call(&program, &all)?)
+    }
+
+    /// The report of `fsck.envoyfs` of everything on a device, which must be clean, and how many seconds it took.
+    pub fn check(&self, device: &Loop) -> anyhow::Result<(Value, f64)> {
+        call("blockdev", &["--flushbufs", &device.device])?;
+        let program = self.binaries.join("fsck-envoyfs").display().to_string();
+        #[expect(clippy::disallowed_methods, reason = "another program is timed")]
+        let start = std::time::Instant::now();
+        let text = call(&program, &["-f", "-n", "--json", &device.device])?;
+        let seconds = start.elapsed().as_secs_f64();
+        let report = report(&text)?;
+        let is_clean = report.get("clean").and_then(Value::as_bool) == Some(true);
+        let is_whole = report.get("skipped").and_then(Value::as_bool) == Some(false);
+        ensure!(is_clean && is_whole, "fsck.envoyfs found something, or looked at nothing: {report}");
+        Ok((report, seconds))
     }
 
     /// A probe's answer.
