@@ -199,7 +199,10 @@ impl Engine {
             .ok_or_else(|| StoreError::ReadOnly { why: "the log makes more objects than memory can hold".into() })
     }
 
-    /// Does what is due in a store without threads: group commits, the barrier of every second, watermarks.
+    /// Does what is due in a store without threads: group commits, the barrier of every second, watermarks. Costs two looks at the clock if nothing is.
+    ///
+    /// # Errors
+    /// [`StoreError::ReadOnly`], [`StoreError::Poisoned`]; what a write or a flush meets, which poisons.
     pub fn pump(&self) -> Result<()> {
         self.writer()?.wal.pump()
     }

@@ -286,24 +286,46 @@ pub trait Store: Send + Sync + 'static {
     fn wall_ns(&self) -> i64;
     /// A fresh number of the given kind; durable bounds make reuse after a crash impossible (INV-16). Never waits: [`StoreError::WouldWait`], with threads too, when the numbers
     /// reserved by the last checkpoint are used up; a checkpoint is due then, and the next one reserves more.
+    ///
+    /// # Errors
+    /// [`StoreError::WouldWait`]; [`StoreError::UsedUp`]: all of this kind were handed out; [`StoreError::ReadOnly`]. Costs an atomic addition.
     fn number(&self, counter: Counter) -> Result<u64>;
 
     /// Reserves the worst case; blocks while a checkpoint can free space or ring, or others have been promised all memory for records, else `NoSpace`. Never called under the freeze lock (INV-24), nor by
     /// who holds another permit: many of those would wait for each other for ever.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSpace`] for this tier; [`StoreError::TooLarge`]: no log of this size has room for it; [`StoreError::WouldWait`] without threads; [`StoreError::UsedUp`], [`StoreError::ReadOnly`],
+    /// [`StoreError::Poisoned`]. Costs a lock for a few instructions if nobody waits; a writer may be delayed while the log is more than half full.
     fn reserve(&self, need: Need) -> Result<Permit>;
     /// Starts writing a data object and returns at once (waits only while too much is in flight, by default 12 MiB). `data` is at most `extent_bytes_max`; the tail is padded to 512.
     /// `after`: place it right behind that object's end if the stream still ends there.
+    ///
+    /// # Errors
+    /// [`StoreError::TooLarge`], [`StoreError::Misuse`] (empty, or a permit of another store), [`StoreError::NoSpace`] beyond what was reserved, [`StoreError::ReadOnly`], [`StoreError::Poisoned`]. That the write failed is told by
+    /// [`Store::commit`] of the record that names it. Costs a copy of the data and its checksums.
     fn append_data(&self, permit: &mut Permit, after: Option<(Oid, u32)>, data: &[u8]) -> Result<DataObject>;
     /// As `append_data`, with what the client knows beside. It may take only the first blocks of the data (whole blocks of 4 KiB, as `stored_bytes` says), where a
     /// container ends: the caller appends the rest as an object of its own.
+    ///
+    /// # Errors
+    /// As [`Store::append_data`].
     fn append_part(&self, permit: &mut Permit, hint: &DataHint, data: &[u8]) -> Result<DataObject> {
         self.append_data(permit, hint.after, data)
     }
     /// Gives up a data object that no record will name.
     fn abandon_data(&self, object: &DataObject);
     /// Appends a record. Under the freeze lock (shared). Never blocks. Data objects become part of the current batch, with birth `hlc.birth()`.
+    ///
+    /// # Errors
+    /// [`StoreError::BadReference`]: an object that was not written, is named already, or extends one that may not grow; [`StoreError::TooLarge`]: longer than a record may be; [`StoreError::Misuse`]: a permit of another store; [`StoreError::ReadOnly`],
+    /// [`StoreError::Poisoned`]. Nothing was appended then. Costs under a microsecond and no IO.
     fn append(&self, permit: &mut Permit, draft: Draft<'_>) -> Result<Appended>;
     /// Waits until everything before `lsn` is durable (INV-18).
+    ///
+    /// # Errors
+    /// [`StoreError::Poisoned`]: a write or flush failed, or the mount was closed before; whether the records survive is known to the next mount only. Costs a flush, or durable writes, which those who wait together
+    /// share; nothing if it is durable already.
     fn commit(&self, lsn: Lsn) -> Result<()>;
     /// The same without waiting.
     fn on_durable(&self, lsn: Lsn, done: OnDurable);
@@ -311,13 +333,27 @@ pub trait Store: Send + Sync + 'static {
     fn end(&self) -> Lsn;
 
     /// Appends a node (padded to 512 by the engine). `bytes` carries its generic reference table, from which the engine takes the edges. Buffered; readable at once.
+    ///
+    /// # Errors
+    /// [`StoreError::Misuse`]: no node, older than what it refers to (INV-02), or nothing is frozen; [`StoreError::TooLarge`], [`StoreError::NoSpace`] beyond what was reserved, [`StoreError::Poisoned`]. Costs a copy, a checksum,
+    /// and now and then the submission of a buffer.
     fn append_node(&self, batch: Batch, kind: ReferenceKind, flags: u8, birth: Hlc, bytes: &[u8]) -> Result<Reference>;
     /// Appends data for the builder: a payload that becomes an extent at the checkpoint. Buffered like nodes, 4 KiB-aligned when it is 4 KiB or more. In the given batch without a record.
+    ///
+    /// # Errors
+    /// As [`Store::append_node`].
     fn append_payload(&self, batch: Batch, birth: Hlc, data: &[u8]) -> Result<DataObject>;
     /// Whole node, verified against the reference's checksum (INV-14). The engine does not cache decoded nodes. Fails for what a checkpoint that is being published no longer
     /// reaches, from the call of [`Store::publish`] on, unless a pin that was taken before, or a retained checkpoint, holds it: start again from the newest roots. It never gives other bytes.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`]: it does not verify, also when read again; [`StoreError::Unreadable`]: the device gives an error; [`StoreError::BadReference`]: it has no place; [`StoreError::SegmentPage`]: the page that says where it
+    /// lies cannot be read. Costs a read, and another of a page if its segment was cleaned and that slot map is not in memory; nothing while it is in flight.
     fn read_node(&self, reference: &Reference) -> Result<Arc<[u8]>>;
     /// Bytes [first, first + into.len()) of an extent's stored bytes, both multiples of 512 and `first` of 4096; `crcs` are the checksums of the blocks touched (whole blocks are read). Fails like [`Store::read_node`].
+    ///
+    /// # Errors
+    /// As [`Store::read_node`]; [`StoreError::BadReference`] also for a range outside of it. Costs as that.
     fn read_data(&self, oid: Oid, first: u32, crcs: &[u32], into: &mut [u8]) -> Result<()>;
 
     /// Takes a pin: everything that can be reached at this moment, from the roots that were shown last and through what was appended since, stays readable until the pin is dropped,
@@ -328,10 +364,16 @@ pub trait Store: Send + Sync + 'static {
     /// deletion or a writer would otherwise be refused for lack of that space ([`Pin::is_broken`]): reads of what it pinned may fail then, they never give other bytes.
     fn pin(&self) -> Pin;
     /// [`Store::read_node`] of something that is pinned: [`StoreError::PinBroken`] if it fails and the pin is broken.
+    ///
+    /// # Errors
+    /// As [`Store::read_node`]; [`StoreError::PinBroken`].
     fn read_pinned_node(&self, pin: &Pin, reference: &Reference) -> Result<Arc<[u8]>> {
         self.read_node(reference).map_err(|error| pin.explain(error))
     }
     /// [`Store::read_data`] of something that is pinned: [`StoreError::PinBroken`] if it fails and the pin is broken.
+    ///
+    /// # Errors
+    /// As [`Store::read_data`]; [`StoreError::PinBroken`].
     fn read_pinned_data(&self, pin: &Pin, oid: Oid, first: u32, crcs: &[u32], into: &mut [u8]) -> Result<()> {
         self.read_data(oid, first, crcs, into).map_err(|error| pin.explain(error))
     }
@@ -339,11 +381,21 @@ pub trait Store: Send + Sync + 'static {
     /// Waits until a checkpoint is due, at most `timeout_ms`.
     fn wait_checkpoint(&self, timeout_ms: u64) -> Option<Reason>;
     /// Closes the current batch. Caller holds the freeze lock exclusively. One in flight at a time.
+    ///
+    /// # Errors
+    /// [`StoreError::Misuse`]: one is in flight; [`StoreError::ReadOnly`], [`StoreError::Poisoned`]. Costs a lock for some microseconds, no IO.
     fn freeze(&self) -> Result<Frozen>;
     /// Makes the frozen version the published checkpoint (INV-17): writes, flushes, CHECKPOINT record, directory, superblock, then reuse of space. Blocks for the IO.
+    ///
+    /// # Errors
+    /// [`StoreError::Misuse`]: it is not the frozen one, or what it says contradicts the batch law; what a write or flush meets. [`StoreError::TooLarge`]. After any error the store is poisoned: the previous checkpoint
+    /// rules, or this one (INV-33). Costs what is new and what pages change, and four flushes.
     fn publish(&self, frozen: Frozen, roots: Roots, changes: Changes) -> Result<()>;
     /// As [`Store::publish`]; calls `show` once the new roots rule, before anything that only the old ones reach is reused. There the client takes the new roots over, so that
     /// whoever takes a pin afterwards looks at them. `show` must not wait for another thread's checkpoint, and is not called if the publication fails.
+    ///
+    /// # Errors
+    /// As [`Store::publish`].
     fn publish_and_show(&self, frozen: Frozen, roots: Roots, changes: Changes, show: &mut dyn FnMut()) -> Result<()> {
         self.publish(frozen, roots, changes)?;
         show();
@@ -351,6 +403,9 @@ pub trait Store: Send + Sync + 'static {
     }
     /// Gives a freeze up: there will be no checkpoint of it, and the next may be frozen. What the frozen batch holds belongs to the current one again, nodes that were
     /// appended to it too; the client keeps its changes for the next `publish`. Waits for nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Misuse`]: it is not the frozen one; [`StoreError::ReadOnly`].
     fn abandon(&self, frozen: Frozen) -> Result<()>;
     /// Roots of the checkpoint that recovery started from.
     fn recovered_roots(&self) -> Roots;
@@ -373,10 +428,16 @@ pub trait Store: Send + Sync + 'static {
     /// Changes which checkpoints stay readable, from the next checkpoint on. A store that retains none ignores it.
     fn retain(&self, _policy: HistoryPolicy) {}
     /// Retained checkpoints, oldest first.
+    ///
+    /// # Errors
+    /// What a read of their roots objects meets: as [`Store::read_node`].
     fn history(&self) -> Result<Vec<HistoryRoot>> {
         Ok(Vec::new())
     }
     /// Verifies everything that lives; see [`crate::Engine::scrub`].
+    ///
+    /// # Errors
+    /// [`StoreError::Poisoned`]; [`StoreError::Refused`]: the store has nothing of the kind. Damage is in the report. Costs a read of all that lives.
     fn scrub(
         &self,
         _options: ScrubOptions,
@@ -390,6 +451,9 @@ pub trait Store: Send + Sync + 'static {
         false
     }
     /// Compares counts and liveness with what the nodes say, and sets them right; see [`crate::Engine::mark`].
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`]: the store has nothing of the kind; what [`crate::Engine::mark`] says.
     fn mark(
         &self,
         _options: MarkOptions,
