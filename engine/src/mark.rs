@@ -32,7 +32,7 @@ use walk::{Bits, Found, Watch};
 /// Nodes between two reports of progress.
 const REPORT_NODES: u64 = 256;
 /// Most repairs of one batch.
-const REPAIRS_A_BATCH: usize = 1 << 14;
+pub(crate) const REPAIRS_A_BATCH: usize = 1 << 14;
 
 /// How much a mark may take.
 #[derive(Clone, Copy, Debug)]
@@ -237,9 +237,16 @@ impl Engine {
         }
     }
 
-    /// Whether a checkpoint is retained for a mark.
+    /// Whether a checkpoint is retained for a mark: not while corrections of the one before would be left behind it.
     pub(crate) fn mark_wants(&self) -> bool {
-        self.mark.lock().asked
+        let mark = self.mark.lock();
+        mark.asked && mark.repairs.len() <= REPAIRS_A_BATCH
+    }
+
+    /// As if a mark had found these.
+    #[cfg(test)]
+    pub(crate) fn queue_repairs(&self, repairs: impl Iterator<Item = Repair>) {
+        self.mark.lock().repairs.extend(repairs);
     }
 
     /// Whether pages of a mark's checkpoint must stay.
@@ -262,10 +269,11 @@ impl Engine {
         pinned && !mark.given_up && !sabotage::on(Rule::MarkRootsDropped)
     }
 
-    /// This checkpoint is published: a mark that was asked for looks at it, if it is retained.
+    /// This checkpoint is published: a mark that was asked for looks at it, if it is retained and has all corrections of the mark before. Counts are corrected by differences: one that is
+    /// still to be applied would be found, and applied, twice.
     pub(crate) fn pin_version(&self, checkpoint: u64, roots: &[Reference], own: [Reference; 2]) {
         let mut mark = self.mark.lock();
-        if !mark.asked {
+        if !mark.asked || !mark.repairs.is_empty() {
             return;
         }
         let state = self.state.lock();

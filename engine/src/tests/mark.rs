@@ -202,6 +202,63 @@ fn of_two_marks_the_second_is_refused_and_takes_nothing_from_the_first() {
     client.quiesce_and_check();
 }
 
+/// A store in which one extent, named with its key, has a reference too many.
+fn with_a_count_too_high() -> (Client, Oid) {
+    let (_, mut client) = fresh(16, 512, 3);
+    for key in 0..40 {
+        client.run(&Op::Write { tree: 0, key, seed: key.into(), len: 9000 }).unwrap();
+    }
+    client.checkpoint().unwrap();
+    let (oid, _) = client.extent_of(0, 7);
+    break_state(&client, RepairAction::Count, Reference::extent(oid, envoyfs_layout::Hlc::ZERO, 9216), 0, 18, 1);
+    (client, oid)
+}
+
+/// The second of two marks: whenever it looks, it finds nothing that the first has found.
+fn a_second_mark_finds_nothing(mut client: Client, oid: Oid) {
+    while let Err(error) = client.engine.mark(ONE_PASS, Some(&uses)).map(|report| assert_eq!(report.counts, 0)) {
+        assert!(matches!(error, StoreError::WouldWait { .. }), "{error}");
+        client.checkpoint().unwrap();
+    }
+    settle(&mut client);
+    assert_eq!(client.engine.count(oid), 1);
+    client.quiesce_and_check();
+    client.verify();
+}
+
+#[test]
+fn a_mark_that_is_asked_for_while_a_publication_ends_does_not_repeat_what_the_one_before_corrects() {
+    let (mut client, oid) = with_a_count_too_high();
+    client.engine.ask_mark().unwrap();
+    client.checkpoint().unwrap();
+    // So that the policy retains the next one, whoever asks.
+    (0..20).for_each(|_| tick(&client.clock));
+    *client.engine.after_install.lock() = Some(Box::new(|engine| {
+        assert_eq!(engine.mark(ONE_PASS, Some(&uses)).unwrap().counts, 1);
+        engine.ask_mark().unwrap();
+    }));
+    client.checkpoint().unwrap();
+    *client.engine.after_install.lock() = None;
+    a_second_mark_finds_nothing(client, oid);
+}
+
+#[test]
+fn a_mark_that_is_asked_for_while_many_corrections_wait_does_not_repeat_them() {
+    let (mut client, oid) = with_a_count_too_high();
+    // Before the count, of units that nothing knows: a batch takes all of these, and no more.
+    let reference = Reference::extent(Oid::new(client.engine.shape.volume, 1 << 20, 0), envoyfs_layout::Hlc::ZERO, 512);
+    let nothing = Repair { action: RepairAction::Dead, reference, first: 0, units: 1, delta: 0 };
+    client.engine.ask_mark().unwrap();
+    client.checkpoint().unwrap();
+    client.engine.queue_repairs(std::iter::repeat_n(nothing, crate::mark::REPAIRS_A_BATCH));
+    assert_eq!(client.engine.mark(ONE_PASS, Some(&uses)).unwrap().counts, 1);
+    client.engine.ask_mark().unwrap();
+    let retained = client.engine.history().unwrap().len();
+    client.checkpoint().unwrap();
+    assert_eq!(client.engine.history().unwrap().len(), retained, "one that it cannot look at is not retained for it");
+    a_second_mark_finds_nothing(client, oid);
+}
+
 #[test]
 fn counts_are_exact_after_a_churn_of_clones() {
     let clones: u32 = std::env::var("CLONES").map_or(1500, |clones| clones.parse().unwrap());
