@@ -120,9 +120,17 @@ impl Progress {
         [&self.filling, &self.emptied, &self.damaged].iter().any(|set| set.contains(&container))
     }
 
+    /// Containers that are left alone ([`Progress::damaged`]).
+    #[cfg(test)]
+    pub(crate) const fn damaged(&self) -> &BTreeSet<u32> {
+        &self.damaged
+    }
+
     /// A checkpoint has been published: what it released is not coming any more.
     pub(crate) fn published(&mut self, cleaning: &Cleaning, released: &BTreeSet<u32>) {
         self.deep = false;
+        // What was chosen may have been released since and hold something else, that nobody published.
+        self.chosen.clear();
         self.filling.clear();
         self.emptied.retain(|container| !released.contains(container));
         // Emptied, installed, and still not released: not to be counted on.

@@ -74,6 +74,30 @@ fn cleaning_between_checkpoints_keeps_no_more_pages_than_are_asked_for() {
     assert!(victims > 3, "{victims} victims");
 }
 
+/// A choice is of several victims. Those that die before their turn are released by a publication, filled again, and closed.
+#[test]
+fn what_was_chosen_before_a_publication_is_not_cleaned_after_it() {
+    let (_, mut client) = fresh(16, 512, 3);
+    client.engine.retain(HistoryPolicy::NONE);
+    fragment(&mut client);
+    assert!(client.engine.clean_anyway().unwrap());
+    client.run(&Op::Drop { tree: 0 }).unwrap();
+    client.quiesce();
+    for key in 0..45 {
+        client.try_run(&Op::Write { tree: 1, key, seed: key.into(), len: 64 << 10 }).unwrap();
+    }
+    let writer = client.engine.writer().unwrap();
+    for _ in 0..8 {
+        client.engine.clean_anyway().unwrap();
+    }
+    let coming = writer.cleaning.coming();
+    client.checkpoint().unwrap();
+    let writer = client.engine.writer().unwrap();
+    assert_eq!(writer.cleaning.hold().damaged(), &BTreeSet::new(), "{coming} containers were called empty");
+    client.quiesce_and_check();
+    client.verify();
+}
+
 #[test]
 fn what_does_not_verify_is_not_copied_and_can_still_be_repaired() {
     let (device, mut client) = fragmented(false);
