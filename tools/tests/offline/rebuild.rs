@@ -329,6 +329,11 @@ fn of_two_stores_on_a_device_only_the_one_that_is_named_is_rebuilt() {
     mounted.close();
     let newer = Surgeon::new(&device).directory.table.iter().filter(|row| row.segment != 0).count();
     assert!(newer < older, "{newer} segments over {older}");
+    let whole = device.image().to_bytes();
+    let of_older = Settings { store: Some([9; 16]), ..settings(true) };
+    let why = rebuild_disk(&Disk::new(Arc::new(device.clone())), &of_older).unwrap_err().to_string();
+    assert!(why.contains("is that of a store with the seed 05050505"), "{why}");
+    assert!(device.image().to_bytes() == whole, "something was written");
     let device = wiped(&device, false);
     let before = device.image().to_bytes();
     let disk = || Disk::new(Arc::new(device.clone()));
