@@ -357,10 +357,11 @@ impl Engine {
             entry.checkpoint_hlc = adopted.body.hlc;
         }
         let budget = Budget::new(superblock.size, superblock.segment_bytes);
+        let durably = superblock.barrier == Barrier::ForcedUnitAccess && self.device.durable_writes_report_apart();
         let wal = Wal::new(
             Arc::clone(&self.device),
             clock,
-            config(*ring, &entry, &budget, superblock.barrier == Barrier::ForcedUnitAccess),
+            config(*ring, &entry, &budget, durably),
             found.resume(&entry, hlc),
             Arc::clone(&self.metrics),
         );

@@ -68,6 +68,10 @@ impl Device for MeteredDevice {
         self.device.write_cache()
     }
 
+    fn durable_writes_report_apart(&self) -> bool {
+        self.device.durable_writes_report_apart()
+    }
+
     fn buffers(&self) -> &BufferPool {
         self.device.buffers()
     }

@@ -156,6 +156,12 @@ pub trait Device: Send + Sync + 'static {
         None
     }
 
+    /// Whether a lost write is reported to the durable write that it was. An image in the page cache has one report for all of them: another one may complete
+    /// in order although its data is lost. There blocks are written plainly and flushed.
+    fn durable_writes_report_apart(&self) -> bool {
+        true
+    }
+
     /// A queue of reads for the calling thread, with room for `depth` under way; `None` if the device has none of its
     /// own. Callers use [`open_reads`], which makes up for that.
     ///
@@ -194,6 +200,9 @@ impl<D: Device + ?Sized> Device for Arc<D> {
     }
     fn write_cache(&self) -> Option<WriteCache> {
         (**self).write_cache()
+    }
+    fn durable_writes_report_apart(&self) -> bool {
+        (**self).durable_writes_report_apart()
     }
     fn own_reads(&self, depth: u32) -> Result<Option<Box<dyn DeviceReads>>, DeviceError> {
         (**self).own_reads(depth)

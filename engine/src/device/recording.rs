@@ -224,6 +224,10 @@ impl<D: Device> Device for RecordingDevice<D> {
         self.device.write_cache()
     }
 
+    fn durable_writes_report_apart(&self) -> bool {
+        self.device.durable_writes_report_apart()
+    }
+
     fn buffers(&self) -> &BufferPool {
         self.device.buffers()
     }

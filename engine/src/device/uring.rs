@@ -44,10 +44,10 @@ use super::{check_range, check_write, widen};
 use crate::sync;
 use held::{Held, OwnRing};
 use open::Opened;
+use parking_lot::Mutex;
 use read_queue::ReadQueue;
 use read_ring::ReadRings;
 use std::fs::File;
-use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -66,6 +66,8 @@ pub struct UringDevice {
     /// As `writes`.
     held: Option<Arc<Held>>,
     flush_failed: Arc<AtomicBool>,
+    /// Held by a flush of a file from before its error report is taken until `flush_failed` says so.
+    reports: Mutex<()>,
     opened: Arc<Opened>,
     /// Last, so that it ends after everything above; the write thread has the other reference.
     _claim: Option<Arc<File>>,
@@ -116,6 +118,7 @@ impl UringDevice {
             writes,
             held,
             flush_failed,
+            reports: Mutex::new(()),
             opened,
             _claim: claim,
         })
@@ -184,17 +187,17 @@ impl Device for UringDevice {
 
     fn flush(&self) -> Result<(), DeviceError> {
         self.writable(Operation::Flush)?;
+        // A flush that takes a file's one error report has said so before another one returns. On a block device nothing was buffered in the kernel, and the report of a flush is its own.
+        let _report = (!self.geometry.is_block_device).then(|| self.reports.lock());
         loop {
-            // SAFETY: no memory is passed; the descriptor is open as long as `opened`.
-            if unsafe { libc::fdatasync(self.opened.io.as_raw_fd()) } == 0 {
-                // A flush on another thread may have taken the one error report for what this one covers.
-                return self.writable(Operation::Flush).map(|_| ());
-            }
-            let errno = open::last_errno();
-            // EINTR comes before the outcome is known, so the error report is still to come.
-            if errno != libc::EINTR {
-                self.flush_failed.store(true, Ordering::Release);
-                return Err(DeviceError::Io { operation: Operation::Flush, offset: 0, length: 0, errno });
+            match open::sync(&self.opened) {
+                Ok(()) => return self.writable(Operation::Flush).map(|_| ()),
+                // It comes before the outcome is known, so the error report is still to come.
+                Err(libc::EINTR) => {}
+                Err(errno) => {
+                    self.flush_failed.store(true, Ordering::Release);
+                    return Err(DeviceError::Io { operation: Operation::Flush, offset: 0, length: 0, errno });
+                }
             }
         }
     }
@@ -211,6 +214,10 @@ impl Device for UringDevice {
 
     fn write_cache(&self) -> Option<WriteCache> {
         open::write_cache(&self.opened)
+    }
+
+    fn durable_writes_report_apart(&self) -> bool {
+        self.opened.direct
     }
 
     fn own_reads(&self, depth: u32) -> Result<Option<Box<dyn DeviceReads>>, DeviceError> {

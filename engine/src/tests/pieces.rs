@@ -13,6 +13,7 @@ use std::sync::Arc;
 struct Noting {
     device: SimulatedDevice,
     writes: Mutex<Vec<Noted>>,
+    report_apart: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +43,20 @@ impl Device for Noting {
     fn label(&self) -> String {
         self.device.label()
     }
+    fn durable_writes_report_apart(&self) -> bool {
+        self.report_apart
+    }
+}
+
+/// A store that was formatted where durable writes are better than flushes.
+fn open_noting(report_apart: bool) -> (Arc<Noting>, Engine) {
+    let device = SimulatedDevice::new(8 << 20, 512, 5);
+    small_format(&device);
+    set_barrier(&device, Barrier::ForcedUnitAccess);
+    let noting = Arc::new(Noting { device, writes: Mutex::default(), report_apart });
+    let options = Options { read_only: false, threads: false, accept_loss: false, clock: clock(), settings: tight() };
+    let engine = Engine::open(Arc::<Noting>::clone(&noting), options).unwrap();
+    (noting, engine)
 }
 
 fn append(engine: &Engine, seed: u64, bytes: u32) -> Vec<DataObject> {
@@ -55,12 +70,7 @@ fn append(engine: &Engine, seed: u64, bytes: u32) -> Vec<DataObject> {
 
 #[test]
 fn a_small_piece_of_something_large_is_not_written_as_small_data_is() {
-    let device = SimulatedDevice::new(8 << 20, 512, 5);
-    small_format(&device);
-    set_barrier(&device, Barrier::ForcedUnitAccess);
-    let noting = Arc::new(Noting { device, writes: Mutex::default() });
-    let options = Options { read_only: false, threads: false, accept_loss: false, clock: clock(), settings: tight() };
-    let engine = Engine::open(Arc::<Noting>::clone(&noting), options).unwrap();
+    let (noting, engine) = open_noting(true);
     let noted = |object: &DataObject| {
         let shape = engine.reader.shape();
         let home = engine.reader.home(object.oid.segment()).unwrap();
@@ -88,4 +98,15 @@ fn a_small_piece_of_something_large_is_not_written_as_small_data_is() {
         }
     }
     panic!("{small_heads} small heads, {small_tails} small tails");
+}
+
+/// An image that is moved to a file system without direct IO.
+#[test]
+fn where_one_report_of_a_lost_write_is_all_there_is_nothing_is_written_durably() {
+    for report_apart in [true, false] {
+        let (noting, engine) = open_noting(report_apart);
+        append(&engine, 1, 4096);
+        engine.writer().unwrap().wal.barrier().unwrap();
+        assert_eq!(noting.writes.lock().iter().any(|write| write.durable), report_apart);
+    }
 }

@@ -62,6 +62,10 @@ impl Device for Slice {
         self.inner.write_cache()
     }
 
+    fn durable_writes_report_apart(&self) -> bool {
+        self.inner.durable_writes_report_apart()
+    }
+
     fn own_reads(&self, depth: u32) -> Result<Option<Box<dyn DeviceReads>>, DeviceError> {
         let inner = open_reads(&self.inner, depth)?;
         Ok(Some(Box::new(SliceReads { inner, start: self.start, bytes: self.bytes, refused: Vec::new() })))

@@ -25,6 +25,9 @@ pub(super) struct Opened {
     /// As on a file system without durable writes.
     #[cfg(test)]
     pub(super) refuses_durable: std::sync::atomic::AtomicBool,
+    /// Takes the place of the next `fdatasync`, which fails with the error number that this returns.
+    #[cfg(test)]
+    pub(super) failing_sync: parking_lot::Mutex<Option<Box<dyn FnOnce() -> i32 + Send>>>,
 }
 
 // The two requests that the libc crate does not have for every target.
@@ -79,6 +82,8 @@ pub(super) fn open(path: &Path, mode: OpenMode, exclusive: bool) -> Result<(Open
         direct,
         #[cfg(test)]
         refuses_durable: std::sync::atomic::AtomicBool::new(false),
+        #[cfg(test)]
+        failing_sync: parking_lot::Mutex::new(None),
     };
     Ok((opened, claim))
 }
@@ -170,6 +175,16 @@ pub(super) fn write_cache(opened: &Opened) -> Option<WriteCache> {
     let queue = [device.join("queue"), device.join("../queue")].into_iter().find(|queue| queue.is_dir())?;
     let says = |file: &str| std::fs::read_to_string(queue.join(file)).map(|text| text.trim().to_owned()).ok();
     Some(WriteCache { volatile: says("write_cache")? != "write through", forced_unit_access: says("fua")? == "1" })
+}
+
+/// `fdatasync`; the error is its number.
+pub(super) fn sync(opened: &Opened) -> Result<(), i32> {
+    #[cfg(test)]
+    if let Some(fails) = { opened.failing_sync.lock().take() } {
+        return Err(fails());
+    }
+    // SAFETY: no memory is passed; the descriptor is open as long as `opened`.
+    if unsafe { libc::fdatasync(opened.io.as_raw_fd()) } == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
 pub(super) fn discard(opened: &Opened, offset: u64, length: u64) -> Result<(), DeviceError> {

@@ -360,6 +360,35 @@ fn after_a_failed_flush_changes_are_refused_and_reads_go_on() {
     assert_eq!(device.read(0, &mut AlignedBuf::zeroed(4096)), Ok(()));
 }
 
+/// The system reports a lost write back once. Whoever gets that report is stopped before he can say so.
+#[test]
+fn a_flush_does_not_succeed_when_another_has_taken_the_report_of_a_lost_write() {
+    let image = Image::new(MIB);
+    let device = &image.open();
+    let (taken, is_taken) = crossbeam::channel::bounded(1);
+    let (go, may_go) = crossbeam::channel::bounded(1);
+    *device.opened.failing_sync.lock() = Some(Box::new(move || {
+        taken.send(()).unwrap();
+        may_go.recv().unwrap();
+        libc::EIO
+    }));
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| device.flush());
+        is_taken.recv().unwrap();
+        let (done, is_done) = crossbeam::channel::bounded(1);
+        let second = scope.spawn(move || {
+            let outcome = device.flush();
+            let _ = done.send(());
+            outcome
+        });
+        // Time for a flush that does not wait for the other.
+        let _ = is_done.recv_timeout(std::time::Duration::from_millis(200));
+        go.send(()).unwrap();
+        assert!(matches!(first.join().unwrap(), Err(DeviceError::Io { errno: libc::EIO, .. })));
+        assert_eq!(second.join().unwrap(), Err(DeviceError::Poisoned { operation: Operation::Flush }));
+    });
+}
+
 /// Forbids `io_uring_setup` to this thread and those that it starts.
 fn forbid_io_uring() {
     let statement = |code: u32, jt, jf, k: u32| libc::sock_filter { code: u16::try_from(code).unwrap(), jt, jf, k };
