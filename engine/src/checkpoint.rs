@@ -182,7 +182,7 @@ impl Engine {
         batch.freed.extend(old.iter().flatten().map(BatchObject::from));
         batch.new.sort_unstable();
         batch.freed.sort_unstable();
-        self.drop_history(writer, &mut batch)?;
+        let retains = self.drop_history(writer, &mut batch, &roots.references)?;
         self.apply_law(Some(space), &batch)?;
         stages.objects.add(batch.new.len() as u64);
         stages.deltas.add(batch.deltas.len() as u64);
@@ -191,7 +191,7 @@ impl Engine {
         let hurry = self.is_short(writer);
         self.work_off(writer, &mut batch, hurry)?;
         self.release_deferred(writer, &mut batch, hurry)?;
-        self.retain_this(writer, &mut batch, frozen.hlc, &copies);
+        self.retain_this(writer, &mut batch, frozen.hlc, &copies, retains);
         self.apply_repairs(writer, &mut batch)?;
         if sabotage::on(Rule::DropsNotInBatch) {
             batch.drops.clear();

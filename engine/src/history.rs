@@ -18,6 +18,7 @@ use crate::store::{Result, Roots};
 use crate::{StoreError, recovery};
 use envoyfs_layout::batch::{Batch, HistoryStep};
 use envoyfs_layout::directory_page::Place;
+use envoyfs_layout::roots::RootsObject;
 use envoyfs_layout::system_page::{HistoryRow, HistoryState};
 use envoyfs_layout::{Hlc, Reference};
 
@@ -33,7 +34,7 @@ pub struct HistoryPolicy {
     pub checkpoints_max: u32,
     /// Retained no longer than this.
     pub age_ms_max: u64,
-    /// A checkpoint is retained if the newest retained one is this old.
+    /// A checkpoint is retained if the newest retained one is this old, and not the same: publications that only work off the drop queue retain nothing, and drop nothing for it.
     pub interval_ms: u64,
     /// Bytes that retained checkpoints may keep from reuse, as a part of the segments: 1/this.
     pub part_max: u64,
@@ -133,11 +134,26 @@ impl Engine {
         Ok(root)
     }
 
-    /// Decides which retained checkpoints go now. Before anything of the batch is applied.
-    pub(crate) fn drop_history(&self, writer: &Writer, batch: &mut Batch) -> Result<()> {
+    /// Whether the policy has room for a checkpoint with these roots, and wants it.
+    fn wants_retained(&self, writer: &Writer, policy: &HistoryPolicy, roots: &[Reference]) -> bool {
+        let newest = self.state.lock().newest_retained().map(|retained| retained.row);
+        let Some(newest) = newest else { return policy.checkpoints_max > 0 };
+        let interval = i64::try_from(policy.interval_ms.saturating_mul(1_000_000)).unwrap_or(i64::MAX);
+        if policy.checkpoints_max == 0 || self.options.clock.wall_ns().saturating_sub(newest.wall_ns) < interval {
+            return false;
+        }
+        let has_records = writer.admission.ledger.lock().frozen_records > 0;
+        let same = |found: RootsObject| found.references == roots;
+        has_records
+            || !recovery::read_roots(&self.reader, [Some(newest.roots), Some(newest.roots_twin)]).is_ok_and(same)
+    }
+
+    /// Decides which retained checkpoints go now, and whether the policy wants this one, with these roots. Before anything of the batch is applied.
+    pub(crate) fn drop_history(&self, writer: &Writer, batch: &mut Batch, roots: &[Reference]) -> Result<bool> {
         let policy = *self.history_policy.lock();
         let now = self.options.clock.wall_ns();
         let short = self.is_short(writer);
+        let wanted = !short && self.wants_retained(writer, &policy, roots);
         let gives_up = short && !self.mark_goes_on(writer);
         if gives_up && self.is_mark_under_way() {
             self.last_mark_ended(writer, false);
@@ -151,8 +167,9 @@ impl Engine {
             .map(|retained| (retained.row, retained.units))
             .collect();
         let mut deferred: u64 = retained.iter().map(|(_, units)| units).sum();
+        let most = (policy.checkpoints_max as usize).min(256);
         // With this checkpoint they are one more.
-        let keep = (policy.checkpoints_max as usize).min(256).saturating_sub(1);
+        let keep = most.saturating_sub(usize::from(wanted || self.mark_wants()));
         let surplus = retained.len().saturating_sub(keep);
         let half = if short && !sabotage::on(Rule::HistoryKeptWhenShort) { retained.len().div_ceil(2) } else { 0 };
         for (index, (row, units)) in retained.iter().enumerate() {
@@ -168,7 +185,9 @@ impl Engine {
             self.metrics.state.dropped.increment();
             batch.history.push(HistoryStep::Drop { checkpoint: row.checkpoint });
         }
-        state.drop_history(&batch.history).map_err(|error| StoreError::Misuse(error.to_string()))
+        state.drop_history(&batch.history).map_err(|error| StoreError::Misuse(error.to_string()))?;
+        // A mark keeps its checkpoint, and with it those behind: the next are not retained beside them.
+        Ok(wanted && retained.len() - batch.history.len() < most)
     }
 
     /// Frees what dropped checkpoints kept. After the drops of the batch.
@@ -213,24 +232,25 @@ impl Engine {
         Ok(())
     }
 
-    /// Decides whether this checkpoint is retained. After everything that belongs to it was appended.
-    pub(crate) fn retain_this(&self, writer: &Writer, batch: &mut Batch, hlc: Hlc, copies: &[Reference; 2]) {
-        let policy = *self.history_policy.lock();
-        let now = self.options.clock.wall_ns();
-        let mut state = self.state.lock();
-        let newest = state.newest_retained().map(|retained| retained.row.wall_ns);
-        let interval = i64::try_from(policy.interval_ms.saturating_mul(1_000_000)).unwrap_or(i64::MAX);
-        let due = newest.is_none_or(|newest| now.saturating_sub(newest) >= interval);
-        let wanted = policy.checkpoints_max > 0 && due && !self.is_short(writer);
-        if !wanted && !self.mark_wants() {
+    /// Retains this checkpoint if the policy `wants` it and there is still room, or a mark wants it. After everything that belongs to it was appended.
+    pub(crate) fn retain_this(
+        &self,
+        writer: &Writer,
+        batch: &mut Batch,
+        hlc: Hlc,
+        copies: &[Reference; 2],
+        wanted: bool,
+    ) {
+        if !(wanted && !self.is_short(writer) || self.mark_wants()) {
             return;
         }
         let segment_bound = writer.space.numbers.segment.load(crate::sync::atomic::Ordering::SeqCst);
-        let step = HistoryStep::Retain { checkpoint: batch.checkpoint, segment_bound, wall_ns: now };
+        let wall_ns = self.options.clock.wall_ns();
+        let step = HistoryStep::Retain { checkpoint: batch.checkpoint, segment_bound, wall_ns };
         batch.history.push(step);
         let [roots, twin] = *copies;
         if let Some(row) = history_row(&step, hlc, roots, twin) {
-            state.retain(row);
+            self.state.lock().retain(row);
         }
     }
 }

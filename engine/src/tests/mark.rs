@@ -233,6 +233,7 @@ fn a_mark_that_is_asked_for_while_a_publication_ends_does_not_repeat_what_the_on
     client.checkpoint().unwrap();
     // So that the policy retains the next one, whoever asks.
     (0..20).for_each(|_| tick(&client.clock));
+    client.run(&Op::Small { tree: 0, key: 50, seed: 1, len: 100 }).unwrap();
     *client.engine.after_install.lock() = Some(Box::new(|engine| {
         assert_eq!(engine.mark(ONE_PASS, Some(&uses)).unwrap().counts, 1);
         engine.ask_mark().unwrap();
@@ -257,6 +258,28 @@ fn a_mark_that_is_asked_for_while_many_corrections_wait_does_not_repeat_them() {
     client.checkpoint().unwrap();
     assert_eq!(client.engine.history().unwrap().len(), retained, "one that it cannot look at is not retained for it");
     a_second_mark_finds_nothing(client, oid);
+}
+
+#[test]
+fn publications_beside_a_mark_retain_no_more_than_the_policy_says() {
+    let (_, mut client) = fresh(16, 512, 3);
+    client.run(&Op::Write { tree: 0, key: 0, seed: 1, len: 9000 }).unwrap();
+    client.engine.ask_mark().unwrap();
+    client.checkpoint().unwrap();
+    for key in 0..12 {
+        (0..20).for_each(|_| tick(&client.clock));
+        client.run(&Op::Small { tree: 0, key, seed: 1, len: 100 }).unwrap();
+        client.checkpoint().unwrap();
+        assert!(client.engine.history().unwrap().len() <= 3, "after {key}");
+    }
+    let pinned = client.engine.history().unwrap()[0].checkpoint;
+    assert_eq!(client.engine.mark(ONE_PASS, Some(&uses)).unwrap().checkpoint, pinned);
+    // It is over: the newest are retained again.
+    client.run(&Op::Small { tree: 0, key: 20, seed: 1, len: 100 }).unwrap();
+    client.checkpoint().unwrap();
+    let newest = client.engine.history().unwrap().last().map(|root| root.checkpoint);
+    assert_eq!(newest, Some(client.engine.usage().checkpoint));
+    client.quiesce_and_check();
 }
 
 #[test]
