@@ -13,7 +13,7 @@ const AWAKE_MAX: Duration = Duration::from_micros(50);
 const SOON: Duration = Duration::from_micros(20);
 /// Watches that are judged together.
 const TRIAL: u32 = 8;
-/// Waits that are slept through after a trial in which less than half of the watches were worth it: after the first, and most.
+/// Waits that are slept through after a trial in which less than half of the watches were worth it, or after one that gave the processor away for long: after the first, and most.
 const SKIPS: (u32, u32) = (64, 4096);
 
 /// Whether it pays to stay awake.
@@ -38,23 +38,38 @@ impl Patience {
     }
 
     /// Asks `arrived` until it says yes, or the time is over.
-    pub(super) fn watch(&mut self, mut arrived: impl FnMut() -> std::io::Result<bool>) -> std::io::Result<bool> {
+    pub(super) fn watch(&mut self, arrived: impl FnMut() -> std::io::Result<bool>) -> std::io::Result<bool> {
         let began = now();
-        let has_arrived = 'watch: loop {
+        self.watch_by(arrived, || began.elapsed(), std::thread::yield_now)
+    }
+
+    fn watch_by(
+        &mut self,
+        mut arrived: impl FnMut() -> std::io::Result<bool>,
+        elapsed: impl Fn() -> Duration,
+        give_way: impl Fn(),
+    ) -> std::io::Result<bool> {
+        loop {
             for _ in 0..8 {
                 if arrived()? {
-                    break 'watch true;
+                    self.learn(elapsed() <= SOON);
+                    return Ok(true);
                 }
                 (0..8).for_each(|_| std::hint::spin_loop());
             }
-            if began.elapsed() >= AWAKE_MAX {
-                break false;
+            let watched = elapsed();
+            if watched >= AWAKE_MAX {
+                self.learn(false);
+                return Ok(false);
             }
             // What the completion waits for may want this processor.
-            std::thread::yield_now();
-        };
-        self.learn(has_arrived && began.elapsed() <= SOON);
-        Ok(has_arrived)
+            give_way();
+            if elapsed() - watched > SOON {
+                // Somebody else does, and gave it back late. Who sleeps gets it when the completion is there.
+                self.rest();
+                return arrived();
+            }
+        }
     }
 
     fn learn(&mut self, was_worth_it: bool) {
@@ -63,8 +78,16 @@ impl Patience {
         if self.watches < TRIAL {
             return;
         }
+        if self.worth_it * 2 < TRIAL {
+            self.rest();
+        } else {
+            (self.skipped, self.watches, self.worth_it) = (0, 0, 0);
+        }
+    }
+
+    fn rest(&mut self) {
         let (least, most) = SKIPS;
-        self.skip = if self.worth_it * 2 >= TRIAL { 0 } else { (self.skipped * 2).clamp(least, most) };
+        self.skip = (self.skipped * 2).clamp(least, most);
         (self.skipped, self.watches, self.worth_it) = (self.skip, 0, 0);
     }
 }
@@ -77,6 +100,7 @@ fn now() -> Instant {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
 
     /// How many of so many waits are awake, if one in `rare` does not end as most do.
     fn awake(patience: &mut Patience, waits: u32, is_fast: bool, rare: u32) -> u32 {
@@ -107,18 +131,38 @@ mod tests {
         assert!(awake(&mut patience, 64 + 2 * TRIAL, false, 64) >= 2 * TRIAL - 1);
     }
 
+    /// A watch of what is there at the look of this number; each look takes a microsecond, and giving way so long.
+    fn watch(patience: &mut Patience, look: u64, away: Duration) -> bool {
+        let (looks, time) = (Cell::new(0), Cell::new(Duration::ZERO));
+        let arrived = || {
+            looks.set(looks.get() + 1);
+            time.set(time.get() + Duration::from_micros(1));
+            Ok(looks.get() >= look)
+        };
+        patience.watch_by(arrived, || time.get(), || time.set(time.get() + away)).unwrap()
+    }
+
     #[test]
     fn a_watch_ends_when_it_arrives_and_when_it_takes_too_long() {
-        let (mut asked, mut patience) = (0, Patience::default());
-        let third = || {
-            asked += 1;
-            Ok(asked == 3)
-        };
-        assert!(patience.watch(third).unwrap());
-        assert_eq!(asked, 3);
-        let began = now();
-        assert!(!patience.watch(|| Ok(false)).unwrap());
-        assert!(began.elapsed() >= AWAKE_MAX);
-        assert_eq!((patience.watches, patience.worth_it), (2, 1));
+        let mut patience = Patience::default();
+        assert!(watch(&mut patience, 3, Duration::ZERO));
+        assert_eq!((patience.watches, patience.worth_it), (1, 1));
+        assert!(watch(&mut patience, 40, Duration::ZERO));
+        assert!(!watch(&mut patience, 100, Duration::ZERO));
+        assert_eq!((patience.watches, patience.worth_it), (3, 1));
+    }
+
+    /// Where others want the processor, to yield costs a slice of their time: the wait is over long before.
+    #[test]
+    fn a_watch_that_gave_the_processor_away_for_long_is_the_last_one_for_a_while() {
+        let mut patience = Patience::default();
+        assert!(watch(&mut patience, 9, Duration::from_micros(5)));
+        assert!(patience.is_worth_it());
+        assert!(watch(&mut patience, 9, Duration::from_millis(3)));
+        let (least, _) = SKIPS;
+        assert!((0..least).all(|_| !patience.is_worth_it()));
+        assert!(patience.is_worth_it());
+        assert!(!watch(&mut patience, 20, Duration::from_millis(3)));
+        assert_eq!(patience.skip, 2 * least);
     }
 }
