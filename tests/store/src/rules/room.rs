@@ -155,12 +155,12 @@ fn cleaned(mini: &Mini) {
         }
     };
     let last = (0..).find(|key| !put(*key, 24 << 10)).expect("it gets full");
-    for round in 0..3 {
-        for key in (0..last).filter(|key| key % 3 == round) {
+    for round in 0..7 {
+        for key in (0..last).filter(|key| key % 7 == round) {
             mini.delete(key).unwrap();
         }
         mini.checkpoint().unwrap();
-        for key in (0..last).filter(|key| key % 3 == round) {
+        for key in (0..last).filter(|key| key % 7 == round) {
             put(key, 20 << 10);
         }
         mini.checkpoint().unwrap();
