@@ -313,8 +313,7 @@ impl Engine {
         entry.bounds = bounds;
         entry.checkpoint_hlc = frozen.hlc;
         // Something was given back, or will be by the next checkpoint.
-        let dropped =
-            !batch.drops.is_empty() || self.state.lock().has_history() && !self.stalled.load(Ordering::SeqCst);
+        let dropped = !batch.drops.is_empty() || self.has_history_to_free() && !self.stalled.load(Ordering::SeqCst);
         let mut next = published.superblock.next();
         let stamp = record.map_or_else(|| writer.wal.last_hlc(), |record| record.hlc);
         next.hlc_bound = next_bound(writer.wal.believed_wall_ns(), stamp).max(published.superblock.hlc_bound);

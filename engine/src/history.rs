@@ -14,6 +14,7 @@
 
 use crate::engine::{Engine, Writer};
 use crate::sabotage::{self, Rule};
+use crate::state::Retained;
 use crate::store::{Result, Roots};
 use crate::{StoreError, recovery};
 use envoyfs_layout::batch::{Batch, HistoryStep};
@@ -188,6 +189,15 @@ impl Engine {
         state.drop_history(&batch.history).map_err(|error| StoreError::Misuse(error.to_string()))?;
         // A mark keeps its checkpoint, and with it those behind: the next are not retained beside them.
         Ok(wanted && retained.len() - batch.history.len() < most)
+    }
+
+    /// Whether dropping what is retained would free something, or is freeing it. What a mark keeps, and all behind that, stays until it has ended.
+    pub(crate) fn has_history_to_free(&self) -> bool {
+        let marked = self.marked_checkpoint();
+        let state = self.state.lock();
+        let before = |retained: &&Retained| Some(retained.row.checkpoint) != marked;
+        let mut free = state.history().iter().take_while(before);
+        free.any(|retained| retained.row.state == HistoryState::Releasing || retained.units > 0)
     }
 
     /// Frees what dropped checkpoints kept. After the drops of the batch.

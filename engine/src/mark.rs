@@ -255,6 +255,17 @@ impl Engine {
         mark.version.is_some() && !mark.given_up
     }
 
+    /// The checkpoint that a mark keeps.
+    pub(crate) fn marked_checkpoint(&self) -> Option<u64> {
+        let mark = self.mark.lock();
+        mark.version.as_ref().filter(|_| !mark.given_up).map(|version| version.checkpoint)
+    }
+
+    /// Whether somebody runs one: it walks, or waits for its checkpoint.
+    pub(crate) fn is_mark_run(&self) -> bool {
+        self.mark.lock().runs
+    }
+
     /// Whether one is asked for or walks.
     pub(crate) fn is_mark_under_way(&self) -> bool {
         let mark = self.mark.lock();

@@ -1,7 +1,7 @@
 //! The mark before ENOSPC (DESIGN 8): ranges that were overwritten in shared extents are dead, and nobody knows it but a mark. So before a writer is refused, one is made if it may help.
 //!
 //! ```text
-//! Idle --a writer would be refused, and it is worth it--> Wanted --a client's thread runs it--> Running --ended, given up, failed--> Idle
+//! Idle --a writer would be refused, and it is worth it--> Wanted --a client's thread runs it, or somebody does already--> Running --ended, given up, failed--> Idle
 //!                                                           \--nobody took it for 5 s------------------------------------------------/
 //! ```
 //! The writer waits meanwhile, and then for checkpoints as always: they apply what the mark found. It is worth it if something was shared in this mount, if the client runs marks at all, and if at least
@@ -44,8 +44,22 @@ pub(crate) struct LastMark {
 
 impl LastMark {
     fn is_worth(&self, is_shared: bool, admitted: u64, capacity: u64) -> bool {
-        let enough = self.ended_at.is_none_or(|at| admitted.saturating_sub(at) >= capacity / WORTH_PART);
-        self.offered && is_shared && enough
+        is_shared && self.ended_at.is_none_or(|at| admitted.saturating_sub(at) >= capacity / WORTH_PART)
+    }
+
+    /// Looked at by who waits, `now` on the monotonic clock; `runs`: somebody runs a mark. Whoever asked for that one, it is as good as another.
+    fn look(&mut self, runs: bool, now: u64) {
+        match self.stage {
+            Stage::Wanted(_) if runs => self.stage = Stage::Running,
+            // It ended just before it was waited for.
+            Stage::Running if !runs => self.stage = Stage::Idle,
+            Stage::Wanted(since) if now.saturating_sub(since) >= UNTAKEN_MS_MAX => {
+                // Who would run it does not; it is asked again when it asks.
+                self.offered = false;
+                self.stage = Stage::Idle;
+            }
+            _ => {}
+        }
     }
 
     /// A writer waits for it.
@@ -67,9 +81,10 @@ impl Engine {
     pub(super) fn wait_for_last_mark(&self, writer: &Writer) -> Result<bool> {
         let is_shared = writer.was_shared.load(Ordering::Relaxed) || self.state.lock().shared_objects() > 0;
         let capacity = u64::from(self.shape.containers) * u64::from(self.shape.segment_bytes);
+        let mut runs = self.is_mark_run();
         let mut ledger = writer.admission.ledger.lock();
         if !ledger.mark.is_pending() {
-            if !ledger.mark.is_worth(is_shared, ledger.total, capacity) {
+            if !(ledger.mark.offered || runs) || !ledger.mark.is_worth(is_shared, ledger.total, capacity) {
                 return Ok(false);
             }
             ledger.mark.stage = Stage::Wanted(self.options.clock.monotonic_ms());
@@ -79,15 +94,16 @@ impl Engine {
         if !self.options.threads {
             return Err(StoreError::WouldWait { what: "a mark" });
         }
-        while ledger.mark.is_pending() && writer.wal.poisoned().is_none() {
-            if let Stage::Wanted(since) = ledger.mark.stage
-                && self.options.clock.monotonic_ms().saturating_sub(since) >= UNTAKEN_MS_MAX
-            {
-                // Who would run it does not; it is asked again when it asks.
-                ledger.mark.offered = false;
-                ledger.mark.stage = Stage::Idle;
+        loop {
+            ledger.mark.look(runs, self.options.clock.monotonic_ms());
+            if !ledger.mark.is_pending() || writer.wal.poisoned().is_some() {
+                break;
             }
             writer.admission.changed.wait_for(&mut ledger, LOOK);
+            drop(ledger);
+            // Not under the ledger's lock.
+            runs = self.is_mark_run();
+            ledger = writer.admission.ledger.lock();
         }
         Ok(true)
     }
@@ -139,8 +155,6 @@ mod tests {
     #[test]
     fn a_mark_is_worth_it_once_and_then_when_a_64th_of_the_store_was_written() {
         let mut mark = LastMark::default();
-        assert!(!mark.is_worth(true, 0, 6400), "nobody would run it");
-        mark.offered = true;
         assert!(mark.is_worth(true, 0, 6400) && !mark.is_worth(false, 0, 6400));
         mark.stage = Stage::Running;
         mark.end(50, false);
@@ -149,8 +163,24 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_takes_the_mark_that_somebody_runs_and_does_not_wait_for_one_that_nobody_does() {
+        let mut mark = LastMark { offered: true, stage: Stage::Wanted(10), ..LastMark::default() };
+        mark.look(false, UNTAKEN_MS_MAX);
+        assert_eq!(mark.stage, Stage::Wanted(10));
+        mark.look(true, UNTAKEN_MS_MAX);
+        assert_eq!(mark.stage, Stage::Running);
+        mark.look(true, 100 * UNTAKEN_MS_MAX);
+        assert_eq!(mark.stage, Stage::Running, "it has not ended");
+        mark.look(false, 100 * UNTAKEN_MS_MAX);
+        assert_eq!((mark.stage, mark.offered), (Stage::Idle, true));
+        mark.stage = Stage::Wanted(10);
+        mark.look(false, 10 + UNTAKEN_MS_MAX);
+        assert_eq!((mark.stage, mark.offered), (Stage::Idle, false));
+    }
+
+    #[test]
     fn one_that_was_given_up_before_anybody_waited_leaves_the_next_its_turn() {
-        let mut mark = LastMark { offered: true, ..LastMark::default() };
+        let mut mark = LastMark::default();
         mark.end(50, false);
         assert!(mark.is_worth(true, 50, 6400));
         mark.end(50, true);

@@ -531,12 +531,6 @@ impl State {
         self.history.iter_mut().find(|retained| retained.row.checkpoint == checkpoint)
     }
 
-    /// Whether anything is retained or being freed.
-    #[must_use]
-    pub const fn has_history(&self) -> bool {
-        !self.history.is_empty()
-    }
-
     /// Whether a dropped checkpoint waits to be freed.
     #[must_use]
     pub fn is_releasing(&self) -> bool {

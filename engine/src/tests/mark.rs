@@ -1,11 +1,14 @@
 //! The mark: exact on stores that are right, whatever goes on meanwhile; what is wrong is found and set right.
 
 use super::client::*;
-use crate::device::Fault;
+use crate::device::{Fault, SimulatedDevice};
+use crate::hlc::SystemClock;
 use crate::store::*;
-use crate::{MarkOptions, StoreError};
+use crate::{Engine, HistoryPolicy, MarkOptions, Options, StoreError};
 use envoyfs_layout::batch::{Repair, RepairAction};
 use envoyfs_layout::{Oid, Reference};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const ONE_PASS: MarkOptions = MarkOptions { memory_bytes: 64 << 20, bytes_per_second: 0 };
 const MANY_PASSES: MarkOptions = MarkOptions { memory_bytes: 4096, bytes_per_second: 0 };
@@ -338,7 +341,13 @@ fn fill(client: &mut Client, tree: u32) -> (u32, Vec<crate::MarkReport>) {
 
 /// A store full of ranges that nobody uses: overwritten while their extents were shared, so that only a mark knows that they are dead. Says how many bytes they are.
 fn full_of_dead_ranges() -> (Client, u32) {
-    let (_, mut client) = fresh(16, 512, 3);
+    let (_, client, dead) = full_of_dead_ranges_on();
+    (client, dead)
+}
+
+/// The same, and its device.
+fn full_of_dead_ranges_on() -> (SimulatedDevice, Client, u32) {
+    let (device, mut client) = fresh(16, 512, 3);
     let keys = 100;
     for key in 0..keys {
         client.run(&Op::Write { tree: 0, key, seed: u64::from(key) + 1, len: 48 << 10 }).unwrap();
@@ -350,7 +359,7 @@ fn full_of_dead_ranges() -> (Client, u32) {
     }
     client.run(&Op::Drop { tree: 1 }).unwrap();
     client.quiesce_and_check();
-    (client, keys * (24 << 10))
+    (device, client, keys * (24 << 10))
 }
 
 #[test]
@@ -417,4 +426,65 @@ fn a_mark_before_a_refusal_gives_up_when_the_reserve_is_used() {
     client.verify();
     fill(&mut client, 3);
     assert_eq!(client.engine.check_space(), Vec::<String>::new());
+}
+
+/// Makes the checkpoints that are due until `ended`; how many.
+fn serve(client: &mut Client, ended: impl Fn() -> bool) -> u32 {
+    let mut publications = 0;
+    while !ended() {
+        if client.engine.wait_checkpoint(10).is_some() {
+            client.checkpoint().unwrap();
+            publications += 1;
+        }
+    }
+    publications
+}
+
+#[test]
+fn writers_of_a_full_store_wait_for_the_mark_that_somebody_runs_and_make_no_publications_meanwhile() {
+    let (device, mut client, _) = full_of_dead_ranges_on();
+    fill(&mut client, 2);
+    client.commit().unwrap();
+    let settings = crate::Settings { history: HistoryPolicy::NONE, ..tight() };
+    let options = Options { settings, clock: Arc::new(SystemClock::new()), ..Options::default() };
+    let engine = Arc::new(Engine::open(Arc::new(device.process_crash()), options).unwrap());
+    engine.writer().unwrap().was_shared.store(true, Ordering::Relaxed);
+    client = Client::start(Arc::clone(&engine), client.clock.clone());
+    let need = Need { log_bytes: 64, node_bytes: 6 << 10, payload_bytes: 0, data_bytes: 48 << 10, tier: Tier::Writer };
+    let (walks, goes_on) = (AtomicBool::new(false), AtomicBool::new(false));
+    let write = || engine.reserve(need).map(drop);
+    let (publications, outcomes, report) = std::thread::scope(|scope| {
+        let refused = scope.spawn(write);
+        serve(&mut client, || refused.is_finished());
+        assert!(matches!(refused.join().unwrap(), Err(StoreError::NoSpace { .. })), "nobody would run a mark");
+        let mark = scope.spawn(|| {
+            let stalls = |node: &Reference, bytes: &[u8], add: &mut dyn FnMut(Oid, std::ops::Range<u32>)| {
+                walks.store(true, Ordering::SeqCst);
+                while !goes_on.load(Ordering::SeqCst) {
+                    std::thread::yield_now();
+                }
+                uses(node, bytes, add)
+            };
+            engine.mark(ONE_PASS, Some(&stalls))
+        });
+        serve(&mut client, || walks.load(Ordering::SeqCst));
+        let writers = [scope.spawn(write), scope.spawn(write)];
+        let (mut publications, mut quiet) = (0, 0);
+        while quiet < 5 && publications < 20 && writers.iter().all(|writer| !writer.is_finished()) {
+            match client.engine.wait_checkpoint(60) {
+                Some(_) => {
+                    client.checkpoint().unwrap();
+                    publications += 1;
+                }
+                None => quiet += 1,
+            }
+        }
+        goes_on.store(true, Ordering::SeqCst);
+        serve(&mut client, || mark.is_finished() && writers.iter().all(|writer| writer.is_finished()));
+        (publications, writers.map(|writer| writer.join().unwrap()), mark.join().unwrap())
+    });
+    assert!(report.as_ref().is_ok_and(|report| report.unused_bytes > 0), "{report:?}");
+    assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+    assert!(publications < 5, "{publications} publications while the mark walked");
+    engine.close().unwrap();
 }
