@@ -222,6 +222,18 @@ impl Reader {
         self.forget_oldest(&mut locations, &mut held);
     }
 
+    /// Segments whose slot map stays in memory: no page says it yet.
+    #[cfg(test)]
+    pub(crate) fn pinned_maps(&self) -> usize {
+        self.locations.read().values().filter(|location| matches!(location.slots, Slots::Pinned(_))).count()
+    }
+
+    /// Segments of which some units lie where no slot map says.
+    #[cfg(test)]
+    pub(crate) fn relocated_segments(&self) -> usize {
+        self.relocated.read().len()
+    }
+
     /// Units of a segment were written elsewhere, which its slot map does not say yet.
     pub fn relocate(&self, segment: u32, slot: u32, to: Fragment) {
         let mut relocated = self.relocated.write();

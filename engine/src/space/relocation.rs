@@ -178,10 +178,13 @@ impl Space {
     pub(crate) fn settle_relocations(&self, segment: u32, units: &Range<u32>) {
         let mut moved = self.moved.lock();
         let settled = |relocation: &Relocation| relocation.segment == segment && units.contains(&relocation.slot);
-        let gone: Vec<u32> = moved.iter().filter(|r| settled(r)).map(|r| r.pinned).collect();
-        moved.retain(|relocation| !settled(relocation));
+        let gone: Vec<Relocation> = moved.extract_if(.., |relocation| settled(relocation)).collect();
         drop(moved);
-        gone.into_iter().for_each(|pinned| self.unpin(pinned, 1));
+        for relocation in gone {
+            // What was given up has never been installed.
+            self.reader.installed(relocation.segment, relocation.slot);
+            self.unpin(relocation.pinned, 1);
+        }
     }
 
     /// Whether anything was relocated that no published checkpoint contains.

@@ -259,6 +259,7 @@ fn data_that_was_given_up_before_its_write_failed_keeps_no_container() {
     client.checkpoint().unwrap();
     let space = &client.engine.writer().unwrap().space;
     assert!(!space.has_relocations() && space.pinned().is_empty(), "{:?}", space.pinned());
+    assert_eq!(client.engine.reader.relocated_segments(), 0, "readers would look there for ever");
     client.quiesce_and_check();
     recovers(&device, client, 7);
 }
