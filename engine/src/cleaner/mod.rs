@@ -476,21 +476,24 @@ impl Engine {
     fn install_part(&self, touched: &[u32], moves: &[Moved]) -> Result<()> {
         self.load_segments(&touched.iter().copied().collect())?;
         let mut state = self.state.lock();
+        let mut changed = BTreeSet::new();
         for Moved { piece, to } in moves {
             for part in living_parts(&state, piece) {
                 let offset_units = to.offset_units + (part.start - piece.slot);
                 let to = Fragment { units: part.end - part.start, container: to.container, offset_units };
                 let moved = state.move_units(piece.segment, part.start, to);
                 moved.map_err(|error| StoreError::Misuse(error.to_string()))?;
+                changed.insert(piece.segment);
             }
         }
         state.measure(touched.iter().copied());
         drop(state);
         self.keep_buried();
         let state = self.state.lock();
-        for number in touched {
-            if let Some(segment) = state.segment(*number) {
-                self.reader.set_moved(*number, segment.moved.clone());
+        // Of the others no page need be written, and one that is told here stays in memory until then.
+        for number in changed {
+            if let Some(segment) = state.segment(number) {
+                self.reader.set_moved(number, segment.moved.clone());
             }
         }
         Ok(())

@@ -74,6 +74,32 @@ fn cleaning_between_checkpoints_keeps_no_more_pages_than_are_asked_for() {
     assert!(victims > 3, "{victims} victims");
 }
 
+/// What died before it was installed changes no page, and so no page would take the slot map out of memory again.
+#[test]
+fn copies_of_what_died_keep_no_slot_map_in_memory() {
+    let (device, mut client) = fragmented(false);
+    client.commit().unwrap();
+    let device = device.process_crash();
+    let settings = Settings { segment_cache_bytes: 1, history: HistoryPolicy::NONE, ..tight() };
+    let clock: Arc<dyn crate::hlc::Clock> = client.clock.clone();
+    let options = Options { threads: false, settings, clock, ..Options::default() };
+    client = Client::start(Engine::open(Arc::new(device.clone()), options).unwrap(), client.clock.clone());
+    // One object stays at home, since it cannot be read; what else lives in its segment is copied, and dies.
+    let at = place_of(&device, &content(8, 4096, 512));
+    device.inject(Fault::ReadError { offset: at });
+    while client.engine.clean_anyway().unwrap() {}
+    let segment = client.extent_of(0, 8).0.segment();
+    let others: Vec<u32> = living(&client)
+        .into_iter()
+        .filter_map(|(key, oid, _)| (key != 8 && oid.segment() == segment).then_some(key))
+        .collect();
+    assert!(!others.is_empty());
+    others.iter().for_each(|key| client.run(&Op::Delete { tree: 0, key: *key }).unwrap());
+    client.checkpoint().unwrap();
+    assert!(client.engine.metrics().cleaner.moved.get() > 0);
+    assert_eq!(client.engine.reader.pinned_maps(), 0);
+}
+
 /// A choice is of several victims. Those that die before their turn are released by a publication, filled again, and closed.
 #[test]
 fn what_was_chosen_before_a_publication_is_not_cleaned_after_it() {
