@@ -10,9 +10,8 @@
 //!   more.) It covers every write whose completion the write thread has seen.
 //! - *Durable writes*: `RWF_DSYNC`: forced unit access where the device has it and the write is one request on a block
 //!   device, else the kernel flushes after it, on a worker thread.
-//! - *Claim*: the exclusive lock (`O_EXCL` on block devices, `flock` on files) is on a descriptor of its own. Rings that
-//!   write have it registered, so that the kernel keeps it while it still has a write of a process that was killed: who
-//!   mounts next must not meet it. Rings that only read do not: the kernel takes rings down in the background.
+//! - *Claim*: the exclusive lock (`O_EXCL` on block devices, `flock` on files) is on a descriptor of its own. The kernel
+//!   tears rings down in the background and may hold the IO descriptor a little longer; the claim ends with the drop.
 //!
 //! If power fails here: nothing is kept in this layer; see the module above for what a device may lose.
 //!
@@ -22,8 +21,6 @@
 mod bell;
 #[cfg(test)]
 mod bell_tests;
-#[cfg(test)]
-mod claim_tests;
 mod held;
 mod joined;
 mod near;
@@ -109,10 +106,8 @@ impl UringDevice {
             OpenMode::ReadWrite => Some(start()?),
         };
         let gate = writes.as_ref().and_then(WriteRing::gate);
-        let held = writes.is_some().then(|| {
-            let claim = claim.as_ref().map(Arc::downgrade).unwrap_or_default();
-            Held::new(OwnRing::new(Arc::clone(&opened), claim, gate, Arc::clone(&flush_failed)))
-        });
+        let held =
+            writes.is_some().then(|| Held::new(OwnRing::new(Arc::clone(&opened), gate, Arc::clone(&flush_failed))));
         Ok(UringDevice {
             path: path.to_path_buf(),
             geometry: opened.geometry,

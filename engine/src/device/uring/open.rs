@@ -5,7 +5,6 @@ use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
-use std::time::Duration;
 
 /// How a device is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,10 +33,6 @@ pub(super) struct Opened {
 // The two requests that the libc crate does not have for every target.
 const BLKGETSIZE64: libc::Ioctl = 0x8008_1272;
 const BLKDISCARD: libc::Ioctl = 0x1277;
-
-/// Two seconds: as long as the administrator of a store that is mounted already gladly waits to be told so.
-const CLAIM_ATTEMPTS: u32 = 200;
-const CLAIM_PAUSE: Duration = Duration::from_millis(10);
 
 pub(super) fn last_errno() -> i32 {
     errno_of(&std::io::Error::last_os_error())
@@ -93,31 +88,13 @@ pub(super) fn open(path: &Path, mode: OpenMode, exclusive: bool) -> Result<(Open
     Ok((opened, claim))
 }
 
-/// Takes the exclusive lock, on a descriptor of its own. The kernel keeps it for a process that was killed until its last write has landed, and tells nobody when; one that has the device mounted
-/// keeps it for longer than anybody waits here.
+/// Takes the exclusive lock, on a descriptor of its own.
 fn claim(path: &Path, is_block_device: bool, options: &dyn Fn(i32) -> OpenOptions) -> Result<File, DeviceError> {
-    for _ in 0..CLAIM_ATTEMPTS {
-        if let Some(file) = try_claim(path, is_block_device, options)? {
-            return Ok(file);
-        }
-        #[cfg(test)]
-        super::claim_tests::refused();
-        #[expect(clippy::disallowed_methods, reason = "there is nothing to wait for that tells when the claim ends")]
-        std::thread::sleep(CLAIM_PAUSE);
-    }
-    Err(DeviceError::InUse { path: path.to_path_buf() })
-}
-
-/// `None`: somebody has it.
-pub(super) fn try_claim(
-    path: &Path,
-    is_block_device: bool,
-    options: &dyn Fn(i32) -> OpenOptions,
-) -> Result<Option<File>, DeviceError> {
+    let in_use = || DeviceError::InUse { path: path.to_path_buf() };
     let failed = |what, errno| DeviceError::Open { path: path.to_path_buf(), what, errno };
     let file = match options(if is_block_device { libc::O_EXCL } else { 0 }).open(path) {
         Ok(file) => file,
-        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => return Ok(None),
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => return Err(in_use()),
         Err(error) => return Err(failed("open", errno_of(&error))),
     };
     if !is_block_device {
@@ -125,12 +102,12 @@ pub(super) fn try_claim(
         while unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
             match last_errno() {
                 libc::EINTR => {}
-                libc::EWOULDBLOCK => return Ok(None),
+                libc::EWOULDBLOCK => return Err(in_use()),
                 errno => return Err(failed("flock", errno)),
             }
         }
     }
-    Ok(Some(file))
+    Ok(file)
 }
 
 /// Logical block and alignment in memory.

@@ -4,7 +4,7 @@ use super::super::{AlignedBuf, BufferPool, DeviceError, Operation, widen};
 use super::open::{Opened, errno_of};
 use super::ring::Ring;
 use super::thread_rings::ThreadRings;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 /// A thread reads one thing at a time; the ring needs no more.
 const READ_RING_ENTRIES: u32 = 2;
@@ -15,7 +15,7 @@ pub(super) struct ReadRings {
 
 impl ReadRings {
     pub(super) fn new(opened: Arc<Opened>, pool: BufferPool) -> ReadRings {
-        ReadRings { rings: ThreadRings::new(READ_RING_ENTRIES, opened, pool, Weak::new()) }
+        ReadRings { rings: ThreadRings::new(READ_RING_ENTRIES, opened, pool) }
     }
 
     /// Makes the ring of this thread.

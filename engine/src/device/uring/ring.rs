@@ -5,8 +5,7 @@ use super::super::{BufferPool, DeviceError};
 use super::open::{Opened, errno_of};
 use super::patience::Patience;
 use io_uring::{IoUring, Submitter, opcode, squeue, types};
-use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 
 /// The longest single request; longer ones continue like short transfers. A multiple of every block size.
@@ -18,8 +17,6 @@ pub(super) struct Ring {
     /// What is registered as buffer 0; kept for as long as the ring.
     arena: Option<Arc<Arena>>,
     file_is_registered: bool,
-    /// The device's claim is registered too: the kernel keeps it until the last request has ended, whatever becomes of this process.
-    claims: bool,
     /// Whether the kernel writes and reads several pieces of registered memory with one request (6.15).
     pieces_fixed: bool,
     opened: Arc<Opened>,
@@ -30,18 +27,7 @@ const HINT: &str = "allow it with `sysctl kernel.io_uring_disabled=0` (2 forbids
                     kernel.io_uring_group); in a container the seccomp profile may forbid it too";
 
 impl Ring {
-    /// For reads.
     pub(super) fn new(entries: u32, opened: &Arc<Opened>, pool: &BufferPool) -> Result<Ring, DeviceError> {
-        Ring::with_claim(entries, opened, pool, None)
-    }
-
-    /// For writes: what is under way when this process is killed lands while nobody else has the device.
-    pub(super) fn with_claim(
-        entries: u32,
-        opened: &Arc<Opened>,
-        pool: &BufferPool,
-        claim: Option<&File>,
-    ) -> Result<Ring, DeviceError> {
         let uring = build(entries).map_err(|error| match errno_of(&error) {
             errno @ (libc::EPERM | libc::EACCES | libc::ENOSYS) => DeviceError::UringUnavailable { errno, hint: HINT },
             errno @ libc::ENOMEM => {
@@ -49,8 +35,7 @@ impl Ring {
             }
             errno => DeviceError::UringUnavailable { errno, hint: "the kernel must be 5.15 or newer" },
         })?;
-        let files: Vec<i32> = [&opened.io].into_iter().chain(claim).map(AsRawFd::as_raw_fd).collect();
-        let file_is_registered = uring.submitter().register_files(&files).is_ok();
+        let file_is_registered = uring.submitter().register_files(&[opened.io.as_raw_fd()]).is_ok();
         let arena = pool.arena().filter(|arena| register(&uring.submitter(), arena)).cloned();
         let mut probe = io_uring::Probe::new();
         let probed = uring.submitter().register_probe(&mut probe).is_ok();
@@ -60,19 +45,10 @@ impl Ring {
             uring,
             arena,
             file_is_registered,
-            claims: file_is_registered && claim.is_some(),
             pieces_fixed,
             opened: Arc::clone(opened),
             patience: Patience::default(),
         })
-    }
-
-    /// Nothing is under way: the claim ends here as far as it is this ring's, and not when the kernel comes to take the ring down. Does nothing on a thread that is not
-    /// the ring's own.
-    pub(super) fn release_claim(&mut self) {
-        if self.claims && self.uring.submitter().unregister_files().is_ok() {
-            (self.claims, self.file_is_registered) = (false, false);
-        }
     }
 
     /// Submits what is in the ring and waits until `want` completions are there, or something goes wrong: first awake, as long as that has paid lately, then asleep.

@@ -32,14 +32,14 @@ impl Image {
 }
 
 /// A loop device on an image, detached when dropped.
-pub(super) struct LoopDevice {
-    pub(super) path: PathBuf,
+struct LoopDevice {
+    path: PathBuf,
     _image: Image,
 }
 
 impl LoopDevice {
     /// `None`, with a note, where loop devices cannot be made.
-    pub(super) fn new(size: u64, block: u32) -> Option<LoopDevice> {
+    fn new(size: u64, block: u32) -> Option<LoopDevice> {
         let image = Image::new(size);
         let output = Command::new("losetup")
             .args(["--find", "--show", "--direct-io=on", "--sector-size", &block.to_string()])

@@ -8,7 +8,6 @@ use super::open::Opened;
 use super::ring::Ring;
 use parking_lot::Mutex;
 use std::cell::RefCell;
-use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -26,17 +25,15 @@ pub(super) struct ThreadRings {
     entries: u32,
     opened: Arc<Opened>,
     pool: BufferPool,
-    /// What rings for writes keep; it is there as long as the device is.
-    claim: Weak<File>,
     all: Mutex<Vec<Weak<ThreadRing>>>,
 }
 
 impl ThreadRings {
     /// Rings with so many entries; those of a pool with an arena have it registered.
-    pub(super) fn new(entries: u32, opened: Arc<Opened>, pool: BufferPool, claim: Weak<File>) -> ThreadRings {
+    pub(super) fn new(entries: u32, opened: Arc<Opened>, pool: BufferPool) -> ThreadRings {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        ThreadRings { number, entries, opened, pool, claim, all: Mutex::new(Vec::new()) }
+        ThreadRings { number, entries, opened, pool, all: Mutex::new(Vec::new()) }
     }
 
     /// The ring of the calling thread, made now if it has none yet.
@@ -48,9 +45,7 @@ impl ThreadRings {
         if let Ok(Some(ring)) = known {
             return Ok(ring);
         }
-        let claim = self.claim.upgrade();
-        let ring = Ring::with_claim(self.entries, &self.opened, &self.pool, claim.as_deref())?;
-        let ring = Arc::new(Mutex::new(Some(ring)));
+        let ring = Arc::new(Mutex::new(Some(Ring::new(self.entries, &self.opened, &self.pool)?)));
         // A thread that is ending has no list any more: the ring then serves this one time.
         let kept = RINGS.try_with(|rings| {
             let mut rings = rings.borrow_mut();
@@ -78,8 +73,7 @@ impl Drop for ThreadRings {
         for ring in self.all.lock().drain(..) {
             if let Some(ring) = ring.upgrade() {
                 // Nothing is under way: that would hold a reference to the device.
-                let ring = ring.lock().take();
-                ring.into_iter().for_each(|mut ring| ring.release_claim());
+                drop(ring.lock().take());
             }
         }
     }

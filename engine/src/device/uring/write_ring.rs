@@ -111,8 +111,9 @@ impl WriteRing {
         let thread = std::thread::Builder::new()
             .name("envoyfs-write".to_owned())
             .spawn(move || {
+                let _claim = claim;
                 // A SINGLE_ISSUER ring belongs to the thread that makes it.
-                match Ring::with_claim(WRITE_RING_ENTRIES, &opened, &pool, claim.as_deref()) {
+                match Ring::new(WRITE_RING_ENTRIES, &opened, &pool) {
                     Ok(ring) => {
                         let _ = ready.send(Ok(()));
                         let is_block_device = opened.geometry.is_block_device;
@@ -124,11 +125,7 @@ impl WriteRing {
                 }
             })
             .map_err(|error| no_thread(errno_of(&error)))?;
-        if let Err(error) = is_ready.recv().unwrap_or(Err(DeviceError::Closed)) {
-            // It has a reference to the claim.
-            let _ = thread.join();
-            return Err(error);
-        }
+        is_ready.recv().unwrap_or(Err(DeviceError::Closed))?;
         Ok(WriteRing { queue: Some(queue), waker, thread: Some(thread) })
     }
 
@@ -248,7 +245,6 @@ impl WriteThread {
             self.fill();
             let under_way = WRITES_UNDER_WAY_MAX - self.free.len();
             if self.closing && under_way == 0 && self.backlog.is_empty() {
-                self.ring.release_claim();
                 return;
             }
             if let Err(errno) = self.enter() {
@@ -427,7 +423,7 @@ impl WriteThread {
 impl Drop for WriteThread {
     /// Nothing is left after `run`, unless a ticket's function panicked.
     fn drop(&mut self) {
-        if self.jobs.iter().any(Option::is_some) || !self.backlog.is_empty() {
+        if self.free.len() < WRITES_UNDER_WAY_MAX || !self.backlog.is_empty() {
             self.give_up(libc::ECANCELED);
         }
     }

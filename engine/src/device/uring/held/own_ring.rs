@@ -6,10 +6,9 @@ use super::super::ring::Ring;
 use super::super::thread_rings::ThreadRings;
 use super::super::write_ring::{Gate, Job};
 use super::{Done, Hands};
-use std::fs::File;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
 
 /// Requests of one thread in the kernel at a time.
 const RING_ENTRIES: u32 = 64;
@@ -28,9 +27,9 @@ pub struct OwnRing {
 }
 
 impl OwnRing {
-    pub fn new(opened: Arc<Opened>, claim: Weak<File>, gate: Option<Gate>, flush_failed: Arc<AtomicBool>) -> OwnRing {
+    pub fn new(opened: Arc<Opened>, gate: Option<Gate>, flush_failed: Arc<AtomicBool>) -> OwnRing {
         let is_block_device = opened.geometry.is_block_device;
-        let rings = ThreadRings::new(RING_ENTRIES, opened, BufferPool::heap().clone(), claim);
+        let rings = ThreadRings::new(RING_ENTRIES, opened, BufferPool::heap().clone());
         OwnRing { rings, gate, flush_failed, is_block_device }
     }
 

@@ -202,7 +202,7 @@ fn a_device_works_where_no_memory_may_be_locked() {
 fn own_ring(folder: &Path) -> (OwnRing, Arc<AtomicBool>) {
     let (opened, _claim) = super::super::super::open::open(&folder.join("image"), OpenMode::ReadWrite, false).unwrap();
     let flush_failed = Arc::new(AtomicBool::new(false));
-    (OwnRing::new(Arc::new(opened), Weak::new(), None, Arc::clone(&flush_failed)), flush_failed)
+    (OwnRing::new(Arc::new(opened), None, Arc::clone(&flush_failed)), flush_failed)
 }
 
 fn jobs_of(blocks: std::ops::Range<u64>, mark: u8) -> Vec<Job> {
