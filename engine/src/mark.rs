@@ -178,7 +178,9 @@ impl Engine {
         let writer = self.writer()?;
         self.last_mark_runs(writer);
         let pace = Pace::new(options.bytes_per_second);
-        let mut watch = Watch { progress: MarkProgress::default(), pace, tell: progress };
+        let is_waited_for = || writer.admission.ledger.lock().mark.is_pending();
+        let mut watch =
+            Watch { progress: MarkProgress::default(), pace, tell: progress, is_waited_for: &is_waited_for };
         let version = match self.wait_version(&mut watch) {
             // It goes on waiting in a store without threads; else nobody is left who would run it.
             Err(error) if !matches!(error, StoreError::WouldWait { .. }) => {

@@ -25,7 +25,17 @@ impl Pace {
     }
 
     /// So many bytes were read: pauses when it is time to. `look` is called during a pause, and may end the pass.
-    pub(crate) fn after(&mut self, bytes: u64, mut look: impl FnMut() -> ControlFlow<()>) -> ControlFlow<()> {
+    pub(crate) fn after(&mut self, bytes: u64, look: impl FnMut() -> ControlFlow<()>) -> ControlFlow<()> {
+        self.after_unless(|| false, bytes, look)
+    }
+
+    /// The same, without pauses while somebody waits for the pass.
+    pub(crate) fn after_unless(
+        &mut self,
+        is_waited_for: impl Fn() -> bool,
+        bytes: u64,
+        mut look: impl FnMut() -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
         self.owed = self.owed.saturating_add(bytes);
         // A tenth of a second's worth, so that a slow pass does not come in bursts.
         let step = (self.bytes_per_second / 10).clamp(LEAST_BYTES, STEP_BYTES);
@@ -34,7 +44,7 @@ impl Pace {
         }
         let nanos = u128::from(std::mem::take(&mut self.owed)) * 1_000_000_000 / u128::from(self.bytes_per_second);
         let mut left = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-        while !left.is_zero() {
+        while !left.is_zero() && !is_waited_for() {
             let slice = left.min(SLICE);
             // Nobody notifies: a pause.
             Condvar::new().wait_for(&mut Mutex::new(()).lock(), slice);
@@ -48,6 +58,21 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pass_that_somebody_waits_for_makes_no_pauses() {
+        let mut pace = Pace::new(1);
+        let looks = std::cell::Cell::new(0);
+        let look = || {
+            looks.set(looks.get() + 1);
+            if looks.get() < 3 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        // A pause of an hour ends when somebody comes, and there is none while he is there.
+        assert!(pace.after_unless(|| looks.get() == 2, 4 << 10, look).is_continue());
+        assert!(pace.after_unless(|| true, 4 << 10, look).is_continue());
+        assert_eq!(looks.get(), 2);
+        assert!(pace.after_unless(|| false, 4 << 10, look).is_break());
+    }
 
     #[test]
     fn without_a_rate_nothing_pauses_and_a_pause_ends_when_the_pass_is_to_end() {

@@ -63,17 +63,19 @@ pub(super) struct Watch<'a> {
     pub(super) progress: MarkProgress,
     pub(super) pace: Pace,
     pub(super) tell: &'a mut dyn FnMut(&MarkProgress) -> ControlFlow<()>,
+    /// Whether a writer of a full store waits for the mark: it makes no pauses then.
+    pub(super) is_waited_for: &'a dyn Fn() -> bool,
 }
 
 impl Watch<'_> {
     /// A node of so many bytes was visited.
     pub(super) fn visited(&mut self, bytes: u32) -> ControlFlow<()> {
-        let Self { progress, pace, tell } = self;
+        let Self { progress, pace, tell, is_waited_for } = self;
         progress.nodes += 1;
         if progress.nodes.is_multiple_of(REPORT_NODES) {
             tell(progress)?;
         }
-        pace.after(bytes.into(), || tell(progress))
+        pace.after_unless(*is_waited_for, bytes.into(), || tell(progress))
     }
 }
 

@@ -465,7 +465,8 @@ fn writers_of_a_full_store_wait_for_the_mark_that_somebody_runs_and_make_no_publ
                 }
                 uses(node, bytes, add)
             };
-            engine.mark(ONE_PASS, Some(&stalls))
+            // For an hour, if nobody waited for it.
+            engine.mark(MarkOptions { bytes_per_second: 1, ..ONE_PASS }, Some(&stalls))
         });
         serve(&mut client, || walks.load(Ordering::SeqCst));
         let writers = [scope.spawn(write), scope.spawn(write)];
