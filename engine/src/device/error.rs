@@ -49,6 +49,15 @@ pub enum DeviceError {
         /// What was opened.
         path: PathBuf,
     },
+    /// A process that was killed left writes that the device has not answered for a minute.
+    #[error(
+        "{} still has writes of a process that was killed, and does not answer them: see dmesg, and try again when it does",
+        path.display()
+    )]
+    StillWriting {
+        /// What was opened.
+        path: PathBuf,
+    },
     /// `io_uring` cannot be used here.
     #[error("io_uring is not available ({}); {hint}", reason(*errno))]
     UringUnavailable {

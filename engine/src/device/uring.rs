@@ -10,8 +10,8 @@
 //!   more.) It covers every write whose completion the write thread has seen.
 //! - *Durable writes*: `RWF_DSYNC`: forced unit access where the device has it and the write is one request on a block
 //!   device, else the kernel flushes after it, on a worker thread.
-//! - *Claim*: the exclusive lock (`O_EXCL` on block devices, `flock` on files) is on a descriptor of its own. The kernel
-//!   tears rings down in the background and may hold the IO descriptor a little longer; the claim ends with the drop.
+//! - *Claim*: the exclusive lock (`O_EXCL` on block devices, `flock` on files) is on a descriptor of its own and ends with
+//!   the drop or the process. A second lock, on the IO descriptor, lasts as long as the kernel has writes: see `in_flight`.
 //!
 //! If power fails here: nothing is kept in this layer; see the module above for what a device may lose.
 //!
@@ -22,6 +22,9 @@ mod bell;
 #[cfg(test)]
 mod bell_tests;
 mod held;
+mod in_flight;
+#[cfg(test)]
+mod in_flight_tests;
 mod joined;
 mod near;
 mod open;
@@ -37,12 +40,14 @@ mod bench;
 #[cfg(test)]
 mod tests;
 
+pub use in_flight::wait_for_writes_in_flight;
 pub use open::OpenMode;
 
 use super::{AlignedBuf, BufferPool, Device, DeviceError, DeviceReads, Geometry, Operation, Ticket, Write, WriteCache};
 use super::{check_range, check_write, widen};
 use crate::sync;
 use held::{Held, OwnRing};
+use in_flight::InFlightLock;
 use open::Opened;
 use parking_lot::Mutex;
 use read_queue::ReadQueue;
@@ -69,7 +74,9 @@ pub struct UringDevice {
     /// Held by a flush of a file from before its error report is taken until `flush_failed` says so.
     reports: Mutex<()>,
     opened: Arc<Opened>,
-    /// Last, so that it ends after everything above; the write thread has the other reference.
+    /// After everything above, so that no write is under way; `None` when read-only.
+    _in_flight: Option<InFlightLock>,
+    /// Last; the write thread has the other reference.
     _claim: Option<Arc<File>>,
 }
 
@@ -78,7 +85,7 @@ impl UringDevice {
     /// a second exclusive open fails.
     ///
     /// # Errors
-    /// [`DeviceError::InUse`], [`DeviceError::UringUnavailable`], [`DeviceError::Open`].
+    /// [`DeviceError::InUse`], [`DeviceError::StillWriting`] after a minute, [`DeviceError::UringUnavailable`], [`DeviceError::Open`].
     pub fn open(path: impl AsRef<Path>, mode: OpenMode, exclusive: bool) -> Result<UringDevice, DeviceError> {
         Self::open_with_pool(path, mode, exclusive, BufferPool::default())
     }
@@ -96,6 +103,11 @@ impl UringDevice {
         let path = path.as_ref();
         let (opened, claim) = open::open(path, mode, exclusive)?;
         let (opened, claim) = (Arc::new(opened), claim.map(Arc::new));
+        let in_flight = match mode {
+            OpenMode::ReadWrite => Some(InFlightLock::take(path, &opened)?),
+            OpenMode::ReadOnly if exclusive => wait_for_writes_in_flight(path, &opened.io).map(|()| None)?,
+            OpenMode::ReadOnly => None,
+        };
         let reads = ReadRings::new(Arc::clone(&opened), pool.clone());
         // Made now, so that a forbidden io_uring is told at open and not at the first read.
         reads.prepare()?;
@@ -120,6 +132,7 @@ impl UringDevice {
             flush_failed,
             reports: Mutex::new(()),
             opened,
+            _in_flight: in_flight,
             _claim: claim,
         })
     }

@@ -5,6 +5,7 @@ use crate::mount::claim::Claim;
 use anyhow::{Context as _, Result, bail};
 use envoyfs_engine::device::{
     AlignedBuf, Device, DeviceError, Geometry, MappedFile, OpenMode, Operation, Ticket, UringDevice, Write,
+    wait_for_writes_in_flight,
 };
 use envoyfs_engine::superblock;
 use std::fs::{File, OpenOptions};
@@ -61,6 +62,7 @@ impl Source {
         if !is_block_device && rustix::fs::flock(&file, lock).is_err() {
             bail!("{shown} is in use by another envoyfs process (mounted?); unmount it first");
         }
+        wait_for_writes_in_flight(path, &file)?;
         let size_bytes = crate::mkfs::size_of(&file).with_context(|| format!("cannot tell the size of {shown}"))?;
         // Through the page cache any offset can be read; the granule is the smallest that formats know.
         let geometry = Geometry { size_bytes: size_bytes & !511, logical_block_bytes: 512, is_block_device };

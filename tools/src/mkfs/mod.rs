@@ -19,7 +19,7 @@ pub mod size;
 mod write;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use envoyfs_engine::device::{Device as _, OpenMode, UringDevice};
+use envoyfs_engine::device::{Device as _, OpenMode, UringDevice, wait_for_writes_in_flight};
 use envoyfs_engine::format::{FormatOptions, Regions};
 use envoyfs_engine::hlc::{Clock as _, SystemClock};
 use envoyfs_engine::signature::{self, Found};
@@ -266,6 +266,7 @@ fn claim(path: &Path, kind: Kind) -> Result<Option<File>> {
     if kind == Kind::File && rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
         bail!("{shown} is in use by another envoyfs process; unmount it first");
     }
+    wait_for_writes_in_flight(path, &file)?;
     Ok(Some(file))
 }
 

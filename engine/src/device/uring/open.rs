@@ -5,6 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 /// How a device is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,9 +23,11 @@ pub(super) struct Opened {
     pub(super) geometry: Geometry,
     pub(super) memory_alignment: usize,
     pub(super) direct: bool,
+    /// A ring was given up with writes in the kernel.
+    pub(super) gave_up: AtomicBool,
     /// As on a file system without durable writes.
     #[cfg(test)]
-    pub(super) refuses_durable: std::sync::atomic::AtomicBool,
+    pub(super) refuses_durable: AtomicBool,
     /// Takes the place of the next `fdatasync`, which fails with the error number that this returns.
     #[cfg(test)]
     pub(super) failing_sync: parking_lot::Mutex<Option<Box<dyn FnOnce() -> i32 + Send>>>,
@@ -80,8 +83,9 @@ pub(super) fn open(path: &Path, mode: OpenMode, exclusive: bool) -> Result<(Open
         geometry,
         memory_alignment,
         direct,
+        gave_up: AtomicBool::new(false),
         #[cfg(test)]
-        refuses_durable: std::sync::atomic::AtomicBool::new(false),
+        refuses_durable: AtomicBool::new(false),
         #[cfg(test)]
         failing_sync: parking_lot::Mutex::new(None),
     };

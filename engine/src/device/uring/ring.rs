@@ -7,6 +7,7 @@ use super::patience::Patience;
 use io_uring::{IoUring, Submitter, opcode, squeue, types};
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// The longest single request; longer ones continue like short transfers. A multiple of every block size.
 const REQUEST_BYTES_MAX: usize = 64 << 20;
@@ -49,6 +50,11 @@ impl Ring {
             opened: Arc::clone(opened),
             patience: Patience::default(),
         })
+    }
+
+    /// It may have writes in the kernel for an unknown time: whoever opens the device next has to wait for them.
+    pub(super) fn gave_up(&self) {
+        self.opened.gave_up.store(true, Ordering::Release);
     }
 
     /// Submits what is in the ring and waits until `want` completions are there, or something goes wrong: first awake, as long as that has paid lately, then asleep.

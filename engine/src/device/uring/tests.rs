@@ -32,18 +32,24 @@ impl Image {
 }
 
 /// A loop device on an image, detached when dropped.
-struct LoopDevice {
-    path: PathBuf,
-    _image: Image,
+pub(super) struct LoopDevice {
+    pub(super) path: PathBuf,
+    image: Option<Image>,
 }
 
 impl LoopDevice {
     /// `None`, with a note, where loop devices cannot be made.
-    fn new(size: u64, block: u32) -> Option<LoopDevice> {
+    pub(super) fn new(size: u64, block: u32) -> Option<LoopDevice> {
         let image = Image::new(size);
+        let mut device = Self::over(&image.path(), block)?;
+        device.image = Some(image);
+        Some(device)
+    }
+
+    pub(super) fn over(image: &Path, block: u32) -> Option<LoopDevice> {
         let output = Command::new("losetup")
             .args(["--find", "--show", "--direct-io=on", "--sector-size", &block.to_string()])
-            .arg(image.path())
+            .arg(image)
             .output()
             .ok()
             .filter(|output| output.status.success());
@@ -53,7 +59,7 @@ impl LoopDevice {
             return None;
         };
         let path = PathBuf::from(String::from_utf8(output.stdout).unwrap().trim());
-        Some(LoopDevice { path, _image: image })
+        Some(LoopDevice { path, image: None })
     }
 }
 

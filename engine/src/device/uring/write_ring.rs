@@ -125,7 +125,11 @@ impl WriteRing {
                 }
             })
             .map_err(|error| no_thread(errno_of(&error)))?;
-        is_ready.recv().unwrap_or(Err(DeviceError::Closed))?;
+        if let Err(error) = is_ready.recv().unwrap_or(Err(DeviceError::Closed)) {
+            // It has a reference to the claim, which ends before the error is told.
+            let _ = thread.join();
+            return Err(error);
+        }
         Ok(WriteRing { queue: Some(queue), waker, thread: Some(thread) })
     }
 
@@ -402,6 +406,7 @@ impl WriteThread {
     fn give_up(&mut self, errno: i32) {
         tracing::error!(errno, "the write ring cannot be entered: writes end here");
         // What the kernel has may arrive at any time.
+        self.ring.gave_up();
         self.flush_failed.store(true, Ordering::Release);
         let in_kernel = self.jobs.iter_mut().filter_map(Option::take).map(|run| (run, true));
         let waiting = self.backlog.drain(..).map(|run| (run, false));
@@ -423,7 +428,7 @@ impl WriteThread {
 impl Drop for WriteThread {
     /// Nothing is left after `run`, unless a ticket's function panicked.
     fn drop(&mut self) {
-        if self.free.len() < WRITES_UNDER_WAY_MAX || !self.backlog.is_empty() {
+        if self.jobs.iter().any(Option::is_some) || !self.backlog.is_empty() {
             self.give_up(libc::ECANCELED);
         }
     }

@@ -74,6 +74,7 @@ impl Hands for OwnRing {
             let Some(ring) = own.as_mut() else { return Err(jobs) };
             if !write_runs(ring, &jobs, &mut runs) {
                 // With what was not handed to the kernel, and with completions that would be taken for those of other writes.
+                ring.gave_up();
                 *own = None;
                 // What was handed to it may arrive at any time, so nothing may be written there again, nor called durable.
                 self.flush_failed.store(true, Ordering::Release);
