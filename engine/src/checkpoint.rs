@@ -62,7 +62,8 @@ impl Engine {
         #[cfg(test)]
         {
             let free = u64::from(writer.space.free_containers()) * writer.admission.budget.container_bytes;
-            assert!(free >= ledger.frozen, "INV-25: {free} bytes free for {} admitted", ledger.frozen);
+            let admitted = ledger.frozen + ledger.data;
+            assert!(free >= admitted, "INV-25: {free} bytes free for {admitted} admitted");
         }
         Ok(Frozen { number, freeze: point.lsn, hlc: point.hlc })
     }

@@ -21,11 +21,12 @@ const LOOK_DROPS: usize = 16;
 
 impl Engine {
     /// Whether more may be changed in this publication, by choice: the pages that have changed so far, and so many bytes more, have room, and a container is left beside each of two
-    /// streams (INV-25).
+    /// streams (INV-25). What writers were promised is theirs.
     pub(crate) fn has_room_for_pages(&self, writer: &Writer, more: u64) -> bool {
+        let promised = writer.admission.promised_bytes();
         let room =
             u64::from(writer.space.free_containers().saturating_sub(2)) * writer.admission.budget.container_bytes;
-        self.state.lock().dirty_page_bytes().saturating_add(more) < room
+        self.state.lock().dirty_page_bytes().saturating_add(more).saturating_add(promised) < room
     }
 
     /// Whether a publication works off at least one node: a container is free for the pages that it changes.
@@ -37,8 +38,9 @@ impl Engine {
     pub(crate) fn pace_of_drops(&self, writer: &Writer, hurry: bool) -> u64 {
         let budget = &writer.admission.budget;
         let pace = (if hurry { budget.dirty_max / 2 } else { budget.dirty_max / 8 }).max(64 << 10);
+        let promised = writer.admission.promised_bytes();
         let free = writer.space.free_containers().saturating_sub(OTHERS);
-        pace.min(u64::from(free) * budget.container_bytes / 2)
+        pace.min((u64::from(free) * budget.container_bytes).saturating_sub(promised) / 2)
     }
 
     /// Pops nodes, frees them, and takes their edges back.

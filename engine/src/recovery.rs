@@ -21,6 +21,7 @@ use crate::hlc::{HlcSource, next_bound, wall_hlc};
 use crate::metrics::Metrics;
 use crate::sabotage::{self, Rule};
 use crate::space::admission::Budget;
+use crate::space::heat::Scale;
 use crate::space::{Container, Containers, Numbers, Reader, Shape, Space, check_blocks};
 use crate::state::{Fragment, Pager, State};
 use crate::store::{DataObject, Replayed, Result, Roots};
@@ -356,7 +357,8 @@ impl Engine {
             entry.bounds = max_bounds(entry.bounds, adopted.body.bounds);
             entry.checkpoint_hlc = adopted.body.hlc;
         }
-        let budget = Budget::new(superblock.size, superblock.segment_bytes);
+        let streams = u32::try_from(Scale::new(self.shape.containers).all().count()).unwrap_or(u32::MAX);
+        let budget = Budget::new(superblock.size, superblock.segment_bytes).with_streams(streams);
         let durably = superblock.barrier == Barrier::ForcedUnitAccess && self.device.durable_writes_report_apart();
         let wal = Wal::new(
             Arc::clone(&self.device),

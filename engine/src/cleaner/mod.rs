@@ -98,6 +98,11 @@ impl Cleaning {
     pub(crate) fn coming(&self) -> u32 {
         u32::try_from(self.coming.load(Ordering::Relaxed)).unwrap_or(u32::MAX)
     }
+    /// As if it had emptied so many.
+    #[cfg(test)]
+    pub(crate) fn expect(&self, containers: u64) {
+        self.coming.store(containers, Ordering::Relaxed);
+    }
 }
 
 impl Progress {
@@ -433,8 +438,11 @@ impl Engine {
         if pace == Pace::Paced {
             return writer.admission.needed_containers();
         }
-        // The rest of this checkpoint and the next one's nodes come first.
-        let all = writer.admission.ledger.lock().pages;
+        // What writers were promised, the rest of this checkpoint, and the next one's nodes come first.
+        let (all, promised) = {
+            let ledger = writer.admission.ledger.lock();
+            (ledger.pages, ledger.data)
+        };
         let mut pages = all;
         if all > budget.dirty_max {
             // What the batch changed is known by now. Each piece changes a page, some of them larger than others.
@@ -442,8 +450,14 @@ impl Engine {
             let mean = all / (state.table().len() as u64).max(1);
             pages = state.dirty_page_bytes() + 2 * mean * (moves as u64 + u64::from(self.shape.units()));
         }
-        let first = budget.dirty_max.max(pages.min(all));
+        let first = budget.dirty_max.max(pages.min(all)) + promised;
         u32::try_from(first.div_ceil(budget.container_bytes)).unwrap_or(u32::MAX).saturating_add(2)
+    }
+
+    /// The same in a publication.
+    #[cfg(test)]
+    pub(crate) fn kept_from_survivors_in_a_hurry(&self, writer: &Writer) -> u32 {
+        self.kept_from_survivors(writer, Pace::Hurry, 0)
     }
 
     /// The same for one piece: one container can always be turned over.

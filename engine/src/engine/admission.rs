@@ -38,6 +38,11 @@ impl Admission {
         drop(ledger);
         u32::try_from(bytes.div_ceil(self.budget.container_bytes.max(1))).unwrap_or(u32::MAX)
     }
+
+    /// Bytes of data that permits may still use.
+    pub(crate) fn promised_bytes(&self) -> u64 {
+        self.ledger.lock().data
+    }
 }
 
 /// What an operation may still use; given back when dropped.

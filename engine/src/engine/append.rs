@@ -138,7 +138,10 @@ impl Engine {
             crc: checksum::join(crcs, stored_bytes as usize),
             owner: hint.owner,
         };
+        let charge = data_charge((filled.stored_bytes - at).into());
         let floor = match permit.tier {
+            // There is a container for what was promised: a publication that has taken some of R since does not change that.
+            _ if charge <= permit.data => 0,
             Tier::Writer => writer.admission.budget.floor_containers(Tier::Shrinking).saturating_sub(1),
             _ => 2,
         };

@@ -4,9 +4,12 @@
 //! free containers >= R/2 + data promised         R = 2(D + P) + C/(1-u) + (O + 2)S      for writers
 //! free and coming containers >= R + data promised                                       coming: emptied by the cleaner, released by the next publication (R: or more, [`Ledger::reserve`])
 //! nodes and payloads admitted since a freeze <= max(D + P, twice the largest operation's)     for everybody
-//! free containers >= nodes and payloads not written yet + max(5 containers, 3 containers + all pages twice and what they may grow by) + data promised     for all but the last tier
-//! free containers >= nodes and payloads not written yet + 2 containers                  for the last tier
+//! free containers >= nodes and payloads not written yet + max(5 containers, 3 containers + all pages twice and what they may grow by) + H + data promised     for all but the last tier
+//! free containers >= nodes and payloads not written yet + 2 containers + H + data promised     for the last tier
 //! ```
+//!
+//! H: a container for each stream of data but one. Bytes that fit into one container may begin one in each stream, so what is promised takes so many more. Whoever was promised data gets
+//! its containers, whatever a publication and the cleaner have taken since.
 //!
 //! An operation below thousands of directories is charged for all of them, which may be more than D + P: then each publication would hold one such operation, and making n
 //! directories in each other would write n^2 / 2 nodes. Since those above are charged once a batch, a batch of twice the largest operation holds as many smaller ones as one of
@@ -29,6 +32,8 @@ pub struct Budget {
     pub reserve: u64,
     /// Bytes of objects that a container holds for certain.
     pub container_bytes: u64,
+    /// H: bytes of the containers that data may begin in all its streams but one.
+    pub heats: u64,
 }
 
 const MIB: u64 = 1 << 20;
@@ -67,7 +72,13 @@ impl Budget {
         // u = 0.75: a quarter of a victim is freed.
         let reserve = 2 * dirty_max + 4 * pages + (OPEN + 2) * segment;
         // A table row of 40 bytes a block of 4 KiB, header and footer.
-        Self { dirty_max, reserve, container_bytes: segment - segment / 64 - 8192 }
+        Self { dirty_max, reserve, container_bytes: segment - segment / 64 - 8192, heats: 0 }
+    }
+
+    /// With data in so many streams, one if nothing is said.
+    #[must_use]
+    pub const fn with_streams(self, streams: u32) -> Self {
+        Self { heats: streams.saturating_sub(1) as u64 * self.container_bytes, ..self }
     }
 
     /// Bytes of R that a tier leaves alone.
@@ -225,7 +236,7 @@ impl Ledger {
         }
         let unwritten = present + self.frozen + dirty;
         let kept = match tier {
-            Tier::Last => u64::from(SPARE_OF_LAST_TIER) * budget.container_bytes,
+            Tier::Last => u64::from(SPARE_OF_LAST_TIER) * budget.container_bytes + self.promised(budget),
             Tier::Writer | Tier::Shrinking => self.spare(budget, unwritten) + self.data + data,
         };
         let is_counted = !sabotage::on(Rule::NodesUncounted);
@@ -263,7 +274,13 @@ impl Ledger {
     /// more when the cleaner's copies are installed, and what they grow by: an edge that goes takes 32 bytes of a node, and at most 8 of a page.
     fn beside(&self, budget: &Budget, unwritten: u64) -> u64 {
         let pages = u64::from(STREAMS) * budget.container_bytes + 2 * self.pages + unwritten / 4;
-        pages.max(u64::from(SPARE) * budget.container_bytes)
+        pages.max(u64::from(SPARE) * budget.container_bytes) + budget.heats
+    }
+
+    /// Bytes of containers that promised data may take.
+    #[must_use]
+    pub const fn promised(&self, budget: &Budget) -> u64 {
+        if self.data == 0 { 0 } else { self.data + budget.heats }
     }
 
     /// A batch ends here; what has no record yet belongs to the next one.
@@ -349,6 +366,9 @@ impl Ledger {
         self.wanted = None;
     }
 }
+
+#[cfg(test)]
+mod promises;
 
 #[cfg(test)]
 mod tests {

@@ -21,6 +21,7 @@ mod pieces;
 mod pin_models;
 mod pins;
 mod pressure;
+mod promises;
 mod queued;
 mod relocation;
 mod replica;
