@@ -123,7 +123,7 @@ fn files(folder: &Path, into: &mut Vec<PathBuf>) {
         let name = entry.file_name().unwrap().to_str().unwrap();
         if entry.is_dir() && !["tests", "bench"].contains(&name) {
             files(&entry, into);
-        } else if name.ends_with(".rs") && name != "tests.rs" {
+        } else if name.ends_with(".rs") && !name.ends_with("tests.rs") {
             into.push(entry);
         }
     }
