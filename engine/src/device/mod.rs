@@ -48,7 +48,7 @@ pub use simulated::{
 #[cfg(test)]
 pub(crate) use ticket::Drive;
 pub use ticket::{Completion, Ticket};
-pub use uring::{OpenMode, UringDevice, wait_for_writes_in_flight};
+pub use uring::{OpenMode, UringDevice, geometry, wait_for_writes_in_flight};
 
 use std::ops::Range;
 use std::sync::Arc;

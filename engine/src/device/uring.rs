@@ -41,7 +41,7 @@ mod bench;
 mod tests;
 
 pub use in_flight::wait_for_writes_in_flight;
-pub use open::OpenMode;
+pub use open::{OpenMode, geometry};
 
 use super::{AlignedBuf, BufferPool, Device, DeviceError, DeviceReads, Geometry, Operation, Ticket, Write, WriteCache};
 use super::{check_range, check_write, widen};

@@ -4,8 +4,7 @@ use crate::mkfs::in_use;
 use crate::mount::claim::Claim;
 use anyhow::{Context as _, Result, bail};
 use envoyfs_engine::device::{
-    AlignedBuf, Device, DeviceError, Geometry, MappedFile, OpenMode, Operation, Ticket, UringDevice, Write,
-    wait_for_writes_in_flight,
+    self, AlignedBuf, Device, DeviceError, Geometry, MappedFile, Operation, Ticket, Write, wait_for_writes_in_flight,
 };
 use envoyfs_engine::superblock;
 use std::fs::{File, OpenOptions};
@@ -67,9 +66,8 @@ impl Source {
         // Through the page cache any offset can be read; the granule is the smallest that formats know.
         let geometry = Geometry { size_bytes: size_bytes & !511, logical_block_bytes: 512, is_block_device };
         // As a mount sees it; where that cannot be asked, nothing follows from it.
-        let asked =
-            UringDevice::open(path, OpenMode::ReadOnly, false).map(|device| device.geometry().logical_block_bytes);
-        let block_bytes = asked.unwrap_or(geometry.logical_block_bytes);
+        let block_bytes =
+            device::geometry(path).map_or(geometry.logical_block_bytes, |asked| asked.logical_block_bytes);
         // The page cache costs most of a fast device's bandwidth. (The claim is the first descriptor's.)
         let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path).ok();
         let source =

@@ -45,6 +45,14 @@ pub(super) fn errno_of(error: &std::io::Error) -> i32 {
     error.raw_os_error().unwrap_or(libc::EIO)
 }
 
+/// What a block device or image file says of itself, also where `io_uring` is forbidden. Three system calls.
+///
+/// # Errors
+/// [`DeviceError::Open`].
+pub fn geometry(path: &Path) -> Result<Geometry, DeviceError> {
+    Ok(open(path, OpenMode::ReadOnly, false)?.0.geometry)
+}
+
 /// Opens for IO; the second descriptor holds the exclusive lock and is used for nothing else.
 pub(super) fn open(path: &Path, mode: OpenMode, exclusive: bool) -> Result<(Opened, Option<File>), DeviceError> {
     let failed = |what: &'static str, errno: i32| DeviceError::Open { path: path.to_path_buf(), what, errno };

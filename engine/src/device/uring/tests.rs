@@ -105,6 +105,7 @@ fn bytes_come_back_from_an_image_file() {
     let device = image.open();
     let geometry = device.geometry();
     assert_eq!((geometry.size_bytes, geometry.is_block_device), (8 * MIB, false));
+    assert_eq!(super::geometry(&image.path()), Ok(geometry));
     assert!(device.is_direct());
     round_trip(&device);
     drop(device);
@@ -130,6 +131,7 @@ fn bytes_come_back_from_loop_devices_of_both_block_sizes() {
         let device = UringDevice::open(&target.path, OpenMode::ReadWrite, true).unwrap();
         let expected = Geometry { size_bytes: 8 * MIB, logical_block_bytes: block, is_block_device: true };
         assert_eq!(device.geometry(), expected);
+        assert_eq!(super::geometry(&target.path), Ok(expected));
         round_trip(&device);
         if block == 4096 {
             let mut buffer = AlignedBuf::zeroed(512);
