@@ -139,6 +139,25 @@ fn a_device_that_holds_something_is_only_read() {
 }
 
 #[test]
+fn a_file_of_unknown_data_is_only_overwritten_with_force() {
+    let images = Images::new();
+    let path = images.file("precious.img", 600 << 20, 300 << 20, &noise(2, 8192));
+    let file = format!("--filename={path}");
+    for engine in [&["--ioengine=device"][..], &["--ioengine=envoyfs"], &[]] {
+        let answer = bench(&images, &[&["--name=w", "--rw=write", "--size=1m", &file], engine].concat());
+        assert_eq!(answer.code, 1, "{engine:?}: {answer:?}");
+        assert!(answer.stderr.contains("is not empty") && answer.stderr.contains("--force"), "{answer:?}");
+    }
+    let bytes = std::fs::read(&path).unwrap();
+    assert!(bytes[300 << 20..].starts_with(&noise(2, 8192)) && bytes[..1 << 20].iter().all(|byte| *byte == 0));
+    let write = ["--name=w", "--rw=write", "--size=1m", "--ioengine=device", &file, "--force"];
+    assert_eq!(bench(&images, &write).code, 0);
+    let zeros = format!("--filename={}", images.file("zeros.img", 16 << 20, 0, b""));
+    let answer = bench(&images, &["--name=w", "--rw=write", "--size=1m", "--ioengine=device", &zeros]);
+    assert_eq!(answer.code, 0, "{answer:?}");
+}
+
+#[test]
 fn somebodys_store_is_not_overwritten_and_a_scratch_store_is_used_again() {
     let images = Images::new();
     let store = images.store("store.img");
@@ -175,6 +194,27 @@ fn verify_finds_damage_on_the_bare_device() {
     let answer = job("--rw=read");
     assert_eq!(answer.code, 1);
     assert!(answer.stderr.contains("block at 28672") && answer.stderr.contains("1 blocks"), "{answer:?}");
+}
+
+#[test]
+fn a_wrong_block_that_is_read_in_the_ramp_time_fails_the_job_too() {
+    let images = Images::new();
+    let path = images.path("raw.img");
+    let file = format!("--filename={path}");
+    let common = ["--size=1m", "--bs=4k", "--verify=crc32c", "--ioengine=device", &file];
+    assert_eq!(bench(&images, &[&["--name=j", "--rw=write"][..], &common].concat()).code, 0);
+    {
+        use std::os::unix::fs::FileExt as _;
+        let image = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        image.write_all_at(&noise(1, 64), 100).unwrap();
+    }
+    // The first block is read at once, the last a quarter of a second later.
+    let read = ["--name=j", "--rw=read", "--rate_iops=1000", "--ramp_time=100ms", "--output-format=json"];
+    let answer = bench(&images, &[&read[..], &common].concat());
+    assert_eq!(answer.code, 1, "{answer:?}");
+    let report: Value = serde_json::from_str(&answer.stdout).unwrap();
+    assert_eq!(report["jobs"][0]["verify_errors"], 1);
+    assert!(report["jobs"][0]["read"]["total_ios"].as_u64().unwrap() < 256, "the ramp is not counted: {report}");
 }
 
 #[test]

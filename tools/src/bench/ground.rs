@@ -10,7 +10,7 @@ use super::job::Ioengine;
 use super::slice::Slice;
 use super::watch::Watch;
 use crate::mkfs::size::Size;
-use crate::mkfs::{check_room, in_use, size_of};
+use crate::mkfs::{check_room, has_data, in_use, size_of};
 use anyhow::{Context as _, Result, bail, ensure};
 use envoyfs_engine::device::{AlignedBuf, Device, OpenMode, UringDevice, Write};
 use envoyfs_engine::signature;
@@ -190,6 +190,11 @@ fn check(path: &Path, wish: &Wish) -> Result<()> {
     let file = File::open(path).with_context(|| format!("cannot open {shown}"))?;
     let size = size_of(&file)?;
     let found = signature::probe(&file, size).with_context(|| format!("cannot read {shown}"))?;
+    if found.is_empty() && !wish.force && file.metadata()?.is_file() && has_data(&file, size)? {
+        bail!(
+            "{shown} is not empty (data of no known format); this job would overwrite it; to lose what it holds, add --force"
+        );
+    }
     drop(file);
     let own = found.iter().all(|found| found.name == signature::ENVOYFS) && disk::is_scratch(path);
     if !found.is_empty() && !own && !wish.force {

@@ -318,6 +318,12 @@ impl Statistics {
         bump(&mut self.completes, count);
     }
 
+    /// Forgets all IOs so far, but not what was wrong with them.
+    pub fn end_ramp(&mut self) {
+        let (wrong, headerless, error) = (self.wrong, self.headerless, self.error.take());
+        *self = Self { wrong, headerless, error, ..Self::default() };
+    }
+
     /// Ends a round.
     pub fn end_round(&mut self) {
         self.read.end_round();

@@ -139,7 +139,7 @@ impl Run<'_, '_> {
             let time = now();
             if !self.counting && time - self.start >= self.worker.ramp {
                 self.counting = true;
-                self.statistics = Statistics::default();
+                self.statistics.end_ramp();
                 self.start = time;
             }
             let over = self.counting && self.worker.time.is_some_and(|limit| time - self.start >= limit);
@@ -366,7 +366,7 @@ impl Run<'_, '_> {
         Ok(())
     }
 
-    /// The second half of a job that verifies: reads all that was written. Counted as reads, not in the time of the job.
+    /// The second half of a job that verifies: reads all that was written. Neither its reads nor its time are those of the job.
     fn read_back(&mut self) -> Result<()> {
         self.counting = false;
         let (block, start) = (self.thread.block, self.thread.region_start);

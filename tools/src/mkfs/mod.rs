@@ -312,7 +312,10 @@ pub fn check_room(path: &Path, bytes: u64, allocated: u64) -> Result<()> {
 }
 
 /// Whether a file holds anything but zeros. Holes are not read.
-fn has_data(file: &File, bytes: u64) -> Result<bool> {
+///
+/// # Errors
+/// What reading reports.
+pub fn has_data(file: &File, bytes: u64) -> Result<bool> {
     let mut buffer = vec![0; 1 << 20];
     let mut at = 0;
     while at < bytes {
