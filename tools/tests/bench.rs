@@ -298,6 +298,22 @@ fn blocks_that_were_never_written_with_headers_are_not_told_one_by_one() {
 }
 
 #[test]
+fn a_report_does_not_take_the_place_of_a_store() {
+    let images = Images::new();
+    let store = images.store("store.img");
+    let before = std::fs::read(&store).unwrap();
+    let (output, report) = (format!("--output={store}"), images.path("report"));
+    let job = ["--name=r", "--rw=read", "--size=1m", "--ioengine=device"];
+    let answer = bench(&images, &[&job[..], &[&output]].concat());
+    assert!(answer.code == 1 && answer.stderr.contains("contains: envoyfs store"), "{answer:?}");
+    assert!(std::fs::read(&store).unwrap() == before);
+    // An older report is no loss.
+    for _ in 0..2 {
+        assert_eq!(bench(&images, &[&job[..], &[&format!("--output={report}")]].concat()).code, 0);
+    }
+}
+
+#[test]
 fn a_report_that_could_not_be_written_is_refused_before_anything_is_measured() {
     let images = Images::new();
     let (directory, missing) = (format!("--directory={}", images.path("")), images.path("missing/report"));

@@ -10,9 +10,11 @@ use crate::output;
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, ValueEnum};
 use envoyfs_engine::hlc::{Clock as _, SystemClock};
+use envoyfs_engine::signature;
 use std::fs::File;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -83,6 +85,9 @@ impl Arguments {
         check::check(&jobs.jobs)?;
         if line.parse_only {
             return Ok(ExitCode::SUCCESS);
+        }
+        if let Some(output) = &line.output {
+            ensure_report(output)?;
         }
         // Before hours of measuring.
         let create = |path: &PathBuf| File::create(path).with_context(|| format!("cannot write {}", path.display()));
@@ -173,6 +178,23 @@ fn jobs_of(line: &Line, options: &Options) -> Result<Jobs> {
         }
         _ => bail!("jobs come either from job files or from the command line"),
     }
+}
+
+/// A report takes the place of what a file held: of nothing that holds a store or a file system.
+fn ensure_report(path: &Path) -> Result<()> {
+    let Ok(metadata) = path.metadata() else { return Ok(()) };
+    let shown = path.display();
+    ensure!(!metadata.file_type().is_block_device(), "--output: {shown} is a block device; name a file");
+    if metadata.is_file() && metadata.len() > 0 {
+        let file = File::open(path).with_context(|| format!("cannot read {shown}"))?;
+        let found = signature::probe(&file, metadata.len()).with_context(|| format!("cannot read {shown}"))?;
+        let names = signature::names(&found);
+        ensure!(
+            found.is_empty(),
+            "--output: {shown} contains: {names}; a report would overwrite it; name another file"
+        );
+    }
+    Ok(())
 }
 
 /// The first ^C ends the jobs, and what they did is reported; the second ends the process.
