@@ -5,6 +5,7 @@
 //! knows paths. Memory: 8 to 12 bytes a block of data in the segments of this pass ([`Expectations::bytes`]), and a window a thread.
 
 use super::disk::{Disk, Window};
+use super::source::DIRECT;
 use super::space::Space;
 use envoyfs_layout::{BLOCK, Oid, Reference, Slice, UNIT, checksum};
 use indicatif::ProgressBar;
@@ -171,9 +172,11 @@ impl Expectations {
         let threads = (2 * cores).clamp(2, THREADS_MAX);
         let scan = Scan { volume, space, disk, progress, bad: &bad, bytes: &bytes };
         let this = &*self;
+        // What is looked at begins and ends anywhere in a block of the device.
+        let windows = Window::pool(threads, usize::try_from(WINDOW + 2 * DIRECT).unwrap_or_default());
         std::thread::scope(|scope| {
             let work = || {
-                let mut window = Window::default();
+                let mut window = Window::new(&windows);
                 while let Some((container, parts)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
                     scan.container(this, *container, parts, &mut window);
                 }

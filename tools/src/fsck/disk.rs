@@ -1,17 +1,30 @@
 //! What is checked: any device, read at any offset and length.
 
 use super::source::{DIRECT, Source};
-use envoyfs_engine::device::{AlignedBuf, Device, DeviceError, MappedFile, Operation};
+use envoyfs_engine::device::{AlignedBuf, BufferClass, BufferPool, Device, DeviceError, MappedFile, Operation};
 use std::sync::Arc;
 
 /// What a reader looks through where nothing is mapped; grows to what it is asked for.
-#[derive(Debug, Default)]
-pub struct Window(Option<AlignedBuf>);
+#[derive(Debug)]
+pub struct Window {
+    pool: BufferPool,
+    held: Option<AlignedBuf>,
+}
 
 impl Window {
+    /// Windows for so many readers of so many bytes each, in large pages: of small ones the kernel makes many small requests.
+    pub fn pool(readers: usize, bytes: usize) -> BufferPool {
+        BufferPool::new(&[BufferClass { bytes, count: readers }])
+    }
+
+    /// In memory of this pool.
+    pub fn new(pool: &BufferPool) -> Self {
+        Self { pool: pool.clone(), held: None }
+    }
+
     fn of(&mut self, length: usize) -> &mut [u8] {
-        let held = self.0.take().filter(|held| held.len() >= length);
-        self.0.insert(held.unwrap_or_else(|| AlignedBuf::zeroed(length))).as_mut_slice()
+        let held = self.held.take().filter(|held| held.len() >= length);
+        self.held.insert(held.unwrap_or_else(|| self.pool.take(length))).as_mut_slice()
     }
 }
 
