@@ -22,7 +22,7 @@ impl Engine {
     /// Contradictions in the accounting of space (INV-32), in words; also containers that nobody would ever give back. For tests and `fsck`; waits for a checkpoint under way.
     #[must_use]
     pub fn check_space(&self) -> Vec<String> {
-        let published = self.writer.as_ref().map(|writer| writer.published.lock());
+        let still = self.still();
         let state = match self.load_all() {
             Ok(state) => state,
             Err(error) => return vec![error.to_string()],
@@ -32,7 +32,7 @@ impl Engine {
             found.extend(self.check_containers(&writer.space, &state));
         }
         drop(state);
-        drop(published);
+        drop(still);
         found
     }
 
@@ -118,7 +118,7 @@ impl Engine {
     /// Live units of the last checkpoint made, by segment, without those that only retained checkpoints need. For tests and `fsck`.
     #[must_use]
     pub fn liveness(&self) -> BTreeMap<u32, Vec<Range<u32>>> {
-        let _published = self.writer.as_ref().map(|writer| writer.published.lock());
+        let _still = self.still();
         let Ok(state) = self.load_all() else { return BTreeMap::new() };
         let segments = state.table().keys().filter_map(|number| Some((*number, state.segment(*number)?)));
         let live = |segment: &Segment| segment.live.iter().flat_map(|run| segment.deferred.outside(&run)).collect();
@@ -128,7 +128,12 @@ impl Engine {
             .collect()
     }
 
-    /// Every page in memory: for tests and checks only. The caller holds the publication, so that nothing is trimmed.
+    /// What a reader of the whole store sees is a published checkpoint: neither a publication nor the cleaner is at work while this is held, and only they change pages or forget them.
+    pub(super) fn still(&self) -> Option<impl Sized> {
+        self.writer.as_ref().map(|writer| (writer.published.lock(), writer.cleaning.hold()))
+    }
+
+    /// Every page in memory: for tests and checks only. The caller holds [`Engine::still`], so that nothing is trimmed.
     fn load_all(&self) -> Result<crate::sync::MutexGuard<'_, State>> {
         let all: BTreeSet<u32> = self.state.lock().table().keys().copied().collect();
         self.load_segments(&all)?;
@@ -144,6 +149,7 @@ impl Engine {
     /// References to a stored object, as the last checkpoint counts them. For tests and `fsck`.
     #[must_use]
     pub fn count(&self, oid: Oid) -> i64 {
+        let _still = self.still();
         match self.load_segments(&BTreeSet::from([oid.segment()])) {
             Ok(()) => self.state.lock().references(oid),
             Err(_) => 0,

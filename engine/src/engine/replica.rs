@@ -60,7 +60,7 @@ impl Engine {
     /// # Errors
     /// [`StoreError::SegmentPage`]: the page cannot be read.
     pub fn live_objects(&self, segment: u32) -> Result<LiveObjects> {
-        let _published = self.writer.as_ref().map(|writer| writer.published.lock());
+        let _still = self.still();
         self.load_segments(&BTreeSet::from([segment]))?;
         Ok(self.state.lock().segment(segment).map(LiveObjects::of).unwrap_or_default())
     }
@@ -72,7 +72,7 @@ impl Engine {
     /// What cannot be read; [`StoreError::PinBroken`] if the store was so full meanwhile that it reused what was being read.
     pub fn digest(&self, segment: u32) -> Result<u64> {
         let (pin, live) = {
-            let _published = self.writer.as_ref().map(|writer| writer.published.lock());
+            let _still = self.still();
             let pin = self.reader.pins.pin();
             self.load_segments(&BTreeSet::from([segment]))?;
             (pin, self.state.lock().segment(segment).map(LiveObjects::of).unwrap_or_default().live)

@@ -280,7 +280,9 @@ impl State {
                 let units = units_of(oid, repair.reference.units());
                 let Some(segment) = self.segment_mut(oid.segment())? else { return Ok(()) };
                 let before = segment.extra.get(&oid.slot()).copied().unwrap_or(0);
-                if before >= 0 && !segment.live.inside(&units).is_empty() {
+                // What only a retained checkpoint holds is gone: its edges have been taken back.
+                let lives = segment.live.inside(&units).iter().any(|part| !segment.deferred.outside(part).is_empty());
+                if before >= 0 && lives {
                     self.set_count(&repair.reference, (i64::from(before) + i64::from(repair.delta)).max(-1))?;
                 }
                 Ok(())

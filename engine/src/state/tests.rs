@@ -3,7 +3,7 @@ use super::*;
 use crate::store::{Changes, FreedRange, Gone};
 use envoyfs_layout::batch::{Batch, BatchRange, Delta, Drop, Repair, RepairAction};
 use envoyfs_layout::directory_page::Place;
-use envoyfs_layout::system_page::ListPage;
+use envoyfs_layout::system_page::{HistoryRow, HistoryState, ListPage};
 use envoyfs_layout::{Encoding, Hlc, ReferenceKind};
 use std::collections::HashMap;
 
@@ -144,6 +144,31 @@ fn a_client_that_breaks_the_law_is_told_before_anything_is_freed() {
     assert!(matches!(state.apply(&delta(node(25), -1), None), Err(StateError::Dead { .. })));
     let (mut state, _) = first();
     assert!(matches!(state.apply(&delta(extent(32), -2), None), Err(StateError::Negative { count: -1, .. })));
+}
+
+#[test]
+fn the_count_of_what_only_a_retained_checkpoint_holds_is_not_corrected() {
+    let (mut state, _) = first();
+    state.retain(HistoryRow {
+        checkpoint: 1,
+        hlc: Hlc(5),
+        wall_ns: 0,
+        segment_bound: 9,
+        state: HistoryState::Retained,
+        roots: node(50),
+        roots_twin: node(51),
+        deferred: Place::NONE,
+        rows: 0,
+        units: 0,
+    });
+    let repair = |action, reference: Reference, delta| Repair { action, reference, first: 0, units: 1, delta };
+    state.repair(&repair(RepairAction::Dead, node(20), 0)).unwrap();
+    assert_eq!(state.deferred_units(), 1);
+    // Found before it died: one too many.
+    state.repair(&repair(RepairAction::Count, node(20), -1)).unwrap();
+    assert!(state.queue().is_empty(), "its edges would be taken back twice");
+    state.repair(&repair(RepairAction::Count, node(21), -1)).unwrap();
+    assert_eq!(state.queue().len(), 1, "one that lives");
 }
 
 #[test]

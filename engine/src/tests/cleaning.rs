@@ -100,6 +100,37 @@ fn copies_of_what_died_keep_no_slot_map_in_memory() {
     assert_eq!(client.engine.reader.pinned_maps(), 0);
 }
 
+/// Its looks at victims end with pages being forgotten, also between publications.
+#[test]
+fn who_looks_at_all_pages_is_not_disturbed_by_the_cleaner() {
+    let (_, client) = fragmented(false);
+    let engine = &client.engine;
+    let writer = engine.writer().unwrap();
+    let (segments, containers) = (engine.segments(), engine.candidates(&writer.space));
+    let rows: Vec<_> = containers
+        .iter()
+        .filter_map(|(number, _)| Some((*number, writer.space.with_containers(|all| all.get(*number).copied())?)))
+        .collect();
+    let ended = std::sync::atomic::AtomicBool::new(false);
+    let found: Vec<String> = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                let _cleaning = writer.cleaning.hold();
+                rows.iter().for_each(|(container, row)| drop(engine.pieces_of(*container, row)));
+                (0..1000).for_each(|_| engine.state.lock().trim(0));
+            }
+        });
+        let mut found = Vec::new();
+        for _ in 0..100 {
+            found.extend(engine.check_space());
+            found.extend((engine.liveness().len() != segments.len()).then(|| "liveness of some".into()));
+        }
+        ended.store(true, Ordering::Relaxed);
+        found
+    });
+    assert_eq!(found, Vec::<String>::new());
+}
+
 /// A choice is of several victims. Those that die before their turn are released by a publication, filled again, and closed.
 #[test]
 fn what_was_chosen_before_a_publication_is_not_cleaned_after_it() {
