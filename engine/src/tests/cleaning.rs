@@ -111,22 +111,24 @@ fn who_looks_at_all_pages_is_not_disturbed_by_the_cleaner() {
         .iter()
         .filter_map(|(number, _)| Some((*number, writer.space.with_containers(|all| all.get(*number).copied())?)))
         .collect();
-    let ended = std::sync::atomic::AtomicBool::new(false);
+    let trimmed = AtomicU32::new(0);
     let found: Vec<String> = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !ended.load(Ordering::Relaxed) {
-                let _cleaning = writer.cleaning.hold();
-                rows.iter().for_each(|(container, row)| drop(engine.pieces_of(*container, row)));
-                (0..1000).for_each(|_| engine.state.lock().trim(0));
+        let looks = scope.spawn(|| {
+            let mut found = Vec::new();
+            while found.is_empty() && trimmed.load(Ordering::Relaxed) < 100 {
+                found.extend(engine.check_space());
+                found.extend((engine.liveness().len() != segments.len()).then(|| "liveness of some".into()));
             }
+            found
         });
-        let mut found = Vec::new();
-        for _ in 0..100 {
-            found.extend(engine.check_space());
-            found.extend((engine.liveness().len() != segments.len()).then(|| "liveness of some".into()));
+        while !looks.is_finished() {
+            let cleaning = writer.cleaning.hold();
+            rows.iter().for_each(|(container, row)| drop(engine.pieces_of(*container, row)));
+            (0..100).for_each(|_| engine.state.lock().trim(0));
+            drop(cleaning);
+            trimmed.fetch_add(1, Ordering::Relaxed);
         }
-        ended.store(true, Ordering::Relaxed);
-        found
+        looks.join().unwrap()
     });
     assert_eq!(found, Vec::<String>::new());
 }
