@@ -93,9 +93,10 @@ impl Engine {
             for part in parts.iter().filter(|part| is_new(part.oid)) {
                 add(part.oid, part.birth, part.stored_bytes, part.crc, ReferenceKind::Batch);
             }
-            for object in nodes.iter().filter(|it| is_new(it.oid) && fits(it.oid, it.stored_bytes)) {
+            let new_nodes = || nodes.iter().filter(|it| is_new(it.oid) && fits(it.oid, it.stored_bytes));
+            for object in new_nodes() {
                 let mut bytes = vec![0; object.stored_bytes as usize];
-                // What cannot be read now is left out of the table; its readers will say what is wrong with it.
+                // What cannot be read now is left out of the table, which is not written over it: its readers will say what is wrong with it, or find it.
                 if self.reader.read_device(container, object.oid.slot().into(), &mut bytes).is_ok() {
                     add(object.oid, Hlc::ZERO, object.stored_bytes, crc32c(&bytes), object.kind);
                 }
@@ -107,7 +108,9 @@ impl Engine {
             for moved in moved_here.filter(|moved| moved.relocation.to.offset_units >= covered) {
                 rows.insert(moved.row.offset_units, moved.row);
             }
-            let used = rows.values().map(|row| row.offset_units + row.units()).max().unwrap_or(0).max(covered);
+            let ends_of_rows = rows.values().map(|row| row.offset_units + row.units());
+            let ends_of_nodes = new_nodes().map(|it| u32::from(it.oid.slot()) + it.stored_bytes.div_ceil(UNIT));
+            let used = ends_of_rows.chain(ends_of_nodes).fold(covered, u32::max);
             let kind = StreamKind::of_code(row.stream);
             // The data of a synced record is durable by itself; the header, which was written before it, need not be.
             let opening = self.opening_of(container, row.segment).unwrap_or_else(|| {
