@@ -531,6 +531,15 @@ impl Client {
 
     /// Checkpoints until the drop queue is empty, then counts and liveness must be exactly what is reachable (INV-06, INV-12).
     pub fn quiesce_and_check(&mut self) {
+        self.check_idle_state(false);
+    }
+
+    /// The same after a mark, which has freed what no slot uses: halves, too, that were punched while others used them.
+    pub fn quiesce_and_check_after_a_mark(&mut self) {
+        self.check_idle_state(true);
+    }
+
+    fn check_idle_state(&mut self, is_marked: bool) {
         self.quiesce();
         let kept: Vec<String> = self.engine.check_idle().into_iter().filter(|what| what.contains("segment")).collect();
         assert_eq!(kept, Vec::<String>::new());
@@ -541,16 +550,20 @@ impl Client {
             live.entry(reference.oid.segment()).or_default().extend(start + skip..start + reference.units());
         };
         self.engine.roots_objects().iter().for_each(|reference| add(reference, 0));
-        let freed: BTreeMap<Oid, u32> = self
-            .trees
-            .values()
-            .flat_map(|tree| tree.leaves.values().flat_map(|leaf| leaf.slots.values()))
-            .filter_map(|slot| match &slot.body {
-                Body::Extent { reference, .. } if slot.value.punched == 1 => {
-                    Some((reference.oid, half(reference.stored_bytes) / 512))
-                }
-                _ => None,
-            })
+        // Of each value the first half: whether it was freed when it was punched, and whether anybody still uses it.
+        let mut halves: BTreeMap<Oid, (u32, bool, bool)> = BTreeMap::new();
+        for slot in self.trees.values().flat_map(|tree| tree.leaves.values().flat_map(|leaf| leaf.slots.values())) {
+            if let Body::Extent { reference, .. } = &slot.body {
+                let (_, is_freed, is_used) =
+                    halves.entry(reference.oid).or_insert((half(reference.stored_bytes) / 512, false, false));
+                *is_freed |= slot.value.punched == 1;
+                *is_used |= slot.value.punched == 0;
+            }
+        }
+        let is_dead = |is_freed: bool, is_used: bool| is_freed || is_marked && !is_used;
+        let freed: BTreeMap<Oid, u32> = halves
+            .into_iter()
+            .filter_map(|(oid, (units, is_freed, is_used))| is_dead(is_freed, is_used).then_some((oid, units)))
             .collect();
         let mut seen: BTreeSet<Oid> = BTreeSet::new();
         let mut stack: Vec<Reference> = self.top.into_iter().collect();

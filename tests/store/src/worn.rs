@@ -157,10 +157,12 @@ impl Worn {
         let found = Recovered { end: client.engine.recovered_end(), logical: client.logical() };
         client.engine.retain(HistoryPolicy::NONE);
         client.quiesce();
-        if !client.engine.unreadable().is_empty() {
+        if client.engine.unreadable().is_empty() {
+            client.quiesce_and_check();
+        } else {
             mark(&mut client);
+            client.quiesce_and_check_after_a_mark();
         }
-        client.quiesce_and_check();
         client.verify();
         assert_eq!(client.logical(), found.logical);
         found
