@@ -65,7 +65,7 @@ pub enum StoreError {
     },
     /// The page that says what is live in a segment cannot be read: `fsck.envoyfs` computes it anew.
     #[error(
-        "the page of segment {segment} (container {container}, unit {unit}) cannot be read; fsck.envoyfs -y can repair it: {source}"
+        "the page of segment {segment} (container {container}, unit {unit}) cannot be read; unmount the store and run fsck.envoyfs -fp: {source}"
     )]
     SegmentPage {
         /// The segment.

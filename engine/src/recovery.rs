@@ -215,7 +215,7 @@ impl Engine {
         let state = Mutex::new(State::of_table(&entry, table.rows(), superblock.containers));
         let pager = Pager { state: &state, reader: &reader };
         if let Err(error) = pager.lists(&entry) {
-            note(&mut why, format!("{error}; fsck.envoyfs -y can repair it"));
+            note(&mut why, format!("{error}; unmount the store and run fsck.envoyfs -fp"));
         }
         show_locations(&reader, table.rows(), &state.lock());
         let ring = RingGeometry::of(&superblock, &entry);

@@ -199,6 +199,8 @@ rules! {
     MarkBeforePublication,
     /// The scrub passes over a row that does not verify (INV-14).
     ScrubIgnoresRow,
+    /// A scrub does not tell of a segment's page that does not verify (INV-33).
+    ScrubIgnoresPage,
 }
 
 /// Whether the rule is broken: the one that the variable `ENVOYFS_SABOTAGE` names, for the life of the process.

@@ -1,5 +1,5 @@
 //! Scrub: a paced pass over everything that lives, container by container, through their own tables. Verifies headers, footers, table parts, the checksum of every row that lives
-//! at least in part, and the reference tables of nodes. Reads only; works on a read-only store; can be stopped and taken up again at a position.
+//! at least in part, the reference tables of nodes, pages of segments, and, where a pass begins with container 0, what a mount starts from (`system`). Reads only; works on a read-only store; can be stopped and taken up again at a position.
 //!
 //! What is reused while it is being looked at is no finding, nor is what is still on its way to the device:
 //!
@@ -10,6 +10,8 @@
 //! Between two publications everything that the state calls living is on the device at its place, so the second look is final. If power fails here, nothing was changed.
 //!
 //! Memory: the rows of one container, a few pages of segments beside those that the state has in memory anyway, and at most [`FINDINGS_MAX`] findings.
+
+mod system;
 
 use crate::StoreError;
 use crate::engine::Engine;
@@ -45,8 +47,8 @@ pub struct ScrubOptions {
 /// What is wrong with what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScrubFinding {
-    /// Container.
-    pub container: u32,
+    /// Container; none for superblocks, volume directory and segment table.
+    pub container: Option<u32>,
     /// Unit in it.
     pub unit: u32,
     /// The object, or the first of a fragment that the cleaner moved; nothing where the container's own structure is meant. Its segment is in it.
@@ -83,9 +85,21 @@ struct Scrubbing<'a> {
     progress: &'a mut dyn FnMut(&ScrubReport) -> ControlFlow<()>,
     /// Pages that are not in the state's memory. They are not put there: nobody would take them out again.
     pages: HashMap<u32, (Place, Segment)>,
+    /// Containers of segments' pages, and the segments, in order, as they were when the first such container came: what is written elsewhere later was written since.
+    places: Vec<(u32, u32)>,
 }
 
 impl Scrubbing<'_> {
+    fn tell(&mut self, found: impl IntoIterator<Item = ScrubFinding>) {
+        for finding in found {
+            if self.report.findings.len() < FINDINGS_MAX {
+                self.report.findings.push(finding);
+            } else {
+                self.report.more_findings += 1;
+            }
+        }
+    }
+
     fn verified(&mut self, bytes: u32) -> ControlFlow<()> {
         let Self { report, pace, progress, .. } = self;
         report.objects += 1;
@@ -108,12 +122,19 @@ impl Engine {
             ScrubReport { position: options.from, containers: self.shape.containers, ..ScrubReport::default() };
         let pace = Pace::new(options.bytes_per_second);
         let began_ns = self.metrics.now_ns();
-        let mut pass = Scrubbing { report, pace, progress: &mut progress, pages: HashMap::new() };
+        let mut pass = Scrubbing { report, pace, progress: &mut progress, pages: HashMap::new(), places: Vec::new() };
+        if options.from == 0 {
+            pass.tell(self.scrub_roots()?);
+        }
         while pass.report.position < pass.report.containers {
             let container = pass.report.position;
             let row = self.row_of(container);
-            if let Some(row) = row.filter(is_scrubbed) {
-                if self.scrub_container(container, &row, &mut pass)?.is_break() {
+            if let Some(row) = row.filter(|row| row.state != ContainerState::Free) {
+                let flow = match row.state {
+                    ContainerState::System => self.scrub_pages(container, &mut pass)?,
+                    _ => self.scrub_container(container, &row, &mut pass)?,
+                };
+                if flow.is_break() {
                     return Ok(pass.report);
                 }
                 self.metrics.scrub.containers.increment();
@@ -194,7 +215,8 @@ impl Engine {
             // Without any, it was given back meanwhile.
             (wrong, rows) = again.unwrap_or_default();
         }
-        let no_object = |(unit, what)| ScrubFinding { container, unit, object: None, owner: 0, what };
+        let container_of = Some(container);
+        let no_object = |(unit, what)| ScrubFinding { container: container_of, unit, object: None, owner: 0, what };
         let mut found: Vec<ScrubFinding> = wrong.into_iter().map(no_object).collect();
         let (mut named, mut flow) = (0, ControlFlow::Continue(()));
         for row in &rows {
@@ -214,7 +236,7 @@ impl Engine {
                 if let Err(what) = again {
                     self.metrics.scrub.damaged.increment();
                     let (unit, object) = (row.offset_units, Some(row.oid));
-                    found.push(ScrubFinding { container, unit, object, owner: row.owner, what });
+                    found.push(ScrubFinding { container: container_of, unit, object, owner: row.owner, what });
                 }
             }
             flow = pass.verified(row.stored_bytes);
@@ -222,15 +244,11 @@ impl Engine {
                 break;
             }
         }
-        let report = &mut pass.report;
         if flow.is_continue() {
             // Without a checkpoint since, what was appended is in no table.
-            report.unnamed_units += u64::from(self.state.lock().live_in(container).saturating_sub(named));
+            pass.report.unnamed_units += u64::from(self.state.lock().live_in(container).saturating_sub(named));
         }
-        let room = FINDINGS_MAX - report.findings.len().min(FINDINGS_MAX);
-        report.more_findings += found.len().saturating_sub(room) as u64;
-        found.truncate(room);
-        report.findings.append(&mut found);
+        pass.tell(found);
         Ok(flow)
     }
 
@@ -239,7 +257,7 @@ impl Engine {
     pub(crate) fn scrub_as(&self, container: u32, row: &Container) -> Result<ScrubReport> {
         let mut progress = |_: &ScrubReport| ControlFlow::Continue(());
         let (report, pace) = (ScrubReport::default(), Pace::new(0));
-        let mut pass = Scrubbing { report, pace, progress: &mut progress, pages: HashMap::new() };
+        let mut pass = Scrubbing { report, pace, progress: &mut progress, pages: HashMap::new(), places: Vec::new() };
         let _ended = self.scrub_container(container, row, &mut pass)?;
         Ok(pass.report)
     }

@@ -103,6 +103,51 @@ pub fn read_published(
     Ok((page.entry, PublishedTable { rows, base, slot, changed }))
 }
 
+/// Copies of the superblock, of the volume directory that it names, and of the segment table that do not verify, in words; and what the directory says. For a store that is open and at
+/// rest: between two publications all of them are whole. Reads all copies; writes nothing.
+pub fn damaged_copies(device: &dyn Device) -> (Vec<String>, Option<VolumeEntry>) {
+    let opened = match super::open(device) {
+        Ok(opened) => opened,
+        Err(error) => return (vec![error.to_string()], None),
+    };
+    let superblock = &opened.superblock;
+    let positions = Superblock::positions(superblock.size);
+    let damaged = positions.iter().zip(&opened.copies).filter(|(_, copy)| copy.is_none());
+    let mut wrong: Vec<String> = damaged.map(|(at, _)| format!("superblock at {at}: it does not verify")).collect();
+    let page_bytes = superblock.directory_bytes.into();
+    let decode = |bytes: &[u8]| DirectoryPage::decode(bytes, &superblock.seed, superblock.directory_crc);
+    let page = both(device, superblock.slot_positions(), page_bytes, "volume directory", decode, &mut wrong);
+    let Some(page) = page else { return (wrong, None) };
+    let rows = |bytes: &[u8]| page.rows(bytes, &superblock.seed, superblock.containers);
+    let at = superblock.table_positions(page.base.slot);
+    both(device, at, page.base.bytes(), "segment table", rows, &mut wrong);
+    (wrong, Some(page.entry))
+}
+
+/// One of two copies, and what is wrong with either.
+fn both<T>(
+    device: &dyn Device,
+    at: [u64; 2],
+    bytes: u64,
+    structure: &'static str,
+    decode: impl Fn(&[u8]) -> Result<T, LayoutError>,
+    wrong: &mut Vec<String>,
+) -> Option<T> {
+    let length = usize::try_from(bytes).unwrap_or(usize::MAX);
+    let mut good = None;
+    for position in at.into_iter().filter(|_| length > 0) {
+        match read(device, position, length) {
+            Ok(Some(buf)) => match decode(buf.as_slice()) {
+                Ok(decoded) => good = Some(decoded),
+                Err(error) => wrong.push(format!("{structure} at {position}: {error}")),
+            },
+            Ok(None) => wrong.push(format!("{structure} at {position}: it cannot be read")),
+            Err(error) => wrong.push(format!("{structure} at {position}: {error}")),
+        }
+    }
+    good
+}
+
 /// What the first of two copies says that is not damaged, and whether it is the first.
 fn first_good<T>(
     device: &dyn Device,

@@ -13,7 +13,7 @@ mod directory;
 mod identity;
 mod rule;
 
-pub use directory::{PublishedTable, read_directory, read_published, write_directory};
+pub use directory::{PublishedTable, damaged_copies, read_directory, read_published, write_directory};
 pub use identity::{renew_directory, set_errors, set_identity};
 pub use rule::{Copies, choose, repairs};
 

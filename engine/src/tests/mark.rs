@@ -202,7 +202,7 @@ fn of_two_marks_the_second_is_refused_and_takes_nothing_from_the_first() {
     client.engine.ask_mark().unwrap();
     client.checkpoint().unwrap();
     assert_eq!(client.engine.mark(ONE_PASS, Some(&uses)).unwrap().counts, 0);
-    client.quiesce_and_check();
+    client.quiesce_and_check_after_a_mark();
 }
 
 /// A store in which one extent, named with its key, has a reference too many.

@@ -4,6 +4,7 @@ use crate::space::Container;
 use crate::store::Store;
 use crate::{Engine, Options, ScrubOptions, Settings, StoreError};
 use envoyfs_layout::directory_page::ContainerState;
+use envoyfs_layout::superblock::Superblock;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -163,4 +164,37 @@ fn what_a_poisoned_store_did_not_write_is_not_told_as_damage() {
     device.inject(Fault::FlipBits { offset: place_of(&device, &content(7, 4096, 512)) + 9, mask: 1 });
     let scrubbed = client.engine.scrub(ScrubOptions::default(), |_| ControlFlow::Continue(()));
     assert!(matches!(scrubbed, Err(StoreError::Poisoned { .. })), "{oid}: {scrubbed:?}");
+}
+
+/// Of superblocks, directory and table there are several copies: a store goes on with one, until that is gone, too.
+#[test]
+fn damage_of_what_a_mount_starts_from_is_told() {
+    let (device, mut client) = filled();
+    for tree in 1..4 {
+        client.run(&Op::Fork { from: 0, to: tree }).unwrap();
+        client.run(&Op::Small { tree, key: 0, seed: 1, len: 100 }).unwrap();
+    }
+    client.checkpoint().unwrap();
+    client.run(&Op::Drop { tree: 0 }).unwrap();
+    let building = client.build().unwrap();
+    client.finish(building).unwrap();
+    let superblock = crate::superblock::open(&device).unwrap().superblock;
+    let (_, entry) = crate::superblock::damaged_copies(&device);
+    let entry = entry.unwrap();
+    let mut places: Vec<(u64, &str)> = Superblock::positions(superblock.size).map(|at| (at, "superblock")).to_vec();
+    places.extend(superblock.slot_positions().map(|at| (at, "volume directory")));
+    for list in [entry.drop_queue, entry.history].iter().filter(|place| !place.is_none()) {
+        places.push((client.engine.shape.offset(list.container, list.units), "list page"));
+    }
+    assert!(places.len() > 6, "no list");
+    for (at, what) in places {
+        let flip = Fault::FlipBits { offset: at + 40, mask: 1 };
+        device.inject(flip);
+        let report = client.engine.scrub(ScrubOptions::default(), |_| ControlFlow::Continue(())).unwrap();
+        device.inject(flip);
+        assert_eq!(report.findings.len(), 1, "{what} at {at}: {:?}", report.findings);
+        assert!(report.findings[0].what.contains(what), "{what} at {at}: {:?}", report.findings);
+    }
+    let report = client.engine.scrub(ScrubOptions::default(), |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!(report.findings, []);
 }

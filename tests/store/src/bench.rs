@@ -111,6 +111,16 @@ impl Bench {
         (superblock, directory)
     }
 
+    /// Segments whose home is a container, and the byte offsets of their pages, as the store published them last.
+    #[must_use]
+    pub fn pages_of_segments(image: &DeviceImage) -> Vec<(u32, u64)> {
+        let (superblock, directory) = Self::ruling(image);
+        let start =
+            |container: u32| superblock.segments_offset + u64::from(container) * u64::from(superblock.segment_bytes);
+        let pages = directory.table.iter().filter(|row| !row.metadata.is_none());
+        pages.map(|row| (row.segment, start(row.metadata.container) + u64::from(row.metadata.units) * 512)).collect()
+    }
+
     /// Positions of the copies of the superblock.
     #[must_use]
     pub fn copies(&self) -> [u64; 4] {

@@ -215,7 +215,9 @@ fn scrub_text(out: &mut String, state: u16, report: &Map<String, Value>) -> std:
     let findings = report.get("findings").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     for finding in findings {
         let field = |name: &str| finding.get(name).filter(|value| !value.is_null());
-        write!(out, "container {} unit {}: ", finding["container"], finding["unit"])?;
+        if !finding["container"].is_null() {
+            write!(out, "container {} unit {}: ", finding["container"], finding["unit"])?;
+        }
         if let Some(object) = field("object").and_then(Value::as_str) {
             write!(out, "object {object}")?;
             if let Some(inode) = field("inode") {

@@ -141,7 +141,7 @@ impl fmt::Display for Report {
         let mode = if self.read_only { "read-only" } else { "writable" };
         writeln!(f, "store        {} ({mode}, daemon {})", self.store, self.daemon_pid)?;
         if self.failed {
-            writeln!(f, "FAILED       {}; unmount and mount again", self.failure)?;
+            writeln!(f, "FAILED       {}; unmount, run fsck.envoyfs -fp, and mount again", self.failure)?;
         }
         writeln!(f, "capacity     {}", Size(self.capacity_bytes))?;
         writeln!(f, "live         {}", Size(self.live_bytes))?;
@@ -190,7 +190,7 @@ mod tests {
         status.memory.iter_mut().for_each(|part| part.set(1 << 20));
         let report = Report::from(&status);
         let text = report.to_string();
-        assert!(text.contains("FAILED       flush; unmount and mount again"), "{text}");
+        assert!(text.contains("FAILED       flush; unmount, run fsck.envoyfs -fp, and mount again"), "{text}");
         assert!(text.contains("capacity     1 GiB"), "{text}");
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["capacity_bytes"], 1_u64 << 30);

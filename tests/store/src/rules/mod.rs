@@ -117,4 +117,5 @@ scenarios! {
     PublishesPoisoned: after_a_failed_flush_nothing_is_acknowledged,
     PlacementNotLogged: acknowledged_data_survives_a_power_cut,
     ScrubIgnoresRow: a_scrub_tells_what_does_not_verify,
+    ScrubIgnoresPage: a_scrub_tells_of_pages,
 }

@@ -327,3 +327,24 @@ pub fn a_scrub_tells_what_does_not_verify() {
     let report = client.engine.scrub(ScrubOptions::default(), |_| ControlFlow::Continue(())).unwrap();
     assert_eq!(report.findings.iter().filter_map(|finding| finding.object).collect::<Vec<_>>(), [oid]);
 }
+
+pub fn a_scrub_tells_of_pages() {
+    let bench = Bench::new();
+    let mut client = client(&bench);
+    write(&mut client, 0, 0..20, 3, 9000);
+    client.checkpoint().unwrap();
+    let scrub = || client.engine.scrub(ScrubOptions::default(), |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!(scrub().findings, []);
+    let pages = Bench::pages_of_segments(&bench.simulated.image());
+    assert!(!pages.is_empty());
+    for (segment, offset) in pages {
+        let flip = Fault::FlipBits { offset: offset + 9, mask: 1 };
+        bench.simulated.inject(flip);
+        let findings = scrub().findings;
+        bench.simulated.inject(flip);
+        assert!(
+            findings.iter().any(|finding| finding.what.contains(&format!("the page of segment {segment} "))),
+            "{findings:?}"
+        );
+    }
+}
