@@ -20,7 +20,7 @@
 //!    data's checksums. [`on_durable`](store::Store::on_durable) is the same without waiting. After a crash the log is a prefix of what was appended that contains all that was committed.
 //!
 //! **End.** [`Engine::close`], after a last checkpoint: the next mount has nothing to replay, and goes on with the numbers that were not handed out. A mount that just ends is safe, but each such mount skips
-//! twice as many segment numbers as the store has segments, of 2^32.
+//! segment numbers, of 2^32: twice as many as the store has containers and 16, at most 16 384.
 //!
 //! **Births and share times.** Each record gets a clock value, `hlc`. What it creates or changes is *born* at `hlc.birth()`; a node's birth is the newest of its changes and its children, never older than
 //! a child's. A fork or snapshot is a second reference to the same root, and its record's `hlc` becomes the *share time* of both sides, kept beside the references. Then an object is *exclusive* on a path

@@ -118,6 +118,7 @@ fn names_of_json_fields_do_not_change() {
     assert_eq!(fields(&superblock["copies"][0]), ["copy", "offset", "sequence", "state"]);
     let container = json(&path, &["container", "0"]);
     assert_eq!((&container["state"], &container["segment"]), (&"free".into(), &Value::Null));
+    assert_eq!((&container["header"], &container["footer"]), (&Value::Null, &Value::Null), "never used, not damaged");
 }
 
 /// A snapshot's root is nearer to the roots than the directory that it was made of, and is met later.
@@ -180,6 +181,10 @@ fn a_mounted_store_is_shown_from_roots_to_data_and_back() {
     let where_is = json(store, &["reference", extent]);
     let container = where_is["places"][0]["container"].to_string();
     let objects = json(store, &["container", &container]);
+    for number in 0..12 {
+        let shown = text(store, &["container", &number.to_string()]);
+        assert!(!shown.contains("BAD"), "of a whole store: {shown}");
+    }
     assert!(objects["objects"].as_array().unwrap().iter().any(|row| row["oid"] == extent), "{objects}");
     let segment = json(store, &["segment", &where_is["segment"].to_string()]);
     assert_eq!(segment["home_container"].to_string(), container);

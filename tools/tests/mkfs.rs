@@ -75,8 +75,7 @@ fn a_real_ext4_image_is_refused_and_leaves_no_trace_when_forced() {
     let images = Images::new();
     let path = images.file("ext4.img", SIZE, 0, b"");
     if std::process::Command::new("mkfs.ext4").args(["-q", &path]).status().is_err() {
-        eprintln!("skipped: mkfs.ext4 is not installed");
-        return;
+        return common::skip("mkfs: mkfs.ext4 is not installed");
     }
     let answer = unchanged(&path, || mkfs(&[&path]));
     assert_eq!(answer.code, 1);
@@ -154,8 +153,7 @@ fn the_device_of_the_root_file_system_is_refused_with_force_too() {
     let source = mounts.lines().find(|line| line.split(' ').nth(4) == Some("/"));
     let source = source.and_then(|line| line.split(" - ").nth(1)?.split(' ').nth(1)).unwrap_or("none").to_string();
     if !source.starts_with("/dev/") || !std::path::Path::new(&source).exists() {
-        eprintln!("skipped: the root file system is on {source}");
-        return;
+        return common::cannot(format!("mkfs: the root file system is on {source}"));
     }
     // The dry run, in case the check should fail one day.
     let answer = mkfs(&["--force", "--dry-run", &source]);

@@ -24,7 +24,7 @@ impl Drop for Mounted<'_> {
 fn can_mount() -> bool {
     let can = rustix::process::geteuid().is_root() && std::fs::File::open("/dev/fuse").is_ok();
     if !can {
-        eprintln!("skipped: needs root and /dev/fuse");
+        common::skip("envoyfs up: needs root and /dev/fuse");
     }
     can
 }

@@ -12,6 +12,11 @@ fn search(seeds: std::ops::Range<u64>, nested: u32) -> Found {
     search_of(seeds, nested, 8, Shape::of)
 }
 
+/// A seed that is asked for is repeated for what it does, not for how much there is of it.
+fn is_one() -> bool {
+    number("STORE_SEED").is_some()
+}
+
 fn search_of(seeds: std::ops::Range<u64>, nested: u32, steps: u64, shape: impl Fn(u64, u64) -> Shape) -> Found {
     let (steps, fates) = (number("STORE_STEPS").unwrap_or(steps), number("STORE_FATES").unwrap_or(2));
     let seeds = match number("STORE_SEED") {
@@ -31,7 +36,7 @@ fn search_of(seeds: std::ops::Range<u64>, nested: u32, steps: u64, shape: impl F
 #[test]
 fn a_cut_at_every_io_leaves_a_prefix_with_everything_acknowledged() {
     let found = search(10..22, 0);
-    assert!(found.cuts > 500 && found.recoveries[0] > 300, "{found}");
+    assert!(is_one() || found.cuts > 500 && found.recoveries[0] > 300, "{found}");
 }
 
 #[test]
@@ -50,7 +55,7 @@ fn three_recoveries_cut_at_every_io_one_after_the_other_change_nothing() {
 #[test]
 fn a_cut_at_every_io_leaves_the_retained_checkpoints_with_what_was_in_them() {
     let found = search_of(30..36, 0, 20, Shape::retaining);
-    assert!(found.cuts > 500 && found.recoveries[0] > 300, "{found}");
+    assert!(is_one() || found.cuts > 500 && found.recoveries[0] > 300, "{found}");
 }
 
 #[test]

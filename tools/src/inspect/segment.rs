@@ -143,8 +143,12 @@ pub fn container(store: &Store, number: u32) -> Result<Tree> {
         }
     }
     let opening = header.as_ref().ok().map(|header| header.opening);
-    fields.push(("header", header.as_ref().map_or_else(error, |header| Tree::Map(header_fields(header)))));
-    fields.push(("footer", footer.as_ref().map_or_else(error, |footer| Tree::Map(footer_fields(footer)))));
+    // Where none is due, what is there is no damage.
+    let absent = |needed: bool, why: &String| if needed { error(why) } else { Tree::None };
+    let shown = header.as_ref().map_or_else(|why| absent(in_use, why), |header| Tree::Map(header_fields(header)));
+    fields.push(("header", shown));
+    let shown = footer.as_ref().map_or_else(|why| absent(sealed, why), |footer| Tree::Map(footer_fields(footer)));
+    fields.push(("footer", shown));
     // A footer of an earlier life of the container does not count.
     let footer_part = footer.ok().filter(|footer| Some(footer.opening) == opening).map(|footer| footer.last_part);
     let last = row.map(|row| row.last_part).filter(|part| *part != 0).or(footer_part).unwrap_or(0);
