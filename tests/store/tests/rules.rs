@@ -100,4 +100,5 @@ tests! {
     an_end_of_the_log_that_cannot_be_read_is_told
     a_copy_of_the_superblock_that_no_other_attests_does_not_rule
     a_scrub_tells_what_does_not_verify
+    a_scrub_tells_of_pages
 }
