@@ -1,7 +1,8 @@
 //! Single sectors that go wrong: flipped, zeroed, stale, written to the wrong place, unreadable.
 //!
 //! Shows, for every sector and kind of fault that is tried: no panic; the store mounts, if need be read-only; what is read is right, and for whatever is not there or is not right
-//! there was an error on the way to it that names the object or the block; then `fsck -y` (or, where the
+//! there was an error on the way to it that names the object or the block; who goes on writing, over a checkpoint, gets an error that names something or all that was acknowledged to him; then, of the
+//! store as it was damaged and of the one that was written to, `fsck -y` (or, where the
 //! top of all trees is hit, `--rebuild`) repairs, a second run is clean, the store mounts, and every file, in forks and snapshots too, is as it was: but for those whose path, or
 //! that of a directory above them, the report names, which may have lost parts or be gone, and never hold other bytes.
 //!
@@ -300,6 +301,8 @@ struct Counts {
     /// Files that the report names and that are not as they were.
     lost: u64,
     last_group: u64,
+    /// Writing met an error.
+    writes_ended: u64,
 }
 
 impl Counts {
@@ -313,6 +316,7 @@ impl Counts {
         self.log_given_up += other.log_given_up;
         self.lost += other.lost;
         self.last_group += other.last_group;
+        self.writes_ended += other.writes_ended;
     }
 }
 
@@ -394,7 +398,43 @@ fn run(ground: &Ground, sector: u64, fault: usize, counts: &mut Counts) {
         }
         Err(error) => panic!("{what}: it does not mount, not even read-only: {error}"),
     }
+    let cut = excused && is_cut;
+    repaired(ground, &what, &damaged(), cut, &Contents::new(), counts);
     let device = damaged();
+    if let Some(written) = written(&what, &device, sector, counts) {
+        repaired(ground, &what, &device, cut, &written, counts);
+    }
+}
+
+/// Somebody goes on writing; what was acknowledged. None if it does not mount for writing.
+fn written(what: &str, device: &SimulatedDevice, seed: u64, counts: &mut Counts) -> Option<Contents> {
+    let mounted = try_mount(device, false).ok()?;
+    let ns = &mounted.ns;
+    let mut random = Random(seed);
+    let mut acknowledged = Contents::new();
+    let mut write = |number: u32, acknowledged: &mut Contents| -> Result<()> {
+        let (name, bytes) = (format!("written {number}"), random.bytes(7000));
+        let made = ns.make(&CX, InodeId::ROOT, name.as_bytes(), &Make::File, 0o644)?;
+        ns.write(&CX, made.id, 0, &bytes)?;
+        ns.sync()?;
+        acknowledged.insert(format!("/{name}"), Some(bytes));
+        Ok(())
+    };
+    let result = write(0, &mut acknowledged).and_then(|()| ns.checkpoint()).and_then(|()| write(1, &mut acknowledged));
+    if let Err(error) = result {
+        counts.writes_ended += 1;
+        let error = error.to_string();
+        assert!(names_something(&error), "{what}: writing: the error names nothing: {error}");
+    }
+    let (seen, end) = (contents(ns), mounted.engine.close());
+    for (path, bytes) in &acknowledged {
+        assert_eq!(seen.files.get(path), Some(bytes), "{what}: {path} after it was written; {end:?}");
+    }
+    Some(acknowledged)
+}
+
+/// `fsck -y` repairs the device, and then everything is there that was, and what was `written`; but for what the report names.
+fn repaired(ground: &Ground, what: &str, device: &SimulatedDevice, cut: bool, written: &Contents, counts: &mut Counts) {
     let disk = Disk::new(Arc::new(device.clone()));
     let report = repair_disk(&disk, &settings(true)).unwrap_or_else(|error| panic!("{what}: {error:#}"));
     let report = if report.is_clean() {
@@ -409,17 +449,17 @@ fn run(ground: &Ground, sector: u64, fault: usize, counts: &mut Counts) {
     assert_eq!(again.exit_code(), 0, "{what}: a second run:\n{again}");
     let numbers: Vec<u16> = report.repaired.iter().map(|finding| finding.kind.number).collect();
     // What is missing of the log is its end: with a finding, or where a crash could have done it.
-    let log_lost = numbers.iter().any(|number| matches!(number, 201 | 203)) || (excused && is_cut);
+    let log_lost = numbers.iter().any(|number| matches!(number, 201 | 203)) || cut;
     counts.log_given_up += u64::from(log_lost);
     let mounted =
-        try_mount(&device, false).unwrap_or_else(|error| panic!("{what}: after the repair: {error}\n{report}"));
+        try_mount(device, false).unwrap_or_else(|error| panic!("{what}: after the repair: {error}\n{report}"));
     let Shown { files: found, errors } = contents(&mounted.ns);
     assert_eq!(errors, BTreeMap::new(), "{what}: after the repair");
     let lost: Vec<String> =
         report.repaired.iter().filter(|f| f.kind.by == By::Yes).map(|f| path_of(&f.place)).collect();
     let named = |path: &str| lost.iter().any(|place| path == place || path.starts_with(&format!("{place}/")));
     let mut end_of_log = false;
-    for (path, right) in &ground.expected {
+    for (path, right) in ground.expected.iter().chain(written) {
         let is = found.get(path);
         if is == Some(right) {
             assert!(
@@ -442,7 +482,9 @@ fn run(ground: &Ground, sector: u64, fault: usize, counts: &mut Counts) {
         let parts = is.iter().zip(right).all(|(is, right)| is == right || *is == 0);
         assert!(is.len() == right.len() && parts, "{}: other bytes", wrong());
     }
-    for (path, bytes) in found.iter().filter(|(path, _)| !ground.expected.contains_key(*path)) {
+    for (path, bytes) in
+        found.iter().filter(|(path, _)| !ground.expected.contains_key(*path) && !written.contains_key(*path))
+    {
         // A file that lost all its names has another one, and is what it was.
         let renamed = path.contains("/lost+found #") && ground.expected.values().any(|expected| expected == bytes);
         assert!(renamed || is_kept(ground, path, bytes, &named), "{what}: {path} was never there:\n{report}");
