@@ -71,6 +71,8 @@ fn every_view_of_a_fresh_store_works_and_changes_nothing() {
         }
         assert_eq!(inspect(&path, &["object", "nonsense"]).code, 2);
     });
+    let answer = inspect(&images.file("empty", 0, 0, b""), &[]);
+    assert!(answer.code == 1 && answer.stderr.contains("is not an envoyfs store (it has 0 bytes)"), "{answer:?}");
     let answer = inspect(&images.file("xfs", 1 << 20, 0, b"XFSB"), &[]);
     assert!(answer.code == 1 && answer.stderr.contains("it holds: XFS file system"), "{answer:?}");
 }

@@ -148,6 +148,16 @@ fn wrong_options_are_usage_errors_and_change_nothing() {
 }
 
 #[test]
+fn a_link_to_nothing_is_told_before_anything_is_made() {
+    let images = Images::new();
+    let path = images.path("link.img");
+    std::os::unix::fs::symlink(images.path("nothing"), &path).unwrap();
+    let answer = mkfs(&["--size", "128MiB", &path]);
+    assert!(answer.code == 1 && answer.stderr.contains("symbolic link to a file that does not exist"), "{answer:?}");
+    assert!(std::fs::metadata(&path).is_err());
+}
+
+#[test]
 fn the_device_of_the_root_file_system_is_refused_with_force_too() {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     let source = mounts.lines().find(|line| line.split(' ').nth(4) == Some("/"));

@@ -271,7 +271,11 @@ fn ioengine(text: &str) -> Result<Ioengine, Refused> {
 fn distribution(text: &str) -> Result<Distribution, Refused> {
     match text.split_once(':') {
         None if text == "random" => Ok(Distribution::Uniform),
-        Some(("zipf", theta)) => Ok(Distribution::Zipf(fraction(theta, 0.0, 100.0)?)),
+        // As with fio, so that a job file means the same to both.
+        Some(("zipf", theta)) => match fraction(theta, 0.0, 100.0)? {
+            one if (one - 1.0).abs() < f64::EPSILON => Err("zipf:1 is none: write zipf:0.99 or zipf:1.01".into()),
+            theta => Ok(Distribution::Zipf(theta)),
+        },
         Some(("pareto", share)) => Ok(Distribution::Pareto(fraction(share, 0.0, 1.0)?)),
         _ => Err(format!("'{text}' is none of random, zipf:X (X > 0), pareto:X (0 < X < 1)")),
     }
@@ -374,6 +378,7 @@ mod tests {
             ("bsrange", "8k-4k"),
             ("random_distribution", "normal:5"),
             ("random_distribution", "pareto:1.5"),
+            ("random_distribution", "zipf:1"),
             ("size", "0"),
             ("iodepth", "0"),
             ("iodepth", "4097"),

@@ -125,6 +125,21 @@ pub struct Window {
     pub bytes: u64,
     /// IOs.
     pub ios: u64,
+    /// What there is of it, where a round ended before a whole one.
+    part: Option<Duration>,
+}
+
+impl Window {
+    /// Its width.
+    pub fn seconds(&self) -> f64 {
+        self.part.unwrap_or(SAMPLE).as_secs_f64()
+    }
+
+    fn add_beside(&mut self, other: &Self) {
+        self.bytes += other.bytes;
+        self.ios += other.ios;
+        self.part = self.part.zip(other.part).map(|(own, other)| own.max(other));
+    }
 }
 
 /// Reads, or writes.
@@ -186,10 +201,7 @@ impl Flow {
         if self.windows.len() < other.windows.len() {
             self.windows.resize(other.windows.len(), Window::default());
         }
-        for (own, other) in self.windows.iter_mut().zip(&other.windows) {
-            own.bytes += other.bytes;
-            own.ios += other.ios;
-        }
+        self.windows.iter_mut().zip(&other.windows).for_each(|(own, other)| own.add_beside(other));
     }
 
     /// Another round: its windows come behind. The last of each round is not a whole one.
@@ -198,10 +210,12 @@ impl Flow {
         self.windows.extend(&other.windows);
     }
 
-    /// Forgets the last window, which is not a whole one, unless it is the only one.
-    fn end_round(&mut self) {
-        if self.windows.len() > 1 {
-            self.windows.pop();
+    /// Forgets the last window, which is not a whole one, unless it is the only one: that is as long as the round.
+    fn end_round(&mut self, runtime: Duration) {
+        match &mut self.windows[..] {
+            [] => {}
+            [only] => only.part = Some(runtime).filter(|runtime| !runtime.is_zero() && *runtime < SAMPLE),
+            _ => drop(self.windows.pop()),
         }
     }
 }
@@ -324,10 +338,10 @@ impl Statistics {
         *self = Self { wrong, headerless, error, ..Self::default() };
     }
 
-    /// Ends a round.
+    /// Ends a round, whose runtime is known.
     pub fn end_round(&mut self) {
-        self.read.end_round();
-        self.write.end_round();
+        self.read.end_round(self.runtime);
+        self.write.end_round(self.runtime);
     }
 
     /// Adds a clone that ran at the same time.
@@ -453,6 +467,23 @@ mod tests {
         rounds.add_behind(&one);
         assert_eq!((rounds.read.windows.len(), rounds.read.windows[0].ios, rounds.runtime), (5, 1, ms(2400)));
         assert_eq!((clones.read.ios, rounds.read.ios), (6, 6));
+    }
+
+    #[test]
+    fn the_only_window_of_a_short_round_is_as_long_as_the_round() {
+        let ms = Duration::from_millis;
+        let mut short = Statistics { runtime: ms(125), ..Statistics::default() };
+        short.record(Direction::Read, ms(100), 4096, ms(0), ms(1));
+        short.end_round();
+        let rate = |of: &Statistics| float(of.read.windows[0].ios) / of.read.windows[0].seconds();
+        assert!((rate(&short) - 8.0).abs() < 1e-9, "{}", rate(&short));
+        let mut clones = short.clone();
+        clones.add_beside(&short);
+        assert!((rate(&clones) - 16.0).abs() < 1e-9, "{}", rate(&clones));
+        let mut whole = Statistics { runtime: ms(700), ..Statistics::default() };
+        whole.record(Direction::Read, ms(100), 4096, ms(0), ms(1));
+        whole.end_round();
+        assert!((rate(&whole) - 2.0).abs() < 1e-9, "{}", rate(&whole));
     }
 
     #[test]

@@ -376,7 +376,7 @@ impl Run<'_, '_> {
             .filter(|(_, writes)| **writes > 0)
             .map(|(index, writes)| (start + index * block, *writes))
             .collect();
-        let mut todo = written.into_iter();
+        let mut todo = written.into_iter().take_while(|_| !self.worker.stop.load(Ordering::Relaxed));
         loop {
             while let Some(tag) = self.free.last().copied() {
                 let Some((offset, sequence)) = todo.next() else { break };

@@ -141,6 +141,9 @@ impl Store {
             problems: RefCell::default(),
         };
         store.reload();
+        if store.source.size_bytes < 2 * BYTES as u64 {
+            bail!("{} is not an envoyfs store (it has {} bytes)", path.display(), store.source.size_bytes);
+        }
         let magic = |copy: &Copy| copy.found.as_ref().is_err_and(|error| !error.contains("not one (magic"));
         if store.superblock.is_none() && !store.copies.iter().any(magic) {
             let found = signature::probe(&store.source.file, store.source.size_bytes).unwrap_or_default();

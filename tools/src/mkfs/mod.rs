@@ -141,6 +141,9 @@ impl Plan {
             None => 0,
         };
         let bytes = match (kind, request.size) {
+            (Kind::Missing, _) if path.is_symlink() => {
+                bail!("{shown} is a symbolic link to a file that does not exist")
+            }
             (Kind::Missing, None) => {
                 bail!("{shown} does not exist; to create an image file give its size: --size 2GiB")
             }

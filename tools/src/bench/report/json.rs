@@ -4,7 +4,7 @@
 use super::classes::{self, BATCHES, DEPTHS, MICRO, MILLI, NANO, percent};
 use super::{DiskUse, Report};
 use crate::bench::job::Direction;
-use crate::bench::statistics::{Entry, Flow, Latencies, SAMPLE, Window, float};
+use crate::bench::statistics::{Entry, Flow, Latencies, Window, float};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
 
@@ -99,9 +99,8 @@ fn flow(flow: &Flow, entry: &Entry, direction: Direction, bins: bool) -> Value {
     let used = flow.ios > 0;
     let rate = |per_second: f64| if used { per_second } else { 0.0 };
     let (bandwidth, iops) = (rate(entry.bandwidth(direction)), rate(entry.iops(direction)));
-    let seconds = SAMPLE.as_secs_f64();
-    let kib = samples(&flow.windows, |window| float(window.bytes) / 1024.0 / seconds);
-    let ios = samples(&flow.windows, |window| float(window.ios) / seconds);
+    let kib = samples(&flow.windows, |window| float(window.bytes) / 1024.0 / window.seconds());
+    let ios = samples(&flow.windows, |window| float(window.ios) / window.seconds());
     json!({
         "io_bytes": flow.bytes,
         "io_kbytes": flow.bytes / 1024,

@@ -4,7 +4,7 @@ use super::classes::{self, BATCHES, DEPTHS, MICRO, MILLI, NANO};
 use super::json::{date, samples};
 use super::{DiskUse, Report};
 use crate::bench::job::Direction;
-use crate::bench::statistics::{Entry, Flow, Latencies, SAMPLE, float};
+use crate::bench::statistics::{Entry, Flow, Latencies, float};
 use std::fmt::{self, Write as _};
 
 /// The whole summary.
@@ -110,9 +110,8 @@ fn flow(out: &mut String, name: &str, entry: &Entry, direction: Direction) -> fm
     latency(out, "clat", &of.completion)?;
     latency(out, " lat", &of.total)?;
     percentiles(out, "clat", &of.completion)?;
-    let seconds = SAMPLE.as_secs_f64();
-    let kib = samples(&of.windows, |window| float(window.bytes) / 1024.0 / seconds);
-    let ios = samples(&of.windows, |window| float(window.ios) / seconds);
+    let kib = samples(&of.windows, |window| float(window.bytes) / 1024.0 / window.seconds());
+    let ios = samples(&of.windows, |window| float(window.ios) / window.seconds());
     for (label, of) in [("bw (  KiB/s)", kib), ("iops        ", ios)] {
         writeln!(
             out,
