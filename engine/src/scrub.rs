@@ -66,7 +66,7 @@ pub struct ScrubReport {
     pub position: u32,
     /// Containers of the store.
     pub containers: u32,
-    /// Rows verified.
+    /// Rows and pages of segments verified.
     pub objects: u64,
     /// Bytes verified.
     pub bytes: u64,

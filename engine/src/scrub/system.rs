@@ -29,8 +29,11 @@ fn at(place: &Place, error: &StoreError) -> ScrubFinding {
 }
 
 impl Engine {
-    /// What a mount starts from, as the last publication left it; the next one waits meanwhile.
+    /// What a mount starts from, as the last publication left it; the next one waits meanwhile. Nothing of a poisoned store, which may have ended in the middle of one.
     pub(super) fn scrub_roots(&self) -> Result<Vec<ScrubFinding>> {
+        if self.writer.as_ref().is_some_and(|writer| writer.wal.poisoned().is_some()) {
+            return Ok(Vec::new());
+        }
         let (damaged, entry) = self.look_again(|| damaged_copies(&*self.device))?;
         let mut found: Vec<ScrubFinding> = damaged.into_iter().map(nowhere).collect();
         if entry.is_some_and(|entry| self.scrub_lists(&entry).is_some()) {
